@@ -1,0 +1,38 @@
+# Every target makes the virtual environment it needs.
+PYTHON ?= python3
+LEGACY_PYTHON ?= python3.11
+VENV ?= .venv
+LEGACY_VENV ?= .venv-legacy
+DEMO_OUT ?= demo-output
+
+# TensorFlow's start-up chatter would bury what the commands themselves say.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test test-legacy lint clean
+
+demo: $(VENV)/.installed  ## train, attack, defend and export on packaged images
+	$(VENV)/bin/fd-keras demo --out $(DEMO_OUT)
+
+test: $(VENV)/.installed  ## tests on the main stack
+	$(VENV)/bin/python -m pytest
+
+test-legacy: $(LEGACY_VENV)/.installed  ## tests on TensorFlow 2.15.1 with tensorflow-addons
+	$(LEGACY_VENV)/bin/python -m pytest
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet -e ".[all,dev]"
+	touch $@
+
+$(LEGACY_VENV)/.installed: setup.cfg pyproject.toml
+	$(LEGACY_PYTHON) -m venv $(LEGACY_VENV)
+	$(LEGACY_VENV)/bin/python -m pip install --quiet -e ".[all,dev,addons]" "tensorflow==2.15.1"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(LEGACY_VENV) $(DEMO_OUT)

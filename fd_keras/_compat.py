@@ -1,0 +1,60 @@
+"""The one place where TensorFlow 2.15 with Keras 2 and later stacks need different code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+_KERAS_2 = keras.__version__.startswith("2.")
+
+
+def add_float32_weight(layer: keras.layers.Layer, name: str, value: npt.NDArray[np.float64]) -> Any:
+    """Add a non-trainable float32 weight that no mixed-precision scope casts when read.
+
+    Args:
+        layer: The layer that owns the weight.
+        name: Name of the weight.
+        value: Its initial value.
+
+    Returns:
+        The backend's variable.
+
+    Example:
+        >>> tuple(add_float32_weight(keras.layers.Layer(), "steps", np.ones((1, 8, 8))).shape)
+        (1, 8, 8)
+    """
+    autocast = "experimental_autocast" if _KERAS_2 else "autocast"
+    return layer.add_weight(
+        name=name,
+        shape=value.shape,
+        initializer=lambda shape, dtype=None, **kwargs: tf.constant(value, tf.float32),
+        dtype="float32",
+        trainable=False,
+        **{autocast: False},
+    )
+
+
+def clip(values: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    """``tf.clip_by_value`` that keeps NaN under XLA too.
+
+    XLA's clamp in TensorFlow 2.15 turns NaN into ``low``, which would pass a broken image on
+    as a black one. Adding a zero made of the values brings the NaN back, for one more pass.
+
+    Args:
+        values: Floating-point tensor of any shape.
+        low: Smallest value.
+        high: Largest value.
+
+    Returns:
+        Tensor of the same shape.
+
+    Example:
+        >>> clip(tf.constant([-3.0, 300.0]), 0.0, 255.0).numpy().tolist()
+        [0.0, 255.0]
+    """
+    clipped = tf.clip_by_value(values, low, high)
+    return clipped + (values - values) if _KERAS_2 else clipped

@@ -1,0 +1,246 @@
+"""Feature distillation of a batch of images as TensorFlow operations.
+
+Images here are float32, channels last, on the 0..255 pixel scale. The specification, for
+every 8x8 block of every channel and every band of its orthonormal DCT-II ``c`` with
+quantisation step ``q``::
+
+    c' = q * round(c * (1 / q) + TIE_OFFSET)
+
+where ``round`` goes to the nearest integer. The gradient of ``round`` and of clipping is
+taken as 1 (straight-through, Bengio et al. 2013): it serves attackers (BPDA, Athalye et al.
+2018) and training, and protects nobody.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from fd_keras._compat import clip
+from fd_keras.bands import BLOCK_SIZE
+from fd_keras.color import RGB_TO_YCBCR, YCBCR_TO_RGB, ColorSpace, level_shift
+from fd_keras.spins import grid_offsets
+
+DctMethod = Literal["matmul", "signal"]
+
+DCT_METHODS: tuple[DctMethod, ...] = get_args(DctMethod)
+
+# Integer pixels put coefficients of the bands (0,0), (0,4), (4,0), (4,4) exactly on k + 1/2
+# steps, where every runtime's rounding errors fall differently. The offset moves those ties
+# aside by more than float32 errors; 997 is prime, so no integer step moves them back.
+TIE_OFFSET = 1 / 997
+
+# Wider than this, a block of rows as one vector wastes more multiplications than it saves.
+_MAX_INTERLEAVED_CHANNELS = 4
+
+
+@functools.cache
+def dct_basis() -> npt.NDArray[np.float64]:
+    """The 8x8 orthonormal DCT-II matrix ``D``, with ``D @ x`` the transform of ``x``.
+
+    Returns:
+        Array ``(8, 8)``, rows are frequencies. Computed with ``tf.signal.dct``.
+
+    Example:
+        >>> bool(np.allclose(dct_basis() @ dct_basis().T, np.eye(8)))
+        True
+    """
+    with tf.init_scope():  # a constant, even when first asked for inside a graph
+        columns = tf.signal.dct(tf.eye(BLOCK_SIZE, dtype=tf.float64), type=2, norm="ortho")
+        basis: npt.NDArray[np.float64] = np.array(columns.numpy().T)
+    basis.setflags(write=False)
+    return basis
+
+
+def distil(
+    pixels: tf.Tensor,
+    steps: tf.Tensor,
+    *,
+    color_space: ColorSpace = "rgb",
+    cycle_spins: int = 1,
+    method: DctMethod = "matmul",
+) -> tf.Tensor:
+    """Quantise the blockwise DCT of images, averaged over shifted block grids.
+
+    Args:
+        pixels: float32 ``(batch, height, width, channels)`` on the 0..255 scale. Any height
+            and width: incomplete blocks are completed by repeating the edge.
+        steps: float32 ``(channels, 8, 8)``, positive, in the order of ``color_space``.
+        color_space: In which the DCT is quantised.
+        cycle_spins: Number of block grids.
+        method: ``"matmul"``: products with constant matrices, no transpose, TFLite builtins
+            only. ``"signal"``: ``tf.signal.dct`` and ``idct`` end to end, as a reference.
+
+    Returns:
+        float32 of the shape of ``pixels``, not clipped.
+
+    Example:
+        >>> image = tf.fill((1, 16, 16, 3), 77.0)
+        >>> out = distil(image, tf.fill((3, 8, 8), 16.0))
+        >>> float(tf.round(out[0, 0, 0, 0]))  # DC 616 rounds to 39 steps of 16: 78
+        78.0
+    """
+    round_trip = _ROUND_TRIPS[method]
+    total: Any = None
+    for offset in grid_offsets(cycle_spins):
+        distilled = round_trip(_pad_to_blocks(pixels, offset), steps, color_space)
+        distilled = _crop(distilled, offset, pixels)
+        total = distilled if total is None else total + distilled
+    return total * (1 / cycle_spins) if cycle_spins > 1 else total
+
+
+def clip_straight_through(values: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    """Clip values, with a gradient that is 1 everywhere.
+
+    With the true gradient, an attacker would get none at black and white pixels, which
+    quantisation pushes out of the range half of the time.
+
+    Args:
+        values: Tensor of any shape.
+        low: Smallest value.
+        high: Largest value.
+
+    Returns:
+        Tensor of the same shape; NaN stays NaN.
+
+    Example:
+        >>> clip_straight_through(tf.constant([-3.0, 300.0]), 0.0, 255.0).numpy().tolist()
+        [0.0, 255.0]
+    """
+
+    @tf.custom_gradient
+    def clipped(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        return clip(x, low, high), lambda upstream: upstream
+
+    return clipped(values)
+
+
+@tf.custom_gradient
+def _round_straight_through(
+    x: tf.Tensor,
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    return tf.round(x + tf.constant(TIE_OFFSET, x.dtype)), lambda upstream: upstream
+
+
+def _quantise(coefficients: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+    # Not c / q: compilers turn a division by a constant into this product, others do not.
+    return _round_straight_through(coefficients * tf.math.reciprocal(steps)) * steps
+
+
+def _matmul_round_trip(pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSpace) -> tf.Tensor:
+    """DCT, quantise and inverse DCT of whole blocks as products with constant matrices.
+
+    Along the width, the 8 pixels of a block row are ``8 * channels`` neighbouring numbers:
+    one product with ``kron(D, colour matrix)`` transforms them and converts their colour.
+    Along the height, ``D`` multiplies from the left. Nothing is transposed.
+    """
+    batch, height, width, channels = _shape(pixels)
+    shift = level_shift(color_space)
+    x = pixels - shift if shift else pixels
+    x = _transform_rows(x, dct_basis(), channels, color_space, inverse=False)
+    x = _transform_columns(x, dct_basis(), width * channels)  # (batch * height / 8, 8, w * c)
+    x = tf.reshape(x, (-1, BLOCK_SIZE, width // BLOCK_SIZE, BLOCK_SIZE * channels))
+    # (c, u, v) -> (u, 1, v * c), beside the coefficients' (blocks, u, width / 8, v * c)
+    grid = tf.reshape(tf.transpose(steps, (1, 2, 0)), (BLOCK_SIZE, 1, BLOCK_SIZE * channels))
+    x = _quantise(x, grid)
+    x = _transform_columns(x, dct_basis().T, width * channels)
+    x = _transform_rows(x, dct_basis().T, channels, color_space, inverse=True)
+    x = tf.reshape(x, (batch, height, width, channels))
+    return x + shift if shift else x
+
+
+def _transform_columns(x: tf.Tensor, matrix: npt.NDArray[np.float64], stride: Any) -> tf.Tensor:
+    """Multiply ``matrix`` to every run of 8 rows that lie ``stride`` numbers apart."""
+    return tf.matmul(tf.constant(matrix, tf.float32), tf.reshape(x, (-1, BLOCK_SIZE, stride)))
+
+
+def _transform_rows(
+    x: tf.Tensor,
+    matrix: npt.NDArray[np.float64],
+    channels: int,
+    color_space: ColorSpace,
+    *,
+    inverse: bool,
+) -> tf.Tensor:
+    """Multiply ``matrix`` to every run of 8 pixels along the width, and convert colour."""
+    if channels > _MAX_INTERLEAVED_CHANNELS:
+        return _transform_columns(x, matrix, channels)
+    mix = np.eye(channels)
+    if color_space == "ycbcr" and channels == 3:
+        mix = YCBCR_TO_RGB if inverse else RGB_TO_YCBCR
+    interleaved = np.kron(matrix.T, mix.T)
+    return tf.matmul(
+        tf.reshape(x, (-1, BLOCK_SIZE * channels)), tf.constant(interleaved, tf.float32)
+    )
+
+
+def _signal_round_trip(pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSpace) -> tf.Tensor:
+    """The same computation written with ``tf.signal``, block by block."""
+    batch, height, width, channels = _shape(pixels)
+    convert = color_space == "ycbcr" and channels == 3
+    shift = level_shift(color_space)
+    x = pixels - shift
+    if convert:
+        x = tf.tensordot(x, tf.constant(RGB_TO_YCBCR.T, x.dtype), 1)
+    x = tf.reshape(
+        x, (batch, height // BLOCK_SIZE, BLOCK_SIZE, width // BLOCK_SIZE, BLOCK_SIZE, channels)
+    )
+    x = tf.transpose(x, (0, 1, 3, 5, 2, 4))  # (batch, block row, block column, channel, 8, 8)
+    x = _swap_last_two(tf.signal.dct(x, type=2, norm="ortho"))
+    x = _swap_last_two(tf.signal.dct(x, type=2, norm="ortho"))
+    x = _quantise(x, steps)
+    x = _swap_last_two(tf.signal.idct(x, type=2, norm="ortho"))
+    x = _swap_last_two(tf.signal.idct(x, type=2, norm="ortho"))
+    x = tf.reshape(tf.transpose(x, (0, 1, 4, 2, 5, 3)), (batch, height, width, channels))
+    if convert:
+        x = tf.tensordot(x, tf.constant(YCBCR_TO_RGB.T, x.dtype), 1)
+    return x + shift
+
+
+def _swap_last_two(x: tf.Tensor) -> tf.Tensor:
+    return tf.transpose(x, (0, 1, 2, 3, 5, 4))
+
+
+_ROUND_TRIPS: dict[DctMethod, Callable[[tf.Tensor, tf.Tensor, ColorSpace], tf.Tensor]] = {
+    "matmul": _matmul_round_trip,
+    "signal": _signal_round_trip,
+}
+
+
+def _pad_to_blocks(x: tf.Tensor, offset: tuple[int, int]) -> tf.Tensor:
+    """Repeat the edges so that blocks start ``offset`` before the image and are complete."""
+    for axis, before in zip((1, 2), offset):
+        size = _shape(x)[axis]
+        if before == 0 and isinstance(size, int) and size % BLOCK_SIZE == 0:
+            continue
+        x = tf.gather(x, _repeated_edges(size, before), axis=axis)
+    return x
+
+
+def _repeated_edges(size: Any, before: int) -> Any:
+    """For every position of the padded axis, which position of the image stands there."""
+    padded = (before + size + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE
+    if isinstance(size, int):
+        return np.clip(np.arange(padded, dtype=np.int32) - before, 0, size - 1)
+    return tf.minimum(tf.maximum(tf.range(padded) - before, 0), size - 1)
+
+
+def _crop(x: tf.Tensor, offset: tuple[int, int], like: tf.Tensor) -> tf.Tensor:
+    """Undo ``_pad_to_blocks``: the part of ``x`` that lies over ``like``."""
+    if x.shape.is_fully_defined() and x.shape == like.shape:
+        return x
+    (dy, dx), (_, height, width, _) = offset, _shape(like)
+    cropped = x[:, dy : dy + height, dx : dx + width, :]
+    cropped.set_shape(like.shape)
+    return cropped
+
+
+def _shape(x: tf.Tensor) -> list[Any]:
+    """Sizes of the axes: Python integers where known, scalar tensors elsewhere."""
+    dynamic = tf.shape(x)
+    return [dynamic[i] if size is None else size for i, size in enumerate(x.shape.as_list())]

@@ -1,0 +1,247 @@
+"""The Keras layer that distils images inside the graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fd_keras._compat import add_float32_weight
+from fd_keras.color import ColorSpace, validate_color_space
+from fd_keras.kernels import DCT_METHODS, DctMethod, clip_straight_through, distil
+from fd_keras.presets import TableLike, as_table
+from fd_keras.spins import validate_cycle_spins
+from fd_keras.tables import QuantizationTable
+
+
+@keras.saving.register_keras_serializable(package="fd_keras")
+class FeatureDistillation(keras.layers.Layer):
+    """Quantises the 8x8 block DCT of images, so that small perturbations round away.
+
+    Each 8x8 block of each channel is transformed by an orthonormal DCT-II on the 0..255
+    pixel scale, every coefficient ``c`` of a band with step ``q`` becomes
+    ``q * round(c / q + 1/997)`` (the offset decides ties, which integer pixels do produce,
+    alike on every runtime), and the inverse transform is clipped to ``value_range``.
+
+    The layer computes in float32 under every dtype policy and does the same in training and
+    inference. Its gradient is straight-through: rounding and clipping count as identity.
+    That gradient is for attackers and for training; it is no protection.
+
+    Args:
+        quantization_table: Preset name (``"liu2019"``, ``"zigzag15"``, ``"jpeg"``,
+            ``"jpeg:<quality>"``), steps of shape ``(8, 8)`` or ``(channels, 8, 8)``, or a
+            ``QuantizationTable``. Steps are on the 0..255 pixel scale.
+        color_space: ``"rgb"``: quantise the channels as they are. ``"ycbcr"``: quantise
+            full-range JFIF Y, Cb, Cr of an RGB image, or a grey image as Y. ``None``: what
+            the table was made for.
+        cycle_spins: Number of shifted block grids (1 to 64; use 1, 2, 4, ...) whose results
+            are averaged; the cost grows with it. ``None``: what the table was made for.
+        value_range: Lowest and highest pixel value of inputs and outputs, such as
+            ``(0, 255)``, ``(0, 1)`` or ``(-1, 1)``.
+        dct_method: ``"matmul"``: constant matrix products. ``"signal"``: ``tf.signal.dct``
+            end to end, a slow reference that TFLite cannot run without Flex.
+        data_format: ``"channels_last"``, ``"channels_first"`` or ``None`` for Keras' own
+            setting.
+        **kwargs: ``name``, ``dtype`` and what else ``keras.layers.Layer`` takes.
+
+    Input shape:
+        ``(height, width, channels)`` or ``(batch, height, width, channels)``, channels first
+        where ``data_format`` says so. Any height, width and batch, also unknown ones; edges
+        are repeated to complete blocks. Any float or integer dtype. A non-finite pixel makes
+        its block NaN.
+
+    Output shape:
+        That of the input, in the layer's compute dtype. An integer ``dtype`` rounds.
+
+    Raises:
+        ValueError: An argument, or an input's rank or channels, does not fit.
+
+    Example:
+        >>> layer = FeatureDistillation("liu2019", value_range=(0, 1))
+        >>> image = np.random.default_rng(7).random((1, 32, 32, 3), np.float32)
+        >>> layer(image).shape
+        TensorShape([1, 32, 32, 3])
+
+    References:
+        Method: Liu et al., "Feature Distillation: DNN-Oriented JPEG Compression Against
+        Adversarial Examples", CVPR 2019 (arXiv:1803.05787). Averaging over grids: Coifman &
+        Donoho, "Translation-invariant de-noising", 1995. Attacks that break transformations
+        like this one once the attacker knows them: Athalye et al., "Obfuscated Gradients
+        Give a False Sense of Security", ICML 2018 (BPDA); Tramer et al., "On Adaptive
+        Attacks to Adversarial Example Defenses", NeurIPS 2020.
+    """
+
+    def __init__(
+        self,
+        quantization_table: TableLike = "liu2019",
+        color_space: ColorSpace | None = None,
+        cycle_spins: int | None = None,
+        value_range: Sequence[float] = (0, 255),
+        dct_method: DctMethod = "matmul",
+        data_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # Inputs reach `call` as they are: a cast to float16 before the DCT would lose pixels.
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        self._table = as_table(quantization_table)
+        self.color_space = validate_color_space(color_space or self._table.color_space)
+        self.cycle_spins = validate_cycle_spins(
+            self._table.cycle_spins if cycle_spins is None else cycle_spins
+        )
+        self._table = self._with_own_settings(self._table)
+        self.value_range = _validated_range(value_range)
+        if dct_method not in DCT_METHODS:
+            raise ValueError(
+                f"`dct_method` must be one of {DCT_METHODS}. Received: dct_method={dct_method!r}"
+            )
+        self.dct_method = dct_method
+        if data_format not in (None, "channels_first", "channels_last"):
+            raise ValueError(
+                "`data_format` must be 'channels_first', 'channels_last' or None. "
+                f"Received: data_format={data_format!r}"
+            )
+        self.data_format = data_format or keras.backend.image_data_format()
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Create the weight that holds the steps, ``(channels, 8, 8)``."""
+        channels = self._channels(input_shape)
+        self.steps = add_float32_weight(self, "steps", self._table.steps_for(channels))
+        self.built = True
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Distil a batch of images, or one image."""
+        inputs = tf.convert_to_tensor(inputs)
+        self._check_channels(inputs.shape)
+        low, high = self.value_range
+        x = tf.cast(inputs, tf.float32)
+        if inputs.shape.rank == 3:
+            x = x[tf.newaxis]
+        if self.data_format == "channels_first":
+            x = tf.transpose(x, (0, 2, 3, 1))
+        if self.value_range != (0.0, 255.0):
+            x = (x - low) * (255.0 / (high - low))
+        x = distil(
+            x,
+            tf.convert_to_tensor(self.steps),
+            color_space=self.color_space,
+            cycle_spins=self.cycle_spins,
+            method=self.dct_method,
+        )
+        if self.value_range != (0.0, 255.0):
+            x = x * ((high - low) / 255.0) + low
+        x = clip_straight_through(x, low, high)
+        if self.data_format == "channels_first":
+            x = tf.transpose(x, (0, 3, 1, 2))
+        if inputs.shape.rank == 3:
+            x = tf.squeeze(x, 0)
+        dtype = tf.as_dtype(self.compute_dtype)
+        return tf.cast(tf.round(x) if dtype.is_integer else x, dtype)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """The input's shape."""
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments as plain JSON types."""
+        config = super().get_config()
+        config.update(
+            quantization_table=self._table.to_dict(),
+            color_space=self.color_space,
+            cycle_spins=self.cycle_spins,
+            value_range=list(self.value_range),
+            dct_method=self.dct_method,
+            data_format=self.data_format,
+        )
+        return config
+
+    @property
+    def quantization_table(self) -> QuantizationTable:
+        """The table in force, read from the layer's weight once it is built."""
+        if not self.built:
+            return self._table
+        steps = np.asarray(tf.convert_to_tensor(self.steps), np.float64)
+        if np.array_equal(steps, np.float32(self._table.steps_for(len(steps)))):
+            return self._table
+        # Somebody loaded or assigned weights: the old table's provenance is not theirs.
+        return self._with_own_settings(
+            QuantizationTable(steps, self.color_space, provenance={"source": "layer weights"})
+        )
+
+    def set_quantization_table(self, table: TableLike) -> None:
+        """Replace the steps; compiled functions and graphs that use the layer stay valid.
+
+        Args:
+            table: What the constructor takes as ``quantization_table``. Plain steps are
+                taken to be in the layer's colour space.
+
+        Raises:
+            ValueError: The table does not fit the layer's channels, or is meant for another
+                colour space or number of cycle spins, which are built into the graph.
+
+        Example:
+            >>> layer = FeatureDistillation("liu2019")
+            >>> layer.set_quantization_table(np.full((8, 8), 20.0))
+            >>> layer.quantization_table.steps.max()
+            np.float64(20.0)
+        """
+        named = isinstance(table, (str, QuantizationTable, dict))
+        new = as_table(table) if named else self._with_own_settings(as_table(table))
+        for setting in ("color_space", "cycle_spins"):
+            mine, theirs = getattr(self, setting), getattr(new, setting)
+            if mine != theirs:
+                raise ValueError(
+                    f"`table` must have the layer's {setting}={mine!r}; make a new layer for "
+                    f"another one. Received: table={new!r}"
+                )
+        if self.built:
+            self.steps.assign(np.float32(new.steps_for(self.steps.shape[0])))
+        self._table = new
+
+    def _with_own_settings(self, table: QuantizationTable) -> QuantizationTable:
+        return QuantizationTable(table.steps, self.color_space, self.cycle_spins, table.provenance)
+
+    def _channels(self, input_shape: Sequence[int | None]) -> int:
+        shape = tuple(tf.TensorShape(input_shape).as_list())
+        if len(shape) not in (3, 4):
+            raise ValueError(
+                "`inputs` must be one image (rank 3) or a batch of images (rank 4). "
+                f"Received: inputs of shape {shape}"
+            )
+        channels = shape[-3 if self.data_format == "channels_first" else -1]
+        if channels is None:
+            raise ValueError(
+                f"`inputs` must have a known number of channels ({self.data_format}). "
+                f"Received: inputs of shape {shape}"
+            )
+        return int(channels)
+
+    def _check_channels(self, shape: tf.TensorShape) -> None:
+        if shape.rank is None:
+            raise ValueError(
+                "`inputs` must have a known rank, 3 or 4; call set_shape() on images decoded "
+                f"in tf.data. Received: inputs of shape {shape}"
+            )
+        channels, built_for = self._channels(shape), self.steps.shape[0]
+        if channels != built_for:
+            raise ValueError(
+                f"`inputs` must have the {built_for} channels the layer was built for "
+                f"({self.data_format}). Received: inputs of shape {tuple(shape)}"
+            )
+
+
+def _validated_range(value_range: Sequence[float]) -> tuple[float, float]:
+    try:
+        low, high = (float(bound) for bound in value_range)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(
+            "`value_range` must be two finite numbers, the lower first. "
+            f"Received: value_range={value_range!r}"
+        )
+    return low, high

@@ -1,0 +1,181 @@
+"""Named quantisation tables to start from and to compare with."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from fd_keras.bands import BLOCK_SIZE, zigzag_rank
+from fd_keras.tables import QuantizationTable
+
+PRESETS = ("liu2019", "zigzag15", "jpeg")
+
+# Typing alias: everything the layer and the command line accept as a table.
+TableLike = str | QuantizationTable | Mapping[str, object] | npt.ArrayLike
+
+# ITU-T T.81, annex K.1: luminance and chrominance at libjpeg's quality 50.
+_ANNEX_K_LUMA = [
+    [16, 11, 10, 16, 24, 40, 51, 61],
+    [12, 12, 14, 19, 26, 58, 60, 55],
+    [14, 13, 16, 24, 40, 57, 69, 56],
+    [14, 17, 22, 29, 51, 87, 80, 62],
+    [18, 22, 37, 56, 68, 109, 103, 77],
+    [24, 35, 55, 64, 81, 104, 113, 92],
+    [49, 64, 78, 87, 103, 121, 120, 101],
+    [72, 92, 95, 98, 112, 100, 103, 99],
+]
+_ANNEX_K_CHROMA = [
+    [17, 18, 24, 47, 99, 99, 99, 99],
+    [18, 21, 26, 66, 99, 99, 99, 99],
+    [24, 26, 56, 99, 99, 99, 99, 99],
+    [47, 66, 99, 99, 99, 99, 99, 99],
+    [99, 99, 99, 99, 99, 99, 99, 99],
+    [99, 99, 99, 99, 99, 99, 99, 99],
+    [99, 99, 99, 99, 99, 99, 99, 99],
+    [99, 99, 99, 99, 99, 99, 99, 99],
+]
+
+_DEFAULT_JPEG_QUALITY = 75  # Pillow's and libjpeg's
+
+
+def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
+    """A named quantisation table.
+
+    * ``"liu2019"``: the feature-distillation authors' table, 25 in the sixteen lowest
+      bands (4x4) and 30 elsewhere, on each RGB channel.
+    * ``"zigzag15"``: step 1 in the first 15 zig-zag bands and 41 elsewhere, in YCbCr,
+      after another public implementation.
+    * ``"jpeg"``: the Annex K tables at libjpeg's ``quality``, in YCbCr without chroma
+      subsampling. ``"jpeg:90"`` is the same as ``preset_table("jpeg", quality=90)``.
+
+    Args:
+        name: One of ``PRESETS``, or ``"jpeg:<quality>"``.
+        quality: JPEG quality from 1 to 100; only for ``"jpeg"``. Default: 75.
+
+    Returns:
+        The table; its provenance names the preset.
+
+    Raises:
+        ValueError: Unknown name, or a quality that does not fit.
+
+    Example:
+        >>> preset_table("liu2019")
+        QuantizationTable('liu2019', steps=25..30, channels=1, color_space='rgb', cycle_spins=1)
+        >>> preset_table("jpeg:50") == preset_table("jpeg", quality=50)
+        True
+
+    References:
+        Liu et al., CVPR 2019, and its code; ITU-T T.81, annex K.1.
+    """
+    base, separator, suffix = name.partition(":")
+    if base not in PRESETS:
+        raise ValueError(
+            f"`name` must be one of {PRESETS} or 'jpeg:<quality>'. Received: name={name!r}"
+        )
+    if base == "jpeg":
+        if separator and quality is not None:
+            raise ValueError(
+                f"`quality` must not be given twice. Received: name={name!r}, quality={quality!r}"
+            )
+        return _jpeg_table(_parsed_quality(name, suffix) if separator else quality)
+    if separator or quality is not None:
+        raise ValueError(
+            f"`quality` belongs to the 'jpeg' preset only. "
+            f"Received: name={name!r}, quality={quality!r}"
+        )
+    return _liu2019_table() if base == "liu2019" else _zigzag15_table()
+
+
+def as_table(value: TableLike) -> QuantizationTable:
+    """The quantisation table that ``value`` stands for.
+
+    Args:
+        value: Preset name (see ``preset_table``), steps of shape ``(8, 8)`` or
+            ``(channels, 8, 8)``, a ``QuantizationTable``, or its ``to_dict()``.
+
+    Raises:
+        ValueError: It stands for no valid table.
+
+    Example:
+        >>> as_table([[30.0] * 8] * 8).channels
+        1
+    """
+    if isinstance(value, QuantizationTable):
+        return value
+    if isinstance(value, str):
+        return preset_table(value)
+    if isinstance(value, Mapping):
+        return QuantizationTable.from_dict(value)
+    return QuantizationTable(np.asarray(value))
+
+
+def table_from_argument(argument: str) -> QuantizationTable:
+    """The table a command line names: a preset, or a JSON file.
+
+    Args:
+        argument: Preset name, or path of a file that ``QuantizationTable.save`` wrote.
+
+    Raises:
+        ValueError: It is neither.
+
+    Example:
+        >>> table_from_argument("jpeg:90").name
+        'jpeg:90'
+    """
+    if argument.partition(":")[0] in PRESETS:
+        return preset_table(argument)
+    if not os.path.exists(argument):
+        raise ValueError(
+            f"`table` must be a preset ({', '.join(PRESETS)}, jpeg:<quality>) or an existing "
+            f"JSON file. Received: table={argument!r}"
+        )
+    return QuantizationTable.load(argument)
+
+
+def _liu2019_table() -> QuantizationTable:
+    steps = np.full((BLOCK_SIZE, BLOCK_SIZE), 30.0)
+    steps[:4, :4] = 25.0
+    return QuantizationTable(steps, "rgb", provenance=_provenance("liu2019"))
+
+
+def _zigzag15_table() -> QuantizationTable:
+    steps = np.where(zigzag_rank() < 15, 1.0, 41.0)
+    return QuantizationTable(steps, "ycbcr", provenance=_provenance("zigzag15"))
+
+
+def _jpeg_table(quality: int | None) -> QuantizationTable:
+    if quality is None:
+        quality = _DEFAULT_JPEG_QUALITY
+    if (
+        not isinstance(quality, numbers.Integral)
+        or isinstance(quality, bool)
+        or not 1 <= quality <= 100
+    ):
+        raise ValueError(
+            f"`quality` must be an integer from 1 to 100. Received: quality={quality!r}"
+        )
+    # libjpeg's jpeg_quality_scaling, in its integer arithmetic.
+    percent = 5000 // quality if quality < 50 else 200 - 2 * quality
+    luma, chroma = (
+        np.clip((np.array(table) * percent + 50) // 100, 1, 255)
+        for table in (_ANNEX_K_LUMA, _ANNEX_K_CHROMA)
+    )
+    steps = np.stack([luma, chroma, chroma]).astype(np.float64)
+    return QuantizationTable(steps, "ycbcr", provenance=_provenance(f"jpeg:{quality}"))
+
+
+def _parsed_quality(name: str, suffix: str) -> int:
+    try:
+        return int(suffix)
+    except ValueError:
+        raise ValueError(
+            f"`name` must end in a whole number after 'jpeg:'. Received: name={name!r}"
+        ) from None
+
+
+def _provenance(name: str) -> dict[str, str]:
+    return {"source": "preset", "name": name}

@@ -1,0 +1,69 @@
+"""Putting the layer in front of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+
+def protect(
+    model: keras.Model,
+    layer: keras.layers.Layer,
+    *,
+    input_shape: Sequence[int | None] | None = None,
+) -> keras.Model:
+    """A new model that feeds ``model`` through ``layer``.
+
+    Args:
+        model: A functional, sequential or subclassed model with one image input. It is not
+            copied: both models share its weights.
+        layer: A ``FeatureDistillation`` whose ``value_range`` is the range ``model`` takes.
+        input_shape: Shape of one image; only needed for a subclassed model that has not yet
+            been called.
+
+    Returns:
+        A functional model that takes what ``model`` takes and returns what it returns.
+
+    Raises:
+        ValueError: ``model`` has several inputs, or an unknown input shape, or takes integers
+            while ``layer`` returns floats.
+
+    Example:
+        >>> from fd_keras import FeatureDistillation
+        >>> model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten()])
+        >>> protect(model, FeatureDistillation("liu2019")).input_shape
+        (None, 32, 32, 3)
+    """
+    inputs = _input_like(model, input_shape)
+    integer_input = tf.as_dtype(inputs.dtype).is_integer
+    if integer_input and not tf.as_dtype(layer.compute_dtype).is_integer:
+        raise ValueError(
+            f"`layer` must return the integers that `model` takes; pass dtype={inputs.dtype!r} "
+            f"to the layer. Received: layer with dtype {layer.compute_dtype!r}"
+        )
+    return keras.Model(inputs, model(layer(inputs)), name=f"{model.name}_protected")
+
+
+def _input_like(model: keras.Model, shape: Sequence[int | None] | None) -> keras.KerasTensor:
+    declared = getattr(model, "inputs", None) or []
+    if len(declared) > 1:
+        raise ValueError(
+            f"`model` must have one image input. Received: model {model.name!r} with "
+            f"{len(declared)} inputs"
+        )
+    if declared:
+        (tensor,) = declared
+        name = tensor.name.split(":")[0]
+        return keras.Input(batch_shape=tuple(tensor.shape), dtype=tensor.dtype, name=name)
+    if shape is None:
+        # What Keras itself records of a subclassed model, once it was called or built.
+        build_shape = (model.get_build_config() or {}).get("input_shape")
+        if not isinstance(build_shape, (tuple, list)) or len(build_shape) != 4:
+            raise ValueError(
+                "`input_shape` is needed for a model that was never called on a batch of "
+                f"images. Received: model {model.name!r}, input_shape=None"
+            )
+        shape = tuple(build_shape)[1:]
+    return keras.Input(shape=tuple(shape), name="image")

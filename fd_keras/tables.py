@@ -1,0 +1,281 @@
+"""The quantisation table: what calibration, search, evaluation and export hand to each other."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fd_keras.bands import BLOCK_SIZE
+from fd_keras.color import ColorSpace, validate_color_space
+from fd_keras.files import atomic_path
+from fd_keras.spins import validate_cycle_spins
+
+_FORMAT = "fd_keras.quantization_table"
+_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class QuantizationTable:
+    """Immutable quantisation steps and how they are meant to be applied.
+
+    Args:
+        steps: Quantisation steps on the 0..255 pixel scale of an orthonormal 8x8 DCT.
+            Shape ``(8, 8)`` or ``(1, 8, 8)``: shared by all channels. Shape
+            ``(channels, 8, 8)``: one table per channel, in the order of ``color_space``.
+            Indexed by vertical, then horizontal frequency. Positive and finite.
+        color_space: ``"rgb"``: the image's own channels, without level shift.
+            ``"ycbcr"``: full-range JFIF Y, Cb, Cr, centred on 128 as in a JPEG codec;
+            greyscale images are taken as Y.
+        cycle_spins: Number of shifted block grids the result is averaged over, 1 to 64.
+        provenance: How the table came about and on which data; any JSON-serialisable
+            mapping. It does not take part in ``==``.
+
+    Raises:
+        ValueError: An argument is out of its range.
+        TypeError: ``provenance`` cannot be written as JSON.
+
+    Example:
+        >>> table = QuantizationTable(np.full((8, 8), 30.0), cycle_spins=2)
+        >>> table.channels, float(table.steps[0, 0, 0])
+        (1, 30.0)
+        >>> table == QuantizationTable(np.full((1, 8, 8), 30), "rgb", 2)
+        True
+
+    References:
+        Liu et al., "Feature Distillation", CVPR 2019, section 3.
+    """
+
+    steps: npt.NDArray[np.float64]
+    color_space: ColorSpace = "rgb"
+    cycle_spins: int = 1
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        set_field(self, "steps", _validated_steps(self.steps))
+        set_field(self, "color_space", validate_color_space(self.color_space))
+        set_field(self, "cycle_spins", validate_cycle_spins(self.cycle_spins))
+        set_field(self, "provenance", _frozen_json(self.provenance))
+        if self.color_space == "ycbcr" and self.channels not in (1, 3):
+            raise ValueError(
+                "`steps` of a YCbCr table must have 1 or 3 channels. "
+                f"Received: steps of shape {self.steps.shape}"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Number of separate channel tables; 1 means that all channels share one."""
+        return int(self.steps.shape[0])
+
+    @property
+    def name(self) -> str:
+        """Short name for tables and plots, taken from the provenance."""
+        return str(self.provenance.get("name", "custom"))
+
+    def steps_for(self, image_channels: int) -> npt.NDArray[np.float64]:
+        """Steps for each channel of an image.
+
+        Args:
+            image_channels: Number of channels of the image.
+
+        Returns:
+            Array ``(image_channels, 8, 8)``.
+
+        Raises:
+            ValueError: The table does not fit such an image.
+
+        Example:
+            >>> QuantizationTable(np.ones((8, 8))).steps_for(3).shape
+            (3, 8, 8)
+        """
+        if self.color_space == "ycbcr" and image_channels not in (1, 3):
+            raise ValueError(
+                "color_space='ycbcr' needs images with 1 or 3 channels. "
+                f"Received: images with {image_channels} channels"
+            )
+        if self.channels == image_channels:
+            return self.steps
+        if self.channels == 1:
+            return np.repeat(self.steps, image_channels, axis=0)
+        if self.color_space == "ycbcr":
+            return self.steps[:1]  # a greyscale image is its own luma
+        raise ValueError(
+            f"`quantization_table` has steps for {self.channels} channels. "
+            f"Received: images with {image_channels} channels"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table as plain JSON types; ``from_dict`` reads it back.
+
+        Example:
+            >>> table = QuantizationTable(np.ones((8, 8)))
+            >>> QuantizationTable.from_dict(table.to_dict()) == table
+            True
+        """
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "color_space": self.color_space,
+            "cycle_spins": self.cycle_spins,
+            "provenance": dict(self.provenance),
+            "steps": self.steps.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> QuantizationTable:
+        """Read what ``to_dict`` wrote.
+
+        Args:
+            data: The mapping.
+
+        Raises:
+            ValueError: It is not a quantisation table, or of a later version.
+
+        Example:
+            >>> QuantizationTable.from_dict({"format": "x"})
+            Traceback (most recent call last):
+            ...
+            ValueError: `data` is not a quantisation table. Received: format='x'
+        """
+        if data.get("format") != _FORMAT:
+            raise ValueError(
+                f"`data` is not a quantisation table. Received: format={data.get('format')!r}"
+            )
+        if data.get("version") != _VERSION:
+            raise ValueError(
+                f"`data` must have version {_VERSION}; a newer fd_keras may read it. "
+                f"Received: version={data.get('version')!r}"
+            )
+        fields = {"steps", "color_space", "cycle_spins", "provenance"}
+        if missing := sorted(fields - set(data)):
+            raise ValueError(f"`data` lacks the entries {missing}.")
+        return cls(**{name: data[name] for name in fields})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as human-readable JSON, replacing ``path`` atomically.
+
+        Args:
+            path: File to write, usually ``*.json``.
+
+        Raises:
+            OSError: The file cannot be written.
+
+        Example:
+            >>> import tempfile
+            >>> path = Path(tempfile.mkdtemp()) / "table.json"
+            >>> table = QuantizationTable(np.full((8, 8), 30))
+            >>> table.save(path)
+            >>> QuantizationTable.load(path) == table
+            True
+        """
+        head = self.to_dict()
+        # json's indent puts every number on a line of its own; a table reads as a grid.
+        channels = ",\n".join(
+            "  [\n" + ",\n".join(f"   {json.dumps(row)}" for row in channel) + "\n  ]"
+            for channel in head.pop("steps")
+        )
+        text = json.dumps(head, indent=1, sort_keys=False)
+        text = text.removesuffix("\n}") + f',\n "steps": [\n{channels}\n ]\n}}\n'
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> QuantizationTable:
+        """Read a table that ``save`` wrote.
+
+        Args:
+            path: The file.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It holds no valid table; the message names the file.
+
+        Example:
+            See ``save``.
+        """
+        text = Path(path).read_bytes()
+        try:
+            data = json.loads(text)
+            if not isinstance(data, Mapping):
+                raise ValueError("the top level is not an object")
+            return cls.from_dict(data)
+        except (ValueError, TypeError) as error:  # JSON and Unicode errors are ValueErrors
+            raise ValueError(
+                f"`path` holds no quantisation table ({error}). Received: path={os.fspath(path)!r}"
+            ) from error
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, QuantizationTable):
+            return NotImplemented
+        return (
+            self.color_space == other.color_space
+            and self.cycle_spins == other.cycle_spins
+            and np.array_equal(self.steps, other.steps)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.color_space, self.cycle_spins, self.steps.tobytes()))
+
+    def __repr__(self) -> str:
+        low, high = self.steps.min(), self.steps.max()
+        steps = f"{low:g}" if low == high else f"{low:g}..{high:g}"
+        return (
+            f"QuantizationTable({self.name!r}, steps={steps}, channels={self.channels}, "
+            f"color_space={self.color_space!r}, cycle_spins={self.cycle_spins})"
+        )
+
+    def __str__(self) -> str:
+        grids = []
+        for index, channel in enumerate(self.steps):
+            title = [f"channel {index}"] if self.channels > 1 else []
+            grids += title + [" ".join(f"{step:7.4g}" for step in row) for row in channel]
+        return "\n".join([repr(self), *grids])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A MappingProxyType cannot be pickled, and KerasTuner and Dask pickle tables.
+        return QuantizationTable.from_dict, (self.to_dict(),)
+
+
+def _validated_steps(steps: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    try:
+        array = np.array(steps, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`steps` must be numbers. Received: steps={steps!r}") from error
+    if array.ndim == 2:
+        array = array[np.newaxis]
+    if array.ndim != 3 or array.shape[0] == 0 or array.shape[1:] != (BLOCK_SIZE, BLOCK_SIZE):
+        raise ValueError(
+            "`steps` must have shape (8, 8) or (channels, 8, 8). "
+            f"Received: steps of shape {np.shape(steps)}"
+        )
+    # The layer divides in float32, where a step below 1e-38 has no finite reciprocal.
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        usable = np.isfinite(np.float32(array)) & np.isfinite(1 / np.float32(array)) & (array > 0)
+    if not usable.all():
+        channel, u, v = (int(i) for i in np.argwhere(~usable)[0])
+        raise ValueError(
+            "`steps` must be positive and finite in float32. "
+            f"Received: steps[{channel}, {u}, {v}]={array[channel, u, v]}"
+        )
+    array.setflags(write=False)
+    return array
+
+
+def _frozen_json(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A read-only copy, made through JSON so that a saved table reads back equal."""
+    if not isinstance(provenance, Mapping):
+        raise TypeError(f"`provenance` must be a mapping. Received: provenance={provenance!r}")
+    try:
+        return MappingProxyType(json.loads(json.dumps(dict(provenance), allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`provenance` must be JSON-serialisable ({error}). Received: provenance={provenance!r}"
+        ) from error
