@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,10 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from fd_keras._compat import add_float32_weight
-from fd_keras.color import ColorSpace, validate_color_space
+from fd_keras.color import ColorSpace
 from fd_keras.kernels import DCT_METHODS, DctMethod, clip_straight_through, distil
 from fd_keras.presets import TableLike, as_table
-from fd_keras.spins import validate_cycle_spins
 from fd_keras.tables import QuantizationTable
 
 
@@ -88,12 +87,11 @@ class FeatureDistillation(keras.layers.Layer):
         # Inputs reach `call` as they are: a cast to float16 before the DCT would lose pixels.
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
-        self._table = as_table(quantization_table)
-        self.color_space = validate_color_space(color_space or self._table.color_space)
-        self.cycle_spins = validate_cycle_spins(
-            self._table.cycle_spins if cycle_spins is None else cycle_spins
+        self._table = as_table(quantization_table).with_settings(
+            color_space=color_space, cycle_spins=cycle_spins
         )
-        self._table = self._with_own_settings(self._table)
+        self.color_space = self._table.color_space
+        self.cycle_spins = self._table.cycle_spins
         self.value_range = _validated_range(value_range)
         if dct_method not in DCT_METHODS:
             raise ValueError(
@@ -168,8 +166,8 @@ class FeatureDistillation(keras.layers.Layer):
         if np.array_equal(steps, np.float32(self._table.steps_for(len(steps)))):
             return self._table
         # Somebody loaded or assigned weights: the old table's provenance is not theirs.
-        return self._with_own_settings(
-            QuantizationTable(steps, self.color_space, provenance={"source": "layer weights"})
+        return QuantizationTable(
+            steps, self.color_space, self.cycle_spins, {"source": "layer weights"}
         )
 
     def set_quantization_table(self, table: TableLike) -> None:
@@ -189,8 +187,9 @@ class FeatureDistillation(keras.layers.Layer):
             >>> layer.quantization_table.steps.max()
             np.float64(20.0)
         """
-        named = isinstance(table, (str, QuantizationTable, dict))
-        new = as_table(table) if named else self._with_own_settings(as_table(table))
+        new = as_table(table)
+        if not isinstance(table, (str, QuantizationTable, Mapping)):
+            new = new.with_settings(color_space=self.color_space, cycle_spins=self.cycle_spins)
         for setting in ("color_space", "cycle_spins"):
             mine, theirs = getattr(self, setting), getattr(new, setting)
             if mine != theirs:
@@ -201,9 +200,6 @@ class FeatureDistillation(keras.layers.Layer):
         if self.built:
             self.steps.assign(np.float32(new.steps_for(self.steps.shape[0])))
         self._table = new
-
-    def _with_own_settings(self, table: QuantizationTable) -> QuantizationTable:
-        return QuantizationTable(table.steps, self.color_space, self.cycle_spins, table.provenance)
 
     def _channels(self, input_shape: Sequence[int | None]) -> int:
         shape = tuple(tf.TensorShape(input_shape).as_list())

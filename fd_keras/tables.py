@@ -112,6 +112,29 @@ class QuantizationTable:
             f"Received: images with {image_channels} channels"
         )
 
+    def with_settings(
+        self, *, color_space: ColorSpace | None = None, cycle_spins: int | None = None
+    ) -> QuantizationTable:
+        """The same steps and provenance, to be applied in another way.
+
+        Args:
+            color_space: New colour space; ``None`` keeps the table's.
+            cycle_spins: New number of block grids; ``None`` keeps the table's.
+
+        Raises:
+            ValueError: A setting is out of its range, or the steps do not fit it.
+
+        Example:
+            >>> QuantizationTable(np.ones((8, 8))).with_settings(cycle_spins=4).cycle_spins
+            4
+        """
+        return QuantizationTable(
+            self.steps,
+            self.color_space if color_space is None else color_space,
+            self.cycle_spins if cycle_spins is None else cycle_spins,
+            self.provenance,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The table as plain JSON types; ``from_dict`` reads it back.
 
