@@ -88,10 +88,46 @@ def distil(
     round_trip = _ROUND_TRIPS[method]
     total: Any = None
     for offset in grid_offsets(cycle_spins):
-        distilled = round_trip(_pad_to_blocks(pixels, offset), steps, color_space)
+        distilled = round_trip(pad_to_blocks(pixels, offset), steps, color_space)
         distilled = _crop(distilled, offset, pixels)
         total = distilled if total is None else total + distilled
     return total * (1 / cycle_spins) if cycle_spins > 1 else total
+
+
+def to_grey_levels(values: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    """Scale float pixels from ``low``..``high`` to 0..255.
+
+    Args:
+        values: Tensor of any shape.
+        low: Pixel value of black.
+        high: Pixel value of white.
+
+    Returns:
+        Tensor of the same shape.
+
+    Example:
+        >>> to_grey_levels(tf.constant([-1.0, 1.0]), -1.0, 1.0).numpy().tolist()
+        [0.0, 255.0]
+    """
+    return values if (low, high) == (0, 255) else (values - low) * (255.0 / (high - low))
+
+
+def from_grey_levels(values: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    """Scale float pixels from 0..255 to ``low``..``high``.
+
+    Args:
+        values: Tensor of any shape.
+        low: Pixel value of black.
+        high: Pixel value of white.
+
+    Returns:
+        Tensor of the same shape.
+
+    Example:
+        >>> from_grey_levels(tf.constant([0.0, 255.0]), -1.0, 1.0).numpy().tolist()
+        [-1.0, 1.0]
+    """
+    return values if (low, high) == (0, 255) else values * ((high - low) / 255.0) + low
 
 
 def clip_straight_through(values: tf.Tensor, low: float, high: float) -> tf.Tensor:
@@ -127,30 +163,50 @@ def _round_straight_through(
     return tf.round(x + tf.constant(TIE_OFFSET, x.dtype)), lambda upstream: upstream
 
 
-def _quantise(coefficients: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+def _quantise(values: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
     # Not c / q: compilers turn a division by a constant into this product, others do not.
-    return _round_straight_through(coefficients * tf.math.reciprocal(steps)) * steps
+    return _round_straight_through(values * tf.math.reciprocal(steps)) * steps
 
 
-def _matmul_round_trip(pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSpace) -> tf.Tensor:
-    """DCT, quantise and inverse DCT of whole blocks as products with constant matrices.
+def coefficients(pixels: tf.Tensor, color_space: ColorSpace = "rgb") -> tf.Tensor:
+    """Blockwise DCT of images, in the order in which the matrix products leave it.
 
     Along the width, the 8 pixels of a block row are ``8 * channels`` neighbouring numbers:
     one product with ``kron(D, colour matrix)`` transforms them and converts their colour.
     Along the height, ``D`` multiplies from the left. Nothing is transposed.
+
+    Args:
+        pixels: float32 ``(batch, height, width, channels)`` on the 0..255 scale; height and
+            width are multiples of 8.
+        color_space: Of the coefficients; ``"ycbcr"`` is centred on 128.
+
+    Returns:
+        float32 ``(batch * height / 8, 8, width / 8, 8 * channels)``: vertical frequency on
+        axis 1, horizontal frequency and, fastest, channel on axis 3.
+
+    Example:
+        >>> c = coefficients(tf.ones((1, 8, 16, 1)))
+        >>> c.shape, round(float(c[0, 0, 1, 0]))
+        (TensorShape([1, 8, 2, 8]), 8)
     """
-    batch, height, width, channels = _shape(pixels)
+    _, _, width, channels = _shape(pixels)
     shift = level_shift(color_space)
     x = pixels - shift if shift else pixels
     x = _transform_rows(x, dct_basis(), channels, color_space, inverse=False)
-    x = _transform_columns(x, dct_basis(), width * channels)  # (batch * height / 8, 8, w * c)
-    x = tf.reshape(x, (-1, BLOCK_SIZE, width // BLOCK_SIZE, BLOCK_SIZE * channels))
-    # (c, u, v) -> (u, 1, v * c), beside the coefficients' (blocks, u, width / 8, v * c)
+    x = _transform_columns(x, dct_basis(), width * channels)
+    return tf.reshape(x, (-1, BLOCK_SIZE, width // BLOCK_SIZE, BLOCK_SIZE * channels))
+
+
+def _matmul_round_trip(pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSpace) -> tf.Tensor:
+    """DCT, quantise and inverse DCT of whole blocks as products with constant matrices."""
+    batch, height, width, channels = _shape(pixels)
+    # (c, u, v) -> (u, 1, v * c), as the coefficients are ordered
     grid = tf.reshape(tf.transpose(steps, (1, 2, 0)), (BLOCK_SIZE, 1, BLOCK_SIZE * channels))
-    x = _quantise(x, grid)
+    x = _quantise(coefficients(pixels, color_space), grid)
     x = _transform_columns(x, dct_basis().T, width * channels)
     x = _transform_rows(x, dct_basis().T, channels, color_space, inverse=True)
     x = tf.reshape(x, (batch, height, width, channels))
+    shift = level_shift(color_space)
     return x + shift if shift else x
 
 
@@ -212,8 +268,20 @@ _ROUND_TRIPS: dict[DctMethod, Callable[[tf.Tensor, tf.Tensor, ColorSpace], tf.Te
 }
 
 
-def _pad_to_blocks(x: tf.Tensor, offset: tuple[int, int]) -> tf.Tensor:
-    """Repeat the edges so that blocks start ``offset`` before the image and are complete."""
+def pad_to_blocks(x: tf.Tensor, offset: tuple[int, int] = (0, 0)) -> tf.Tensor:
+    """Repeat the edges of images so that their 8x8 blocks are complete.
+
+    Args:
+        x: ``(batch, height, width, channels)``, any height and width.
+        offset: How many pixels before the image's top and left edge the first block starts.
+
+    Returns:
+        ``(batch, padded height, padded width, channels)``, both multiples of 8.
+
+    Example:
+        >>> pad_to_blocks(tf.zeros((1, 9, 8, 3)), (0, 4)).shape
+        TensorShape([1, 16, 16, 3])
+    """
     for axis, before in zip((1, 2), offset):
         size = _shape(x)[axis]
         if before == 0 and isinstance(size, int) and size % BLOCK_SIZE == 0:
@@ -231,7 +299,7 @@ def _repeated_edges(size: Any, before: int) -> Any:
 
 
 def _crop(x: tf.Tensor, offset: tuple[int, int], like: tf.Tensor) -> tf.Tensor:
-    """Undo ``_pad_to_blocks``: the part of ``x`` that lies over ``like``."""
+    """Undo ``pad_to_blocks``: the part of ``x`` that lies over ``like``."""
     if x.shape.is_fully_defined() and x.shape == like.shape:
         return x
     (dy, dx), (_, height, width, _) = offset, _shape(like)

@@ -12,7 +12,14 @@ import tensorflow as tf
 
 from fd_keras._compat import add_float32_weight
 from fd_keras.color import ColorSpace
-from fd_keras.kernels import DCT_METHODS, DctMethod, clip_straight_through, distil
+from fd_keras.kernels import (
+    DCT_METHODS,
+    DctMethod,
+    clip_straight_through,
+    distil,
+    from_grey_levels,
+    to_grey_levels,
+)
 from fd_keras.presets import TableLike, as_table
 from fd_keras.tables import QuantizationTable
 
@@ -121,18 +128,14 @@ class FeatureDistillation(keras.layers.Layer):
             x = x[tf.newaxis]
         if self.data_format == "channels_first":
             x = tf.transpose(x, (0, 2, 3, 1))
-        if self.value_range != (0.0, 255.0):
-            x = (x - low) * (255.0 / (high - low))
         x = distil(
-            x,
+            to_grey_levels(x, low, high),
             tf.convert_to_tensor(self.steps),
             color_space=self.color_space,
             cycle_spins=self.cycle_spins,
             method=self.dct_method,
         )
-        if self.value_range != (0.0, 255.0):
-            x = x * ((high - low) / 255.0) + low
-        x = clip_straight_through(x, low, high)
+        x = clip_straight_through(from_grey_levels(x, low, high), low, high)
         if self.data_format == "channels_first":
             x = tf.transpose(x, (0, 3, 1, 2))
         if inputs.shape.rank == 3:
@@ -184,8 +187,8 @@ class FeatureDistillation(keras.layers.Layer):
         Example:
             >>> layer = FeatureDistillation("liu2019")
             >>> layer.set_quantization_table(np.full((8, 8), 20.0))
-            >>> layer.quantization_table.steps.max()
-            np.float64(20.0)
+            >>> float(layer.quantization_table.steps.max())
+            20.0
         """
         new = as_table(table)
         if not isinstance(table, (str, QuantizationTable, Mapping)):

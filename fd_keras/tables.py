@@ -63,7 +63,7 @@ class QuantizationTable:
         set_field(self, "steps", _validated_steps(self.steps))
         set_field(self, "color_space", validate_color_space(self.color_space))
         set_field(self, "cycle_spins", validate_cycle_spins(self.cycle_spins))
-        set_field(self, "provenance", _frozen_json(self.provenance))
+        set_field(self, "provenance", frozen_json(self.provenance))
         if self.color_space == "ycbcr" and self.channels not in (1, 3):
             raise ValueError(
                 "`steps` of a YCbCr table must have 1 or 3 channels. "
@@ -292,8 +292,19 @@ def _validated_steps(steps: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return array
 
 
-def _frozen_json(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A read-only copy, made through JSON so that a saved table reads back equal."""
+def frozen_json(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A read-only copy, made through JSON so that what is saved reads back equal.
+
+    Args:
+        provenance: The mapping.
+
+    Raises:
+        TypeError: It is no mapping, or cannot be written as JSON.
+
+    Example:
+        >>> frozen_json({"sizes": (1, 2)})
+        mappingproxy({'sizes': [1, 2]})
+    """
     if not isinstance(provenance, Mapping):
         raise TypeError(f"`provenance` must be a mapping. Received: provenance={provenance!r}")
     try:

@@ -1,0 +1,1 @@
+"""Speed and accuracy comparisons; each module prints its table when run with ``python -m``."""

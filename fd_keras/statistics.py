@@ -1,0 +1,336 @@
+"""Statistics of the DCT coefficients of benign images, band by band."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from fd_keras.bands import BLOCK_SIZE
+from fd_keras.color import ColorSpace, validate_color_space
+from fd_keras.data import image_batches
+from fd_keras.files import atomic_path
+from fd_keras.kernels import coefficients, pad_to_blocks, to_grey_levels
+from fd_keras.tables import frozen_json
+
+FloatArray = npt.NDArray[np.float64]
+
+_FORMAT = "fd_keras.coefficient_statistics"
+_VERSION = 1
+_MOMENTS = ("count", "mean", "std", "mean_abs", "min", "max")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CoefficientStatistics:
+    """Moments of every DCT band over a set of images.
+
+    Coefficients are those that ``FeatureDistillation`` quantises: orthonormal 8x8 DCT-II on
+    the 0..255 pixel scale, in ``color_space``, edges repeated to complete blocks.
+
+    Args:
+        count: Number of blocks, int ``(channels, 8, 8)``.
+        mean: Mean coefficient, ``(channels, 8, 8)``, indexed by vertical, then horizontal
+            frequency.
+        std: Standard deviation (population).
+        mean_abs: Mean absolute value.
+        min: Smallest value.
+        max: Largest value.
+        color_space: Of the coefficients.
+        value_range: Of the pixels they were measured on; they are scaled from it to 0..255.
+        provenance: Which data, any JSON-serialisable mapping.
+
+    Raises:
+        ValueError: The arrays do not fit each other.
+
+    Example:
+        >>> images = np.random.default_rng(3).integers(0, 256, (10, 32, 32, 3))
+        >>> statistics = CoefficientStatistics.from_data(images, color_space="ycbcr")
+        >>> statistics.std.shape, int(statistics.count[0, 0, 0])
+        ((3, 8, 8), 160)
+
+    References:
+        Liu et al., CVPR 2019, section 3.2: bands ranked by their standard deviation.
+    """
+
+    count: npt.NDArray[np.int64]
+    mean: FloatArray
+    std: FloatArray
+    mean_abs: FloatArray
+    min: FloatArray
+    max: FloatArray
+    color_space: ColorSpace = "rgb"
+    value_range: tuple[float, float] = (0.0, 255.0)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.mean)
+        if len(shape) != 3 or shape[1:] != (BLOCK_SIZE, BLOCK_SIZE):
+            raise ValueError(
+                f"`mean` must have shape (channels, 8, 8). Received: mean of shape {shape}"
+            )
+        for name in _MOMENTS:
+            dtype = np.int64 if name == "count" else np.float64
+            array = np.array(getattr(self, name), dtype)
+            if array.shape != shape:
+                raise ValueError(
+                    f"`{name}` must have the shape of `mean`, {shape}. "
+                    f"Received: {name} of shape {array.shape}"
+                )
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        low, high = self.value_range
+        object.__setattr__(self, "value_range", (float(low), float(high)))
+        object.__setattr__(self, "color_space", validate_color_space(self.color_space))
+        object.__setattr__(self, "provenance", frozen_json(self.provenance))
+
+    @classmethod
+    def from_data(
+        cls,
+        data: Any,
+        *,
+        color_space: ColorSpace = "rgb",
+        value_range: Sequence[float] = (0, 255),
+        batch_size: int = 32,
+        steps: int | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> CoefficientStatistics:
+        """Measure images, one batch at a time.
+
+        Args:
+            data: What ``fd_keras.data.image_batches`` takes: an array of images, a
+                ``tf.data.Dataset``, a ``PyDataset``, an iterable of images of any sizes, or a
+                directory of image files. Labels beside the images are passed over.
+            color_space: ``"rgb"`` (any number of channels) or ``"ycbcr"`` (1 or 3).
+            value_range: Lowest and highest pixel value of the data.
+            batch_size: Images at a time, where ``data`` is not batched by itself.
+            steps: Number of batches to read; ``None``: all.
+            provenance: Which data; the number of images is added.
+
+        Raises:
+            ValueError: There is no image, a pixel is not finite, or channels differ.
+
+        Example:
+            See the class.
+        """
+        total: CoefficientStatistics | None = None
+        images = 0
+        for batch in image_batches(data, batch_size=batch_size, steps=steps):
+            part = cls._of_batch(batch, validate_color_space(color_space), value_range)
+            total = part if total is None else total.merge(part)
+            images += len(batch)
+        if total is None:
+            raise ValueError(f"`data` holds no image. Received: data={data!r}")
+        return total.with_provenance({**(provenance or {}), "images": images})
+
+    @classmethod
+    def _of_batch(
+        cls, batch: npt.ArrayLike, color_space: ColorSpace, value_range: Sequence[float]
+    ) -> CoefficientStatistics:
+        pixels = to_grey_levels(tf.cast(batch, tf.float32), *value_range)
+        channels = int(pixels.shape[-1])
+        if color_space == "ycbcr" and channels not in (1, 3):
+            raise ValueError(
+                "color_space='ycbcr' needs images with 1 or 3 channels. "
+                f"Received: images with {channels} channels"
+            )
+        blocks, mean, *rest = _moments(color_space, channels)(pixels)
+        if not np.isfinite(mean).all():
+            raise ValueError("`data` must be finite. Received: an image with NaN or infinity")
+        mean, squares, absolutes, low, high = (_by_channel(x, channels) for x in (mean, *rest))
+        n = int(blocks)
+        return cls(
+            count=np.full(mean.shape, n),
+            mean=mean,
+            std=np.sqrt(squares / n),
+            mean_abs=absolutes / n,
+            min=low,
+            max=high,
+            color_space=color_space,
+            value_range=(value_range[0], value_range[1]),
+        )
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return int(self.mean.shape[0])
+
+    def merge(self, other: CoefficientStatistics) -> CoefficientStatistics:
+        """The statistics of both sets of images together.
+
+        Args:
+            other: Statistics in the same colour space and of as many channels.
+
+        Raises:
+            ValueError: They do not fit.
+
+        Example:
+            >>> images = np.random.default_rng(3).integers(0, 256, (10, 32, 32, 3))
+            >>> one, two = (CoefficientStatistics.from_data(x) for x in (images[:4], images[4:]))
+            >>> whole = CoefficientStatistics.from_data(images)
+            >>> bool(np.allclose(one.merge(two).std, whole.std))
+            True
+
+        References:
+            Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing
+            sample variances", 1979.
+        """
+        for name in ("color_space", "value_range", "channels"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise ValueError(
+                    f"`other` must have {name}={mine!r}, as these statistics. "
+                    f"Received: {name}={theirs!r}"
+                )
+        count = self.count + other.count
+        share = other.count / count
+        difference = other.mean - self.mean
+        # A weighted mean of variances, not of sums of squares: no large number enters.
+        variance = (
+            (1 - share) * self.std**2 + share * other.std**2 + share * (1 - share) * difference**2
+        )
+        return CoefficientStatistics(
+            count=count,
+            mean=self.mean + share * difference,
+            std=np.sqrt(variance),
+            mean_abs=self.mean_abs + share * (other.mean_abs - self.mean_abs),
+            min=np.minimum(self.min, other.min),
+            max=np.maximum(self.max, other.max),
+            color_space=self.color_space,
+            value_range=self.value_range,
+            provenance=_merged_provenance(self.provenance, other.provenance),
+        )
+
+    def with_provenance(self, provenance: Mapping[str, Any]) -> CoefficientStatistics:
+        """The same numbers with another provenance.
+
+        Args:
+            provenance: JSON-serialisable mapping.
+
+        Example:
+            >>> images = np.zeros((1, 8, 8, 1))
+            >>> CoefficientStatistics.from_data(images).with_provenance({"set": "x"}).provenance
+            mappingproxy({'set': 'x'})
+        """
+        moments = {name: getattr(self, name) for name in _MOMENTS}
+        return CoefficientStatistics(
+            **moments,
+            color_space=self.color_space,
+            value_range=self.value_range,
+            provenance=provenance,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the statistics as JSON, replacing ``path`` atomically.
+
+        Args:
+            path: File to write.
+
+        Raises:
+            OSError: The file cannot be written.
+
+        Example:
+            >>> import tempfile
+            >>> path = Path(tempfile.mkdtemp()) / "statistics.json"
+            >>> statistics = CoefficientStatistics.from_data(np.zeros((2, 8, 8, 3)))
+            >>> statistics.save(path)
+            >>> int(CoefficientStatistics.load(path).count[0, 0, 0])
+            2
+        """
+        data = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "color_space": self.color_space,
+            "value_range": self.value_range,
+            "provenance": dict(self.provenance),
+            **{name: getattr(self, name).tolist() for name in _MOMENTS},
+        }
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> CoefficientStatistics:
+        """Read what ``save`` wrote.
+
+        Args:
+            path: The file.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It holds no statistics; the message names the file.
+
+        Example:
+            See ``save``.
+        """
+        content = Path(path).read_bytes()
+        try:
+            data = json.loads(content)
+            if data.pop("format") != _FORMAT or data.pop("version") != _VERSION:
+                raise ValueError(f"not {_FORMAT} of version {_VERSION}")
+            return cls(**data)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"`path` holds no coefficient statistics ({error!r}). "
+                f"Received: path={os.fspath(path)!r}"
+            ) from error
+
+    def __repr__(self) -> str:
+        return (
+            f"CoefficientStatistics({self.channels} channels, color_space={self.color_space!r}, "
+            f"{int(self.count.flat[0])} blocks, provenance={dict(self.provenance)!r})"
+        )
+
+
+@functools.cache
+def _moments(color_space: ColorSpace, channels: int) -> Any:
+    """A graph: images -> blocks, mean, sum of squares about it, sum of magnitudes, min, max.
+
+    Each of the last five is ``(8, 8 * channels)``. One signature serves images of all sizes.
+    """
+
+    def moments(pixels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        values = coefficients(pad_to_blocks(pixels), color_space)  # (rows, 8, columns, 8 * c)
+        rows, _, columns, width = tf.unstack(tf.shape(values))
+        flat = tf.reshape(values, (rows, -1))
+
+        def per_band(sums: tf.Tensor, reduce: Any) -> tf.Tensor:
+            return reduce(tf.reshape(sums, (BLOCK_SIZE, columns, width)), 1)
+
+        def total(x: tf.Tensor) -> tf.Tensor:
+            # A product with ones adds rows on all cores, several times faster than a reduction.
+            return per_band(tf.matmul(tf.ones((1, rows)), x), tf.reduce_sum)
+
+        blocks = rows * columns
+        mean = total(flat) / tf.cast(blocks, tf.float32)
+        centred = tf.reshape(values - mean[:, tf.newaxis], (rows, -1))
+        return (
+            blocks,
+            mean,
+            total(tf.square(centred)),
+            total(tf.abs(flat)),
+            per_band(tf.reduce_min(flat, 0), tf.reduce_min),
+            per_band(tf.reduce_max(flat, 0), tf.reduce_max),
+        )
+
+    signature = tf.TensorSpec((None, None, None, channels), tf.float32)
+    return tf.function(moments, input_signature=[signature])
+
+
+def _by_channel(bands: tf.Tensor, channels: int) -> FloatArray:
+    """(8, 8 * channels), channel fastest, as float64 (channels, 8, 8)."""
+    array = np.asarray(bands, np.float64).reshape(BLOCK_SIZE, BLOCK_SIZE, channels)
+    return np.moveaxis(array, -1, 0)
+
+
+def _merged_provenance(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    if not one and not other:
+        return {}
+    parts = [*one.get("parts", [dict(one)]), *other.get("parts", [dict(other)])]
+    return {"parts": parts}

@@ -1,0 +1,169 @@
+"""Coefficient statistics against numpy in float64."""
+
+import keras
+import numpy as np
+import oracle
+import pytest
+import tensorflow as tf
+from scipy.fft import dctn
+
+from fd_keras.statistics import CoefficientStatistics
+
+MOMENTS = ("count", "mean", "std", "mean_abs", "min", "max")
+
+
+def reference_coefficients(images, color_space="rgb"):
+    """(blocks, channels, 8, 8) of images whose sides are multiples of 8."""
+    planes = oracle.to_ycbcr(images) if color_space == "ycbcr" else np.asarray(images, float)
+    n, h, w, c = planes.shape
+    blocks = planes.reshape(n, h // 8, 8, w // 8, 8, c).transpose(0, 1, 3, 5, 2, 4)
+    return dctn(blocks, axes=(-2, -1), norm="ortho").reshape(-1, c, 8, 8)
+
+
+def assert_same(one, other, tolerance=1e-5):
+    for name in MOMENTS:
+        a, b = getattr(one, name), getattr(other, name)
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * one.std.max())
+
+
+@pytest.fixture
+def crops(photos, rng):
+    return np.stack([photos[i % 2, 3 * i : 3 * i + 48, 5 * i : 5 * i + 64] for i in range(20)])
+
+
+@pytest.mark.parametrize("color_space", ["rgb", "ycbcr"])
+def test_moments_match_float64(crops, color_space):
+    actual = CoefficientStatistics.from_data(crops, color_space=color_space, batch_size=7)
+    c = reference_coefficients(crops, color_space)
+    assert (actual.count == len(c)).all()
+    np.testing.assert_allclose(actual.std, c.std(0), rtol=5e-5)
+    np.testing.assert_allclose(actual.mean_abs, np.abs(c).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(actual.mean, c.mean(0), atol=2e-3)
+    np.testing.assert_allclose(actual.min, c.min(0), atol=2e-3)
+    np.testing.assert_allclose(actual.max, c.max(0), atol=2e-3)
+
+
+def test_variance_survives_a_large_mean(rng):
+    """Sums of squares in float32 would lose a spread of 0.1 around a DC of 2000."""
+    images = 250 + rng.normal(0, 0.1, (50, 16, 16, 1)).astype("float32")
+    actual = CoefficientStatistics.from_data(images, batch_size=8)
+    np.testing.assert_allclose(actual.std, reference_coefficients(images).std(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("cut", [1, 7, 19])
+def test_shards_merge_to_one_pass(crops, cut):
+    one, two = (CoefficientStatistics.from_data(x) for x in (crops[:cut], crops[cut:]))
+    assert_same(one.merge(two), CoefficientStatistics.from_data(crops), 1e-6)
+    assert_same(two.merge(one), one.merge(two), 1e-12)
+
+
+def test_batching_makes_no_difference(crops):
+    whole = CoefficientStatistics.from_data(crops, batch_size=20)
+    assert_same(CoefficientStatistics.from_data(crops, batch_size=1), whole)
+
+
+def test_value_range(crops):
+    scaled = CoefficientStatistics.from_data(crops / 127.5 - 1, value_range=(-1, 1))
+    assert_same(scaled, CoefficientStatistics.from_data(crops))
+    assert scaled.value_range == (-1.0, 1.0)
+
+
+class Dataset(keras.utils.Sequence):
+    def __init__(self, images):
+        super().__init__()
+        self.images = images
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return self.images[5 * index : 5 * index + 5], np.zeros(5)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x: (x, np.zeros(len(x))),
+        lambda x: tf.constant(x),
+        lambda x: tf.data.Dataset.from_tensor_slices(x),
+        lambda x: tf.data.Dataset.from_tensor_slices((x, np.zeros(len(x)))).batch(6),
+        lambda x: Dataset(x),
+        lambda x: list(x),
+        lambda x: (image for image in x),
+    ],
+    ids=["tuple", "tensor", "unbatched", "batched with labels", "PyDataset", "list", "generator"],
+)
+def test_sources(crops, wrap):
+    actual = CoefficientStatistics.from_data(wrap(crops))
+    assert_same(actual, CoefficientStatistics.from_data(crops))
+    assert actual.provenance["images"] == 20
+
+
+def test_images_of_mixed_sizes(photos):
+    images = [photos[0, :48, :64], photos[1, :24, :16]]
+    c = np.concatenate([reference_coefficients(image[np.newaxis]) for image in images])
+    actual = CoefficientStatistics.from_data(images)
+    np.testing.assert_allclose(actual.std, c.std(0), rtol=5e-5)
+
+
+def test_odd_sizes_count_the_blocks_the_layer_quantises(photos):
+    image = photos[:1, :41, :50]
+    padded = np.pad(image, ((0, 0), (0, 7), (0, 6), (0, 0)), mode="edge")
+    assert_same(CoefficientStatistics.from_data(image), CoefficientStatistics.from_data(padded))
+
+
+def test_steps_limit_an_endless_dataset(crops):
+    endless = tf.data.Dataset.from_tensor_slices(crops).batch(5).repeat()
+    actual = CoefficientStatistics.from_data(endless, steps=4)
+    assert_same(actual, CoefficientStatistics.from_data(crops))
+
+
+def test_file_round_trip(crops, tmp_path):
+    statistics = CoefficientStatistics.from_data(
+        crops, color_space="ycbcr", provenance={"set": "photos"}
+    )
+    statistics.save(tmp_path / "statistics.json")
+    loaded = CoefficientStatistics.load(tmp_path / "statistics.json")
+    assert_same(loaded, statistics, 0)
+    assert loaded.color_space == "ycbcr"
+    assert loaded.provenance == {"set": "photos", "images": 20}
+
+
+def test_merge_keeps_where_the_data_came_from(crops):
+    parts = [CoefficientStatistics.from_data(crops[i : i + 5]) for i in range(0, 15, 5)]
+    merged = parts[0].merge(parts[1]).merge(parts[2])
+    assert merged.provenance == {"parts": [{"images": 5}] * 3}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": "x"}'])
+def test_broken_file_is_named(tmp_path, content):
+    (tmp_path / "broken.json").write_text(content)
+    with pytest.raises(ValueError, match="broken.json"):
+        CoefficientStatistics.load(tmp_path / "broken.json")
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (np.zeros((0, 8, 8, 3)), {}, "`data` holds no image"),
+        (np.zeros((4, 8)), {}, r"Received: an element of shape \(4, 8\)"),
+        (np.full((1, 8, 8, 3), np.nan), {}, "`data` must be finite"),
+        (np.zeros((1, 8, 8, 4)), {"color_space": "ycbcr"}, "images with 4 channels"),
+        (np.zeros((1, 8, 8, 3)), {"color_space": "lab"}, "color_space='lab'"),
+        ([np.zeros((8, 8, 3)), np.zeros((8, 8, 1))], {}, "channels=3.*channels=1"),
+    ],
+)
+def test_bad_data_is_refused(data, options, message):
+    with pytest.raises(ValueError, match=message):
+        CoefficientStatistics.from_data(data, **options)
+
+
+def test_path_is_refused_with_the_way_out():
+    with pytest.raises(TypeError, match="open_images"):
+        CoefficientStatistics.from_data("photos/")
+
+
+def test_unlike_statistics_do_not_merge(crops):
+    one = CoefficientStatistics.from_data(crops)
+    with pytest.raises(ValueError, match="color_space='rgb'.*color_space='ycbcr'"):
+        one.merge(CoefficientStatistics.from_data(crops, color_space="ycbcr"))
