@@ -20,15 +20,15 @@ def protect(
         model: A functional, sequential or subclassed model with one image input. It is not
             copied: both models share its weights.
         layer: A ``FeatureDistillation`` whose ``value_range`` is the range ``model`` takes.
-        input_shape: Shape of one image; only needed for a subclassed model that has not yet
-            been called.
+        input_shape: Shape of one image; only needed for a model that neither declares its input
+            nor was called.
 
     Returns:
         A functional model that takes what ``model`` takes and returns what it returns.
 
     Raises:
-        ValueError: ``model`` has several inputs, or an unknown input shape, or takes integers
-            while ``layer`` returns floats.
+        ValueError: ``model`` does not take one batch of images, or its input shape is unknown
+            or not ``input_shape``; or it takes integers while ``layer`` returns floats.
 
     Example:
         >>> from fd_keras import FeatureDistillation
@@ -37,10 +37,15 @@ def protect(
         (None, 32, 32, 3)
     """
     inputs = _input_like(model, input_shape)
-    integer_input = tf.as_dtype(inputs.dtype).is_integer
-    if integer_input and not tf.as_dtype(layer.compute_dtype).is_integer:
+    if len(inputs.shape) != 4:
         raise ValueError(
-            f"`layer` must return the integers that `model` takes; pass dtype={inputs.dtype!r} "
+            "`model` must take batches of images, of shape (batch, height, width, channels). "
+            f"Received: model {model.name!r} with inputs of shape {tuple(inputs.shape)}"
+        )
+    dtype = tf.as_dtype(inputs.dtype)
+    if dtype.is_integer and not tf.as_dtype(layer.compute_dtype).is_integer:
+        raise ValueError(
+            f"`layer` must return the integers that `model` takes; pass dtype={dtype.name!r} "
             f"to the layer. Received: layer with dtype {layer.compute_dtype!r}"
         )
     return keras.Model(inputs, model(layer(inputs)), name=f"{model.name}_protected")
@@ -55,14 +60,21 @@ def _input_like(model: keras.Model, shape: Sequence[int | None] | None) -> keras
         )
     if declared:
         (tensor,) = declared
+        if shape is not None and tuple(shape) != tuple(tensor.shape)[1:]:
+            raise ValueError(
+                f"`input_shape` must be the {tuple(tensor.shape)[1:]} that `model` declares. "
+                f"Received: input_shape={shape!r}"
+            )
         name = tensor.name.split(":")[0]
         return keras.Input(batch_shape=tuple(tensor.shape), dtype=tensor.dtype, name=name)
     if shape is None:
         # What Keras itself records of a subclassed model, once it was called or built.
         build_shape = (model.get_build_config() or {}).get("input_shape")
-        if not isinstance(build_shape, (tuple, list)) or len(build_shape) != 4:
+        if not isinstance(build_shape, (tuple, list)) or not all(
+            size is None or isinstance(size, int) for size in build_shape
+        ):
             raise ValueError(
-                "`input_shape` is needed for a model that was never called on a batch of "
+                "`input_shape` is needed for a model that was never called on one batch of "
                 f"images. Received: model {model.name!r}, input_shape=None"
             )
         shape = tuple(build_shape)[1:]

@@ -60,4 +60,4 @@ def export_saved_model(
 
 
 def _versions(base: Path) -> list[Path]:
-    return [path for path in base.glob("*") if path.name.isdigit()]
+    return [path for path in base.glob("*") if path.name.isdecimal()]

@@ -48,7 +48,13 @@ def export_tflite(model: keras.Model, path: str | os.PathLike[str]) -> Path:
         try:
             content = converter.convert()
         except Exception as error:
-            raise _explained(error) from error
+            operations = _refused_operations(str(error))
+            if not operations:
+                raise
+            raise ValueError(
+                f"`model` needs operations that are no TFLite builtins: {', '.join(operations)}. "
+                f"{_advice(str(error))}. Received: model {model.name!r}"
+            ) from error
     path = Path(path)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
@@ -56,6 +62,7 @@ def export_tflite(model: keras.Model, path: str | os.PathLike[str]) -> Path:
 
 
 def _refuse_signal_method(model: keras.Model) -> None:
+    # Keras has no public walk that finds layers inside layers, lists and dictionaries.
     for layer in model._flatten_layers():
         if isinstance(layer, FeatureDistillation) and layer.dct_method == "signal":
             raise ValueError(
@@ -65,11 +72,13 @@ def _refuse_signal_method(model: keras.Model) -> None:
             )
 
 
-def _explained(error: Exception) -> ValueError:
-    """Name the operations that the converter's error lists among pages of other text."""
-    operations = sorted(set(re.findall(r"\btf\.(\w+)\b", str(error))))
-    return ValueError(
-        "`model` needs operations that are no TFLite builtins: "
-        f"{', '.join(operations) or error}. Replace the layers that make them, or serve the "
-        "model with export_saved_model. Received: model that does not convert"
-    )
+def _refused_operations(message: str) -> list[str]:
+    """The operations that the converter's error lists among pages of other text."""
+    located = re.findall(r'error: loc\(.*?"(\w+):", "([^"@]+)', message)
+    return [f"{operation} (in {place})" for operation, place in sorted(dict(located).items())]
+
+
+def _advice(message: str) -> str:
+    if re.search("f(16|64)>", message):  # as in tensor<?x8x8xbf16>
+        return "They compute in float32: rebuild the model with the dtype policy 'float32'"
+    return "Replace the layers that make them, or serve the model with export_saved_model"

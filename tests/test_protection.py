@@ -1,0 +1,200 @@
+"""`protect`: a model behind the layer is the same model, fed with distilled images."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from fd_keras import FeatureDistillation, protect
+
+CLASSES = 3
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    keras.utils.set_random_seed(1)
+
+
+@pytest.fixture
+def images(photos):
+    return photos[:, :64, :96].reshape(-1, 32, 32, 3)[:8].astype(np.float32)
+
+
+@pytest.fixture
+def layer():
+    return FeatureDistillation("liu2019")
+
+
+class Subclassed(keras.Model):
+    """A classifier whose input Keras learns of only when it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = layers.Conv2D(4, 3, strides=2)
+        self.normalization = layers.BatchNormalization()
+        self.dropout = layers.Dropout(0.5)
+        self.head = layers.Dense(CLASSES)
+
+    def call(self, inputs, training=None):
+        x = self.normalization(self.convolution(inputs / 255), training=training)
+        return self.head(self.dropout(tf.reduce_mean(x, (1, 2)), training=training))
+
+
+def functional(shape=(32, 32, 3), outputs=lambda x: x):
+    inputs = keras.Input(shape, name="photo")
+    x = layers.Conv2D(4, 3, activation="relu")(layers.Rescaling(1 / 255)(inputs))
+    x = layers.Dropout(0.5)(layers.BatchNormalization()(layers.GlobalMaxPooling2D()(x)))
+    return keras.Model(inputs, outputs(layers.Dense(CLASSES)(x)))
+
+
+def sequential():
+    return keras.Sequential(
+        [layers.Rescaling(1 / 255), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(CLASSES)]
+    )
+
+
+def called(model, images):
+    model(images)
+    return model
+
+
+def compiled(model):
+    model.compile(
+        keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    return model
+
+
+MODELS = {
+    "functional": lambda images: functional(),
+    "any size": lambda images: functional((None, None, 3)),
+    "sequential with input": lambda images: keras.Sequential(
+        [keras.Input((32, 32, 3)), layers.Flatten(), layers.Dense(CLASSES)]
+    ),
+    "sequential called": lambda images: called(sequential(), images),
+    "subclassed": lambda images: called(Subclassed(), images),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_predictions_are_those_of_distilled_images(name, images, layer):
+    model = MODELS[name](images)
+    protected = protect(model, layer)
+    assert np.abs(model(layer(images)) - model(images)).max() > 1e-3  # a missing layer shows
+    np.testing.assert_allclose(
+        protected.predict(images, verbose=0), model(layer(images)), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_one_trains_the_other(name, images, layer):
+    model = MODELS[name](images)
+    protected, before = protect(model, layer), model(images)
+    compiled(protected).fit(images, np.arange(len(images)) % CLASSES, verbose=0)
+    assert np.abs(model(images) - before).max() > 1e-4
+    np.testing.assert_allclose(
+        protected.predict(images, verbose=0), model(layer(images)), rtol=1e-4, atol=1e-4
+    )
+    shared = {id(variable) for variable in model.trainable_variables}
+    assert {id(variable) for variable in protected.trainable_variables} == shared
+
+
+def test_training_behaviour_is_the_models_own(images, layer):
+    protected = protect(functional(), layer)
+    np.testing.assert_array_equal(protected(images, training=False), protected(images))
+    assert np.abs(protected(images, training=True) - protected(images, training=False)).max() > 1e-3
+
+
+def test_input_spec_is_kept(layer):
+    (before,), (after,) = functional().inputs, protect(functional(), layer).inputs
+    assert tuple(after.shape) == tuple(before.shape) == (None, 32, 32, 3)
+    assert after.dtype == before.dtype
+    assert after.name == before.name == "photo"
+
+
+def test_fixed_batch_size_is_kept(images, layer):
+    inputs = keras.Input(batch_shape=(8, 32, 32, 3))
+    protected = protect(keras.Model(inputs, layers.Flatten()(inputs)), layer)
+    assert tuple(protected.inputs[0].shape) == (8, 32, 32, 3)
+    assert protected(images).shape == (8, 32 * 32 * 3)
+
+
+def test_subclassed_model_needs_a_shape(layer):
+    with pytest.raises(ValueError, match="`input_shape` is needed .* Received: model 'subclassed"):
+        protect(Subclassed(), layer)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (None, None, 3)])
+def test_input_shape_stands_in_for_a_call(shape, images, layer):
+    model = Subclassed()
+    protected = protect(model, layer, input_shape=shape)
+    assert tuple(protected.inputs[0].shape) == (None, *shape)
+    np.testing.assert_allclose(protected(images), model(layer(images)), rtol=1e-4, atol=1e-4)
+
+
+def test_input_shape_must_not_contradict_the_model(layer):
+    assert protect(functional(), layer, input_shape=(32, 32, 3)) is not None
+    with pytest.raises(ValueError, match=r"`input_shape` must be .*\(32, 32, 3\).*\(64, 64, 3\)"):
+        protect(functional(), layer, input_shape=(64, 64, 3))
+
+
+def test_several_inputs_are_refused(images, layer):
+    class Pair(keras.Model):
+        def call(self, inputs):
+            first, second = inputs
+            return first + second
+
+    inputs = [keras.Input((32, 32, 3)), keras.Input((32, 32, 3))]
+    with pytest.raises(ValueError, match=r"`model` must have one image input\. .* 2 inputs"):
+        protect(keras.Model(inputs, layers.Add()(inputs)), layer)
+    with pytest.raises(ValueError, match="`input_shape` is needed"):
+        protect(called(Pair(), [images, images]), layer)
+
+
+def test_inputs_that_are_no_batch_of_images_are_refused(layer):
+    """A batch (None, 28, 28) once passed for one image of 28 channels and unknown height."""
+    model = keras.Sequential([keras.Input((28, 28)), layers.Flatten()])
+    with pytest.raises(ValueError, match=r"`model` must take batches.*\(None, 28, 28\)"):
+        protect(model, layer)
+
+
+def test_integer_models_need_an_integer_layer(photos):
+    pixels = photos[:, :32, :32]
+    inputs = keras.Input((32, 32, 3), dtype="uint8")
+    model = keras.Model(inputs, layers.Rescaling(1 / 255)(inputs))
+    with pytest.raises(ValueError, match=r"`layer` must return the integers .* dtype='uint8'"):
+        protect(model, FeatureDistillation("liu2019"))
+    layer = FeatureDistillation("liu2019", dtype="uint8")
+    protected = protect(model, layer)
+    assert tf.as_dtype(protected.inputs[0].dtype) == tf.uint8
+    distilled = layer(pixels)
+    assert distilled.dtype == tf.uint8
+    np.testing.assert_allclose(protected(pixels), distilled.numpy() / np.float32(255), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        lambda x: {"logits": x, "positive": layers.ReLU()(x)},
+        lambda x: [x, layers.ReLU()(x)],
+    ],
+    ids=["dict", "list"],
+)
+def test_outputs_keep_their_structure(outputs, images, layer):
+    model = functional(outputs=outputs)
+    expected, protected = model(layer(images)), protect(model, layer)
+    for actual in (protected(images), protected.predict(images, verbose=0)):
+        tf.nest.assert_same_structure(actual, expected)
+        tf.nest.map_structure(
+            lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-4), actual, expected
+        )
+
+
+def test_keras_file_round_trip(tmp_path, images, layer):
+    protected = protect(functional((None, None, 3)), layer)
+    protected.save(tmp_path / "model.keras")
+    reloaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(reloaded(images), protected(images))
+    (distillation,) = (x for x in reloaded.layers if isinstance(x, FeatureDistillation))
+    assert distillation.quantization_table == layer.quantization_table
