@@ -26,8 +26,8 @@ def image_batches(data: Any, *, batch_size: int = 32, steps: int | None = None) 
             * a ``tf.data.Dataset`` or a ``PyDataset`` (Keras 2: ``Sequence``), batched or not,
               of images or of tuples that begin with images;
             * any iterable of images ``(height, width, channels)`` or batches, sizes may vary.
-        batch_size: For arrays; other data comes in its own batches. Consecutive single images
-            of one size are not stacked.
+        batch_size: For arrays and single images; data in batches comes in its own. Single
+            images are stacked while they are of one size and follow each other.
         steps: Stop after so many batches.
 
     Yields:
@@ -41,8 +41,7 @@ def image_batches(data: Any, *, batch_size: int = 32, steps: int | None = None) 
         >>> [batch.shape for batch in image_batches(np.zeros((5, 8, 8, 3)), batch_size=4)]
         [(4, 8, 8, 3), (1, 8, 8, 3)]
     """
-    batches = (_as_batch(element) for element in _elements(data, batch_size))
-    return itertools.islice(batches, steps)
+    return itertools.islice(_stacked(_elements(data, batch_size), batch_size), steps)
 
 
 def _elements(data: Any, batch_size: int) -> Iterable[Any]:
@@ -50,7 +49,7 @@ def _elements(data: Any, batch_size: int) -> Iterable[Any]:
         data = data[0]
     if isinstance(data, (str, bytes, os.PathLike)):
         raise TypeError(
-            "`data` must hold images; open a file or directory with fd_keras.data.open_images. "
+            "`data` must hold images; open files with fd_keras.sources.open_images(path). "
             f"Received: data={data!r}"
         )
     if isinstance(data, (np.ndarray, tf.Tensor)):
@@ -68,15 +67,27 @@ def _elements(data: Any, batch_size: int) -> Iterable[Any]:
         ) from None
 
 
-def _as_batch(element: Any) -> Batch:
-    if isinstance(element, (tuple, list)):
-        element = element[0]
-    batch = np.asarray(element)
-    if batch.ndim == 3:
-        batch = batch[np.newaxis]
-    if batch.ndim != 4 or 0 in batch.shape:
+def _stacked(elements: Iterable[Any], batch_size: int) -> Iterator[Batch]:
+    """Batches as they are, and single images in batches of their own."""
+    waiting: list[Batch] = []
+    for element in elements:
+        array = _image_array(element)
+        if waiting and (array.shape != waiting[0].shape or len(waiting) == batch_size):
+            yield np.stack(waiting)
+            waiting = []
+        if array.ndim == 4:
+            yield array
+        else:
+            waiting.append(array)
+    if waiting:
+        yield np.stack(waiting)
+
+
+def _image_array(element: Any) -> Batch:
+    array = np.asarray(element[0] if isinstance(element, (tuple, list)) else element)
+    if array.ndim not in (3, 4) or 0 in array.shape:
         raise ValueError(
             "`data` must hold images (height, width, channels) or batches of them. "
-            f"Received: an element of shape {batch.shape}"
+            f"Received: an element of shape {array.shape}"
         )
-    return batch
+    return array

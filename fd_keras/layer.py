@@ -8,10 +8,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from fd_keras._compat import add_float32_weight
 from fd_keras.color import ColorSpace
+from fd_keras.data import image_batches
+from fd_keras.design.tables import design_table
 from fd_keras.kernels import (
     DCT_METHODS,
     DctMethod,
@@ -21,6 +24,7 @@ from fd_keras.kernels import (
     to_grey_levels,
 )
 from fd_keras.presets import TableLike, as_table
+from fd_keras.statistics import CoefficientStatistics
 from fd_keras.tables import QuantizationTable
 
 
@@ -110,6 +114,7 @@ class FeatureDistillation(keras.layers.Layer):
                 "`data_format` must be 'channels_first', 'channels_last' or None. "
                 f"Received: data_format={data_format!r}"
             )
+        self._statistics: CoefficientStatistics | None = None
         self.data_format = data_format or keras.backend.image_data_format()
 
     def build(self, input_shape: Sequence[int | None]) -> None:
@@ -203,6 +208,79 @@ class FeatureDistillation(keras.layers.Layer):
         if self.built:
             self.steps.assign(np.float32(new.steps_for(self.steps.shape[0])))
         self._table = new
+
+    def adapt(
+        self,
+        data: Any,
+        epsilon: float,
+        *,
+        batch_size: int = 32,
+        steps: int | None = None,
+        **design: Any,
+    ) -> None:
+        """Measure benign images, design a table against an attack budget, and install it.
+
+        The table is designed by ``fd_keras.design_table`` in the layer's colour space. It
+        replaces the one in force; what earlier calls measured is forgotten. As with any Keras
+        layer, ``update_state`` and ``finalize_state`` do the same in parts.
+
+        Args:
+            data: Benign images in the layer's ``value_range`` and ``data_format``: an array,
+                a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of images; labels are
+                passed over.
+            epsilon: Size of the perturbation of a pixel on the 0..255 scale, whatever the
+                layer's ``value_range``: 2 means 2/255.
+            batch_size: Images at a time, where ``data`` is not batched by itself.
+            steps: Number of batches to read; ``None``: all.
+            **design: Further arguments of ``design_table``.
+
+        Raises:
+            ValueError: There is no image, or no such table; see ``design_table``.
+
+        Example:
+            >>> images = np.random.default_rng(3).integers(0, 256, (10, 32, 32, 3))
+            >>> layer = FeatureDistillation(color_space="ycbcr")
+            >>> layer.adapt(images, epsilon=2)
+            >>> layer.quantization_table.name
+            'designed:2'
+
+        References:
+            Liu et al., CVPR 2019, section 3.2.
+        """
+        self.reset_state()
+        for batch in image_batches(data, batch_size=batch_size, steps=steps):
+            self.update_state(batch)
+        if self._statistics is None:
+            raise ValueError(f"`data` holds no image. Received: data={data!r}")
+        self.finalize_state(epsilon, **design)
+
+    def reset_state(self) -> None:
+        """Forget what ``update_state`` measured; the table stays."""
+        self._statistics = None
+
+    def update_state(self, data: npt.ArrayLike) -> None:
+        """Add a batch of benign images to what ``finalize_state`` designs from."""
+        batch = np.asarray(data)
+        if self.data_format == "channels_first":
+            batch = np.moveaxis(batch, -3, -1)
+        measured = CoefficientStatistics.from_data(
+            batch, color_space=self.color_space, value_range=self.value_range
+        )
+        if self._statistics is None:
+            self._statistics = measured
+        else:
+            self._statistics = self._statistics.merge(measured)
+
+    def finalize_state(self, epsilon: float, **design: Any) -> None:
+        """Design a table from the measured batches and install it."""
+        if self._statistics is None:
+            raise ValueError("`update_state` must have measured images first.")
+        statistics = self._statistics.with_provenance(
+            {"source": "adapt", **self._statistics.provenance}
+        )
+        self.set_quantization_table(
+            design_table(statistics, epsilon, cycle_spins=self.cycle_spins, **design)
+        )
 
     def _channels(self, input_shape: Sequence[int | None]) -> int:
         shape = tuple(tf.TensorShape(input_shape).as_list())

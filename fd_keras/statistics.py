@@ -255,6 +255,29 @@ class CoefficientStatistics:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
 
+    @staticmethod
+    def is_file(path: str | os.PathLike[str]) -> bool:
+        """Whether a JSON file says of itself that it holds coefficient statistics.
+
+        Args:
+            path: The file.
+
+        Raises:
+            OSError: The file cannot be read.
+
+        Example:
+            >>> import tempfile
+            >>> path = Path(tempfile.mkdtemp()) / "other.json"
+            >>> _ = path.write_text("[]")
+            >>> CoefficientStatistics.is_file(path)
+            False
+        """
+        try:
+            data = json.loads(Path(path).read_bytes())
+        except ValueError:
+            return False
+        return isinstance(data, dict) and data.get("format") == _FORMAT
+
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CoefficientStatistics:
         """Read what ``save`` wrote.
@@ -330,7 +353,9 @@ def _by_channel(bands: tf.Tensor, channels: int) -> FloatArray:
 
 
 def _merged_provenance(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    if not one and not other:
-        return {}
+    sources = [{k: v for k, v in p.items() if k != "images"} for p in (one, other)]
+    if sources[0] == sources[1]:
+        images = one.get("images", 0) + other.get("images", 0)
+        return {**sources[0], "images": images} if images else sources[0]
     parts = [*one.get("parts", [dict(one)]), *other.get("parts", [dict(other)])]
     return {"parts": parts}

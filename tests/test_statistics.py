@@ -130,9 +130,14 @@ def test_file_round_trip(crops, tmp_path):
 
 
 def test_merge_keeps_where_the_data_came_from(crops):
-    parts = [CoefficientStatistics.from_data(crops[i : i + 5]) for i in range(0, 15, 5)]
-    merged = parts[0].merge(parts[1]).merge(parts[2])
-    assert merged.provenance == {"parts": [{"images": 5}] * 3}
+    one, two, three = (
+        CoefficientStatistics.from_data(crops[:n], provenance={"set": name})
+        for n, name in [(5, "a"), (3, "a"), (2, "b")]
+    )
+    same = {"set": "a", "images": 8}
+    assert one.merge(two).provenance == same
+    other = {"set": "b", "images": 2}
+    assert one.merge(two).merge(three).provenance == {"parts": [same, other]}
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": "x"}'])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -44,8 +46,22 @@ def write_archive(model: keras.Model, directory: str | os.PathLike[str]) -> None
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint("serving_default", serve, [signature])
-    with contextlib.redirect_stdout(io.StringIO()):  # Keras 2.15 reports and cannot be told not to
+    with _silence():
         archive.write_out(os.fspath(directory))
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep TensorFlow and Keras from announcing a path that is about to be renamed."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        # Keras 2.15 prints, and has no argument against it.
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _image_signature(model: keras.Model) -> tf.TensorSpec:

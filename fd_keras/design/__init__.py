@@ -1,0 +1,44 @@
+"""Designing a quantisation table from benign statistics and a model of the perturbation.
+
+``design_table`` makes the table; ``removal_probability`` and ``benign_distortion`` are the
+model behind it, for one band; ``band_removal`` and ``band_distortion`` its predictions for all
+bands of a table; ``perturbation_profile`` measures a real attack in place of an assumed one.
+"""
+
+from fd_keras.design.generalized_gaussian import generalized_gaussian_shape
+from fd_keras.design.perturbation import (
+    PERTURBATIONS,
+    Perturbation,
+    PerturbationProfile,
+    perturbation_profile,
+    perturbation_std,
+)
+from fd_keras.design.prediction import BandStatistics, band_distortion, band_removal
+from fd_keras.design.ranking import RANKINGS, Ranking, rank_bands
+from fd_keras.design.removal import (
+    benign_distortion,
+    empirical_distortion,
+    empirical_removal_probability,
+    removal_probability,
+)
+from fd_keras.design.tables import design_table
+
+__all__ = [
+    "PERTURBATIONS",
+    "RANKINGS",
+    "BandStatistics",
+    "Perturbation",
+    "PerturbationProfile",
+    "Ranking",
+    "band_distortion",
+    "band_removal",
+    "benign_distortion",
+    "design_table",
+    "empirical_distortion",
+    "empirical_removal_probability",
+    "generalized_gaussian_shape",
+    "perturbation_profile",
+    "perturbation_std",
+    "rank_bands",
+    "removal_probability",
+]

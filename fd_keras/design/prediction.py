@@ -1,0 +1,174 @@
+"""What the removal model predicts for every band of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fd_keras.bands import BLOCK_SIZE
+from fd_keras.color import ColorSpace
+from fd_keras.design.checks import Array, checked
+from fd_keras.design.generalized_gaussian import generalized_gaussian_shape
+from fd_keras.design.perturbation import Perturbation, PerturbationProfile, perturbation_std
+from fd_keras.design.removal import benign_distortion, removal_probability
+
+
+class BandStatistics(Protocol):
+    """What a design needs to know of benign coefficients, on the 0..255 pixel scale.
+
+    All arrays are ``(channels, 8, 8)``: ``count`` coefficients were seen, with ``mean``,
+    standard deviation ``std`` around it, and ``mean_abs`` the mean of ``|c|`` itself. They
+    were taken in ``color_space``; ``provenance`` says from which data, in JSON types.
+    """
+
+    @property
+    def count(self) -> npt.ArrayLike: ...  # noqa: D102
+    @property
+    def mean(self) -> npt.ArrayLike: ...  # noqa: D102
+    @property
+    def std(self) -> npt.ArrayLike: ...  # noqa: D102
+    @property
+    def mean_abs(self) -> npt.ArrayLike: ...  # noqa: D102
+    @property
+    def color_space(self) -> ColorSpace: ...  # noqa: D102
+    @property
+    def provenance(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+
+def band_removal(
+    statistics: BandStatistics,
+    steps: npt.ArrayLike,
+    epsilon: float,
+    *,
+    perturbation: Perturbation | PerturbationProfile = "sign",
+    channel_correlation: float = 0.0,
+) -> Array:
+    """Predicted removal probability of every band.
+
+    Benign AC coefficients are taken as generalised Gaussians with the statistics' moments,
+    DC as uniform within its cell. Measured on ImageNet images, FGSM and BIM on MobileNetV2,
+    table ``"liu2019"``: within 0.01 of what happened in every band with a measured profile.
+    With the assumed ``"sign"`` perturbation, within 0.05 in 98 % of the bands or more; the
+    signs of a gradient favour low frequencies, which get up to 1.8 times the assumed standard
+    deviation. Laplace coefficients err four times as much, and a third in the distortion.
+
+    Args:
+        statistics: Of benign images.
+        steps: Quantisation steps; broadcast to ``(..., channels, 8, 8)``.
+        epsilon: Size of the perturbation of a pixel, on the 0..255 scale.
+        perturbation: See ``removal_probability``; a profile is scaled to ``epsilon``.
+        channel_correlation: See ``perturbation_std``; a profile does not use it.
+
+    Returns:
+        Probabilities ``(..., channels, 8, 8)``.
+
+    Raises:
+        ValueError: An argument is out of its range, or a profile does not fit.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> std = 400 / (1 + np.add.outer(np.arange(8), np.arange(8))[np.newaxis] ** 2)
+        >>> statistics = SimpleNamespace(mean=0 * std, std=std, mean_abs=std / 2)
+        >>> statistics.color_space = "rgb"
+        >>> band_removal(statistics, 30.0, epsilon=2.0)[0, 0, [0, 4, 7]].round(3)
+        array([0.947, 0.972, 0.989])
+
+    References:
+        See ``removal_probability``.
+    """
+    scale, shape = _benign_model(statistics)
+    std = _perturbation_std(statistics, epsilon, perturbation, channel_correlation)
+    return removal_probability(steps, scale, std, shape=shape, perturbation="gaussian")
+
+
+def band_distortion(statistics: BandStatistics, steps: npt.ArrayLike) -> Array:
+    """Predicted mean squared error of every band of benign images.
+
+    Args:
+        statistics: Of benign images.
+        steps: Quantisation steps; broadcast to ``(..., channels, 8, 8)``.
+
+    Returns:
+        Squared grey levels, ``(..., channels, 8, 8)``.
+
+    Raises:
+        ValueError: A step is not positive, or a moment not finite.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> std = 400 / (1 + np.add.outer(np.arange(8), np.arange(8))[np.newaxis] ** 2)
+        >>> statistics = SimpleNamespace(mean=0 * std, std=std, mean_abs=std / 2)
+        >>> band_distortion(statistics, 30.0)[0, 0, [0, 4, 7]].round(1)
+        array([75. , 45.5, 22. ])
+
+    References:
+        See ``benign_distortion``.
+    """
+    scale, shape = _benign_model(statistics)
+    return benign_distortion(steps, scale, shape=shape)
+
+
+def checked_moments(statistics: BandStatistics) -> tuple[Array, Array, Array]:
+    """Mean, standard deviation and mean absolute value, ``(channels, 8, 8)`` each.
+
+    Args:
+        statistics: Of benign images.
+
+    Raises:
+        ValueError: They are not finite, or not of one such shape.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> ones = np.ones((3, 8, 8))
+        >>> [a.shape for a in checked_moments(SimpleNamespace(mean=ones, std=ones, mean_abs=ones))]
+        [(3, 8, 8), (3, 8, 8), (3, 8, 8)]
+    """
+    mean = checked("statistics.mean", statistics.mean, low=-np.inf)
+    std = checked("statistics.std", statistics.std)
+    mean_abs = checked("statistics.mean_abs", statistics.mean_abs)
+    shapes = {mean.shape, std.shape, mean_abs.shape}
+    if len(shapes) > 1 or std.ndim != 3 or std.shape[1:] != (BLOCK_SIZE, BLOCK_SIZE):
+        raise ValueError(
+            "`statistics` must hold moments of one shape (channels, 8, 8). "
+            f"Received: moments of shapes {sorted(shapes)}"
+        )
+    return mean, std, mean_abs
+
+
+def _benign_model(statistics: BandStatistics) -> tuple[Array, Array]:
+    """Scale and shape of each band's distribution."""
+    mean, std, mean_abs = checked_moments(statistics)
+    # The model is centred on zero, as `mean_abs` is: so is the second moment to go with it.
+    shape = generalized_gaussian_shape(np.hypot(std, mean), mean_abs)
+    scale = mean_abs.copy()
+    # DC spreads evenly over far more than a step, around the brightness of the images.
+    scale[:, 0, 0], shape[:, 0, 0] = np.inf, 1.0
+    return scale, shape
+
+
+def _perturbation_std(
+    statistics: BandStatistics,
+    epsilon: float,
+    perturbation: Perturbation | PerturbationProfile,
+    channel_correlation: float,
+) -> Array:
+    shape = np.shape(statistics.std)
+    if not isinstance(perturbation, PerturbationProfile):
+        std = perturbation_std(
+            epsilon,
+            perturbation,
+            color_space=statistics.color_space,
+            channels=shape[0],
+            channel_correlation=channel_correlation,
+        )
+        return std[:, np.newaxis, np.newaxis]
+    if perturbation.color_space != statistics.color_space or perturbation.std.shape != shape:
+        raise ValueError(
+            f"`perturbation` must be a profile in {statistics.color_space!r} with {shape[0]} "
+            f"channels, like the statistics. Received: a profile in "
+            f"{perturbation.color_space!r} of shape {perturbation.std.shape}"
+        )
+    return perturbation.std * (checked("epsilon", epsilon) / perturbation.epsilon)

@@ -1,0 +1,221 @@
+"""From benign statistics and the size of a perturbation to a quantisation table."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fd_keras.bands import BLOCK_SIZE
+from fd_keras.design.checks import Array, checked
+from fd_keras.design.perturbation import Perturbation, PerturbationProfile
+from fd_keras.design.prediction import (
+    BandStatistics,
+    band_distortion,
+    band_removal,
+    checked_moments,
+)
+from fd_keras.design.ranking import Ranking, rank_bands
+from fd_keras.tables import QuantizationTable
+
+_BANDS_IN_A_MESSAGE = 5
+
+
+def design_table(
+    statistics: BandStatistics,
+    epsilon: float,
+    *,
+    as_bands: int | Sequence[int] = 15,
+    ranking: Ranking = "sigma",
+    required_removal: float | Sequence[float] = 0.99,
+    distortion_budget: float | Sequence[float] = 75.0,
+    perturbation: Perturbation | PerturbationProfile = "sign",
+    channel_correlation: float = 0.0,
+    cycle_spins: int = 1,
+    min_step: int = 1,
+    max_step: int = 255,
+) -> QuantizationTable:
+    """Design a defensive quantisation table for perturbations of a given size.
+
+    The ``as_bands`` highest-ranked bands of each channel are accuracy-sensitive (AS), the
+    others malicious-defence (MD).
+
+    * MD bands get the smallest step whose removal probability reaches ``required_removal``.
+    * AS bands get the same, or the largest step whose benign distortion stays within
+      ``distortion_budget`` where that is smaller.
+
+    Removal and distortion never fall when a step grows (see ``fd_keras.design.removal``), so
+    both steps are well defined, and a larger ``epsilon`` never gives a smaller step. Steps are
+    whole numbers, which is what a JPEG file can hold. DC is ranked like any band; in practice
+    it comes first and is AS.
+
+    The budget is absolute. The transform is orthonormal, so squared errors of bands and of
+    pixels add up alike, and an equal error in every band that has it to spare is what
+    rate-distortion theory calls for (reverse water-filling). A budget relative to a band's
+    variance would give the largest steps to the very bands that carry the accuracy.
+
+    Args:
+        statistics: Of benign images; their colour space becomes the table's.
+        epsilon: Size of the perturbation of a pixel, on the 0..255 scale.
+        as_bands: Number of AS bands, 0 to 64, for every channel or one per channel.
+        ranking: ``"sigma"`` or ``"zigzag"``, see ``rank_bands``.
+        required_removal: Probability from 0 to 1, for every channel or one per channel.
+        distortion_budget: Mean squared error allowed in an AS band, in squared grey levels,
+            for every channel or one per channel. 75 is what a step of 30 does at most.
+        perturbation: See ``removal_probability``; or a profile measured on the attack, which
+            is scaled to ``epsilon``.
+        channel_correlation: See ``perturbation_std``; a profile does not use it.
+        cycle_spins: Number of block grids of the table. The design looks at one grid.
+        min_step: Smallest step, a whole number.
+        max_step: Largest step, a whole number. Baseline JPEG holds 255.
+
+    Returns:
+        The table. Its provenance holds the arguments, the predictions and the statistics'
+        own provenance.
+
+    Raises:
+        ValueError: An argument is out of its range, or cannot be met; the message names the
+            bands and what is in reach.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> std = 400 / (1 + np.add.outer(np.arange(8), np.arange(8))[np.newaxis] ** 2)
+        >>> statistics = SimpleNamespace(mean=0 * std, std=std, mean_abs=std / 2)
+        >>> statistics.count, statistics.color_space, statistics.provenance = 100, "rgb", {}
+        >>> print(design_table(statistics, epsilon=2.0))
+        QuantizationTable('designed:2', steps=15..45, channels=1, color_space='rgb', cycle_spins=1)
+             30      30      32      35      41      45      37      32
+             30      32      35      41      45      37      32      27
+             32      35      41      45      37      32      27      24
+             35      41      45      37      32      27      24      22
+             41      45      37      32      27      24      22      20
+             45      37      32      27      24      22      20      18
+             37      32      27      24      22      20      18      16
+             32      27      24      22      20      18      16      15
+
+    References:
+        Liu et al., "Feature Distillation", CVPR 2019; Cover & Thomas, "Elements of
+        Information Theory", chapter on rate distortion (reverse water-filling).
+    """
+    _, std, _ = checked_moments(statistics)
+    low, high = _checked_step_range(min_step, max_step)
+    counts = _per_channel("as_bands", as_bands, std, high=BLOCK_SIZE**2, whole=True)
+    required = _per_channel("required_removal", required_removal, std, high=1.0)
+    budget = _per_channel("distortion_budget", distortion_budget, std)
+    removal = functools.partial(
+        band_removal,
+        statistics,
+        epsilon=epsilon,
+        perturbation=perturbation,
+        channel_correlation=channel_correlation,
+    )
+    distortion = functools.partial(band_distortion, statistics)
+
+    sensitive = rank_bands(std, ranking) < counts
+    removing = _first_step(lambda steps: removal(steps) >= required, std.shape, low, high)
+    affordable = _first_step(lambda steps: distortion(steps) > budget, std.shape, low, high) - 1
+    _refuse(
+        ~sensitive & (removing > high),
+        removal(high),
+        f"`required_removal` is out of reach at epsilon={epsilon:g} with max_step={high}",
+        f"required_removal={required_removal!r}",
+    )
+    _refuse(
+        sensitive & (affordable < low),
+        distortion(low),
+        f"`distortion_budget` is exceeded even with min_step={low}",
+        f"distortion_budget={distortion_budget!r}",
+    )
+    steps = np.where(sensitive, np.minimum(removing, affordable), removing)
+    provenance = {
+        "source": "design_table",
+        "name": f"designed:{epsilon:g}",
+        "epsilon": float(epsilon),
+        "as_bands": counts.ravel().tolist(),
+        "ranking": ranking,
+        "required_removal": required.ravel().tolist(),
+        "distortion_budget": budget.ravel().tolist(),
+        "perturbation": _described(perturbation),
+        "channel_correlation": float(channel_correlation),
+        "step_range": [low, high],
+        "predicted_as_removal": _mean(removal(steps), sensitive),
+        "predicted_md_removal": _mean(removal(steps), ~sensitive),
+        "predicted_distortion": float(distortion(steps).mean()),
+        "coefficients_per_band": int(np.max(statistics.count)),
+        "statistics": dict(statistics.provenance),
+    }
+    return QuantizationTable(steps, statistics.color_space, cycle_spins, provenance)
+
+
+def _first_step(
+    holds: Callable[[Array], npt.NDArray[np.bool_]], shape: tuple[int, ...], low: int, high: int
+) -> npt.NDArray[np.int64]:
+    """First whole number in ``[low, high]`` from which ``holds`` is true; ``high + 1`` if none.
+
+    Bisection in all bands at once: once true, ``holds`` stays true.
+    """
+    first, last = np.full(shape, low), np.full(shape, high + 1)
+    while (first < last).any():
+        middle = (first + last) // 2
+        # Where the search is over, middle is high + 1 at most: one more than the range asks.
+        true = holds(middle.astype(np.float64)) | (first == last)
+        first, last = np.where(true, first, middle + 1), np.where(true, middle, last)
+    return first
+
+
+def _refuse(unmet: npt.NDArray[np.bool_], reached: Array, reason: str, received: str) -> None:
+    bands = np.argwhere(unmet)
+    if not len(bands):
+        return
+    named = ", ".join(
+        f"({u}, {v}) of channel {channel} has {reached[channel, u, v]:.4g}"
+        for channel, u, v in bands[:_BANDS_IN_A_MESSAGE]
+    )
+    more = len(bands) - _BANDS_IN_A_MESSAGE
+    raise ValueError(
+        f"{reason}: band {named}{f', and {more} more bands' if more > 0 else ''}. "
+        f"Received: {received}"
+    )
+
+
+def _per_channel(
+    name: str, value: Any, like: Array, *, high: float = np.inf, whole: bool = False
+) -> Array:
+    """One number for each channel, ``(channels, 1, 1)``."""
+    array = checked(name, value, high=high)
+    channels = len(like)
+    if array.shape not in ((), (channels,)):
+        raise ValueError(
+            f"`{name}` must be one number or one per channel, here {channels}. "
+            f"Received: {name}={value!r}"
+        )
+    if whole and (array % 1).any():
+        raise ValueError(f"`{name}` must be whole numbers. Received: {name}={value!r}")
+    return np.broadcast_to(array, channels).reshape(-1, 1, 1)
+
+
+def _checked_step_range(min_step: int, max_step: int) -> tuple[int, int]:
+    try:
+        low, high = operator.index(min_step), operator.index(max_step)
+    except TypeError:
+        low = high = 0
+    if not 1 <= low <= high:
+        raise ValueError(
+            "`min_step` and `max_step` must be whole numbers, 1 <= min_step <= max_step. "
+            f"Received: min_step={min_step!r}, max_step={max_step!r}"
+        )
+    return low, high
+
+
+def _described(perturbation: Perturbation | PerturbationProfile) -> str | dict[str, Any]:
+    if not isinstance(perturbation, PerturbationProfile):
+        return perturbation
+    return {"measured_on_pairs": perturbation.count, "at_epsilon": perturbation.epsilon}
+
+
+def _mean(values: Array, where: npt.NDArray[np.bool_]) -> float | None:
+    return float(values[where].mean()) if where.any() else None

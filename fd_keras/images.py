@@ -1,0 +1,149 @@
+"""Reading and writing image files as 8-bit arrays."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fd_keras.files import atomic_path
+
+READABLE_FORMATS = ("PNG", "JPEG", "WEBP")
+READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+# By suffix, with the options that make Pillow write exactly the pixels it is given. `exact`
+# keeps the colours under fully transparent pixels.
+_LOSSLESS_FORMATS = {
+    ".png": ("PNG", {}),
+    ".webp": ("WEBP", {"lossless": True, "exact": True}),
+}
+LOSSLESS_SUFFIXES = tuple(_LOSSLESS_FORMATS)
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedImage:
+    """One image, upright and with 8 bits per sample.
+
+    Args:
+        pixels: uint8 ``(height, width, channels)``: 1 channel for grey, 3 for RGB.
+        alpha: uint8 ``(height, width)``, or ``None`` for an image without transparency.
+        icc_profile: Colour profile that says how ``pixels`` look, as in the file.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    alpha: npt.NDArray[np.uint8] | None = None
+    icc_profile: bytes | None = None
+
+
+def read_image(path: str | os.PathLike[str] | bytes, *, name: str | None = None) -> DecodedImage:
+    """Read a PNG, JPEG or WebP file.
+
+    The EXIF orientation is applied. Palettes become RGB, CMYK becomes RGB, one bit becomes
+    grey, and 16 bits per sample become 8.
+
+    Args:
+        path: The file, or its content.
+        name: What error messages call it. Default: the path.
+
+    Returns:
+        The image.
+
+    Raises:
+        OSError: The file cannot be opened.
+        ValueError: It holds no such image, a broken one, an animation, or one with so many
+            pixels that Pillow takes it for a decompression bomb. The message names the file.
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/grey.png"
+        >>> write_image(path, DecodedImage(np.full((5, 7, 1), 77, np.uint8)))
+        >>> read_image(path).pixels.shape
+        (5, 7, 1)
+    """
+    if isinstance(path, bytes):
+        opened: IO[bytes] = io.BytesIO(path)
+        name = name or f"content of {len(path)} bytes"
+    else:
+        opened = open(path, "rb")  # noqa: SIM115  # closed by the block below
+        name = name or os.fspath(path)
+    with opened as file, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(file, formats=READABLE_FORMATS) as image:
+                _refuse_animation(image)
+                return _decoded(ImageOps.exif_transpose(image))
+        # Pillow's decoders raise many types on broken files, SyntaxError among them.
+        except Exception as error:
+            raise ValueError(f"`path` {_explained(error)}. Received: path={name!r}") from error
+
+
+def write_image(path: str | os.PathLike[str], image: DecodedImage) -> None:
+    """Write an image without loss, replacing ``path`` atomically.
+
+    Args:
+        path: File to write; its suffix, ``.png`` or ``.webp``, names the format.
+        image: The image.
+
+    Raises:
+        OSError: The file cannot be written.
+        ValueError: The suffix names no lossless format, or the image does not fit it.
+
+    Example:
+        See ``read_image``.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _LOSSLESS_FORMATS:
+        raise ValueError(
+            f"`path` must end in one of {LOSSLESS_SUFFIXES}, which store pixels without loss. "
+            f"Received: path={os.fspath(path)!r}"
+        )
+    file_format, options = _LOSSLESS_FORMATS[suffix]
+    channels = list(np.moveaxis(image.pixels, -1, 0))
+    if image.alpha is not None:
+        channels.append(image.alpha)
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[len(channels)]
+    picture = Image.merge(mode, [Image.fromarray(channel) for channel in channels])
+    with atomic_path(path) as temporary:
+        picture.save(temporary, file_format, icc_profile=image.icc_profile, **options)
+
+
+def _decoded(image: Image.Image) -> DecodedImage:
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I"):  # 16-bit grey; wider integers are in no readable format
+        wide = np.asarray(image, np.uint32)
+        return DecodedImage(np.uint8((wide + 128) // 257)[..., np.newaxis], None, profile)
+    if image.mode == "CMYK":
+        profile = None  # it describes inks
+    grey = image.mode in ("1", "L", "LA")
+    if image.has_transparency_data:
+        samples = np.asarray(image.convert("LA" if grey else "RGBA"))
+        return DecodedImage(samples[..., :-1], samples[..., -1], profile)
+    samples = np.asarray(image.convert("L" if grey else "RGB"))
+    return DecodedImage(samples.reshape(*samples.shape[:2], -1), None, profile)
+
+
+class _AnimationError(Exception):
+    """The file holds several pictures of equal rank."""
+
+
+def _refuse_animation(image: Image.Image) -> None:
+    # A phone's JPEG may carry previews as further frames ("MPO"); the first is the photo.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise _AnimationError
+
+
+def _explained(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "holds no PNG, JPEG or WebP image"
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"holds more than {Image.MAX_IMAGE_PIXELS} pixels, which Pillow takes for an attack"
+    if isinstance(error, _AnimationError):
+        return "holds an animation; extract its frames first"
+    return f"holds a broken image ({error})"

@@ -1,0 +1,211 @@
+"""Plots of quantisation tables, coefficient statistics and designs.
+
+Every function returns a ``matplotlib.figure.Figure``; ``figure.savefig(path)`` writes it, and a
+notebook shows it. matplotlib comes with the extra ``evaluate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fd_keras.bands import BLOCK_SIZE, zigzag_rank
+from fd_keras.color import ColorSpace
+from fd_keras.design import band_distortion, band_removal, rank_bands
+from fd_keras.extras import import_extra
+from fd_keras.statistics import CoefficientStatistics
+from fd_keras.tables import QuantizationTable
+
+_INK = "#1b2733"
+
+# Epsilons, in grey levels, of the curves of removal probability.
+_EPSILONS = (1.0, 2.0, 4.0, 8.0)
+
+
+def plot_table(table: QuantizationTable) -> Any:
+    """The steps of a table as heat maps, one for each channel, with their numbers.
+
+    Args:
+        table: The table.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> from fd_keras import preset_table
+        >>> len(plot_table(preset_table("jpeg")).axes)
+        3
+    """
+    figure, axes = _row_of_maps(table.channels)
+    names = _channel_names(table.channels, table.color_space)
+    for axis, steps, name in zip(axes, table.steps, names):
+        draw_steps(axis, steps, darkest=max(64.0, float(table.steps.max())))
+        axis.set_title(f"{name}steps", fontsize=10)
+    figure.suptitle(
+        f"{table.name} ({table.color_space}, {table.cycle_spins} "
+        f"{'grid' if table.cycle_spins == 1 else 'grids'})"
+    )
+    return figure
+
+
+def draw_steps(axis: Any, steps: npt.NDArray[np.float64], *, darkest: float = 64.0) -> None:
+    """Draw quantisation steps as a map of the 64 bands, with the numbers written into it.
+
+    Args:
+        axis: A matplotlib ``Axes``.
+        steps: Array ``(8, 8)``.
+        darkest: Step that gets the darkest colour.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> draw_steps(Figure().subplots(), np.full((8, 8), 30.0))
+    """
+    _draw_bands(axis, steps, "Blues", 0, darkest, [f"{step:.3g}" for step in steps.ravel()])
+
+
+def plot_statistics(statistics: CoefficientStatistics) -> Any:
+    """The spread of every band in decibels, and the order it gives the bands.
+
+    Upper row: ``20 log10(std)`` of each band. Lower row: its rank by standard deviation, with
+    a dot where that is more than 5 places away from the zig-zag order.
+
+    Args:
+        statistics: Of benign images.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> images = np.random.default_rng(3).integers(0, 256, (4, 32, 32, 3))
+        >>> len(plot_statistics(CoefficientStatistics.from_data(images)).axes)
+        6
+    """
+    figure, axes = _row_of_maps(statistics.channels, rows=2)
+    names = _channel_names(statistics.channels, statistics.color_space)
+    decibels = 20 * np.log10(np.maximum(statistics.std, 1e-3))
+    ranks = rank_bands(statistics.std, "sigma")
+    for column, name in enumerate(names):
+        labels = [f"{value:.0f}" for value in decibels[column].ravel()]
+        top, bottom = axes[0][column], axes[1][column]
+        _draw_bands(top, decibels[column], "viridis", decibels.min(), decibels.max(), labels)
+        top.set_title(f"{name}sigma in dB", fontsize=10)
+        moved = np.abs(ranks[column] - zigzag_rank()) > 5
+        labels = [f"{r}{'·' if m else ''}" for r, m in zip(ranks[column].ravel(), moved.ravel())]
+        _draw_bands(bottom, 63.0 - ranks[column], "Blues", 0, 63, labels)
+        bottom.set_title(f"{name}rank by sigma", fontsize=10)
+    return figure
+
+
+def plot_design(
+    statistics: CoefficientStatistics,
+    table: QuantizationTable,
+    *,
+    epsilons: Sequence[float] = _EPSILONS,
+) -> Any:
+    """What a table is predicted to remove and to cost, band by band.
+
+    Bands are in the order of their standard deviation. Upper row: predicted probability that
+    a perturbation of each size is rounded away. Lower row: predicted distortion of benign
+    images, as root mean square in grey levels.
+
+    Args:
+        statistics: Of benign images, in the table's colour space.
+        table: The table.
+        epsilons: Sizes of the perturbation of a pixel, in grey levels.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: Table and statistics do not fit each other.
+
+    Example:
+        >>> images = np.random.default_rng(3).integers(0, 256, (4, 32, 32, 3))
+        >>> from fd_keras import preset_table
+        >>> statistics = CoefficientStatistics.from_data(images)
+        >>> len(plot_design(statistics, preset_table("liu2019")).axes)
+        6
+
+    References:
+        The model: ``fd_keras.design.removal``.
+    """
+    if table.color_space != statistics.color_space:
+        raise ValueError(
+            f"`table` must be in the statistics' color_space={statistics.color_space!r}. "
+            f"Received: table={table!r}"
+        )
+    steps = table.steps_for(statistics.channels)
+    figure = import_extra("matplotlib.figure", "evaluate").Figure(
+        figsize=(1.2 + 3.2 * statistics.channels, 5), layout="constrained"
+    )
+    axes = figure.subplots(2, statistics.channels, squeeze=False, sharex=True, sharey="row")
+    order = np.argsort(rank_bands(statistics.std, "sigma").reshape(-1, BLOCK_SIZE**2), axis=1)
+    color_map = import_extra("matplotlib", "evaluate").colormaps["viridis_r"]
+    for number, epsilon in enumerate(epsilons):
+        removal = band_removal(statistics, steps, epsilon)
+        color = color_map(0.2 + 0.8 * number / max(1, len(epsilons) - 1))
+        for axis, values, bands in zip(axes[0], removal, order):
+            axis.plot(values.ravel()[bands], color=color, label=f"{epsilon:g}/255")
+    distortion = np.sqrt(band_distortion(statistics, steps))
+    names = _channel_names(statistics.channels, statistics.color_space)
+    for column, name in enumerate(names):
+        axes[0][column].set_title(name.strip(" :") or "image", fontsize=10)
+        axes[1][column].plot(distortion[column].ravel()[order[column]], color=_INK)
+        axes[1][column].set_xlabel("bands, widest spread first")
+    axes[0][0].set(ylabel="predicted removal", ylim=(0, 1.02))
+    axes[1][0].set(ylabel="benign error (RMS)", ylim=(0, None))
+    axes[0][0].legend(title="epsilon", fontsize=8)
+    figure.suptitle(f"{table.name}: removal and cost by band")
+    return figure
+
+
+def _row_of_maps(columns: int, rows: int = 1) -> tuple[Any, Any]:
+    # The Figure class, unlike pyplot, leaves the caller's backend and open figures alone.
+    figure = import_extra("matplotlib.figure", "evaluate").Figure(
+        figsize=(3.2 * columns, 3.2 * rows + 0.4), layout="constrained"
+    )
+    axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, axes[0] if rows == 1 else axes
+
+
+def _draw_bands(
+    axis: Any,
+    values: npt.NDArray[np.float64],
+    color_map: str,
+    low: float,
+    high: float,
+    labels: Sequence[str],
+) -> None:
+    image = axis.imshow(values, cmap=color_map, vmin=low, vmax=max(high, low + 1e-9))
+    for (row, column), value in np.ndenumerate(values):
+        red, green, blue, _ = image.cmap(image.norm(value))
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+        text = labels[row * BLOCK_SIZE + column]
+        color = "white" if dark else _INK
+        axis.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
+    axis.set(
+        xlabel="horizontal frequency",
+        ylabel="vertical frequency",
+        xticks=range(BLOCK_SIZE),
+        yticks=range(BLOCK_SIZE),
+    )
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+
+
+def _channel_names(channels: int, color_space: ColorSpace) -> list[str]:
+    if channels == 1:
+        return [""]
+    if channels == 3:
+        return [f"{c}: " for c in (("Y", "Cb", "Cr") if color_space == "ycbcr" else "RGB")]
+    return [f"channel {index}: " for index in range(channels)]

@@ -1,0 +1,196 @@
+"""Images named on a command line: directories, npz and TFRecord files, Keras' data sets."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from fd_keras.images import READABLE_SUFFIXES, read_image
+
+ImageArray = npt.NDArray[np.uint8]
+Loader = Callable[[], ImageArray]
+
+KERAS_DATASETS = ("cifar10", "cifar100", "fashion_mnist", "mnist")
+
+_TFRECORD_SUFFIXES = (".tfrecord", ".tfrecords", ".tfrecord.gz", ".tfrecords.gz")
+_ENCODED_FEATURES = ("image/encoded", "image", "image_raw")
+
+
+@dataclass(eq=False)
+class ImageSource:
+    """Images that are read one at a time, in a fixed order, any number of times.
+
+    Args:
+        name: What the source is called in provenance and messages.
+        loaders: Starts a new run over functions that each read one image, uint8
+            ``(height, width, channels)``.
+        count: Number of images, or ``None`` when only reading tells.
+        strict: Stop at the first image that cannot be read, instead of passing over it.
+        skipped: Messages about the images that the latest run passed over.
+
+    Example:
+        >>> source = ImageSource("one", lambda: iter([lambda: np.zeros((8, 8, 3), np.uint8)]), 1)
+        >>> [image.shape for image in source]
+        [(8, 8, 3)]
+    """
+
+    name: str
+    loaders: Callable[[], Iterator[Loader]]
+    count: int | None
+    strict: bool = False
+    skipped: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[ImageArray]:
+        self.skipped.clear()
+        for load in self.loaders():
+            try:
+                yield load()
+            except (OSError, ValueError) as error:
+                if self.strict:
+                    raise
+                self.skipped.append(str(error))
+
+
+def open_images(
+    location: str | os.PathLike[str],
+    *,
+    channels: Literal[1, 3] | None = None,
+    strict: bool = False,
+) -> ImageSource:
+    """Open the images that a command line names.
+
+    Args:
+        location: A directory (searched recursively for PNG, JPEG and WebP files), an
+            ``.npz`` file (its only array of rank 4, or the one named ``x`` or ``images``), a
+            TFRecord file of encoded images (feature ``image/encoded``, ``image`` or
+            ``image_raw``; ``.gz`` for a compressed one), or one of ``cifar10``,
+            ``cifar100``, ``fashion_mnist``, ``mnist`` (the training images that
+            ``keras.datasets`` downloads).
+        channels: 3: grey images are repeated to RGB. 1: colours become luma. ``None``: 3 for
+            files, what the array has for arrays.
+        strict: Stop at the first image that cannot be read, instead of passing over it.
+
+    Returns:
+        The source; nothing is read yet but lists and arrays.
+
+    Raises:
+        ValueError: The location is of no such kind, or holds no image file.
+        OSError: It cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/data.npz"
+        >>> np.savez(path, x=np.zeros((5, 16, 16, 3), np.uint8))
+        >>> open_images(path).count
+        5
+    """
+    path = Path(location)
+    convert = functools.partial(_with_channels, channels=channels)
+    if path.is_dir():
+        return _open_directory(path, channels or 3, strict)
+    if path.name.endswith(_TFRECORD_SUFFIXES):
+        path.stat()  # a missing file is an OSError here, not a TensorFlow error later
+        return ImageSource(
+            path.name, functools.partial(_record_loaders, path, channels or 3), None, strict
+        )
+    if path.suffix == ".npz":
+        array = _only_images(path)
+    elif os.fspath(location) in KERAS_DATASETS:
+        array = _keras_images(os.fspath(location))
+    else:
+        kind = "does not exist" if not path.exists() else "is of another kind"
+        raise ValueError(
+            "`location` must be a directory of images, an .npz or .tfrecord file or one of "
+            f"{KERAS_DATASETS}; it {kind}. Received: location={os.fspath(location)!r}"
+        )
+
+    def loaders() -> Iterator[Loader]:
+        return (functools.partial(convert, image) for image in array)
+
+    return ImageSource(path.name, loaders, len(array), strict)
+
+
+def _open_directory(path: Path, channels: int, strict: bool) -> ImageSource:
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in READABLE_SUFFIXES)
+    if not files:
+        raise ValueError(
+            f"`location` must hold image files ({', '.join(READABLE_SUFFIXES)}). "
+            f"Received: location={os.fspath(path)!r}"
+        )
+
+    def load(file: Path) -> ImageArray:
+        return _with_channels(read_image(file).pixels, channels)
+
+    return ImageSource(
+        path.resolve().name,
+        lambda: (functools.partial(load, file) for file in files),
+        len(files),
+        strict,
+    )
+
+
+def _record_loaders(path: Path, channels: int) -> Iterator[Loader]:
+    compression = "GZIP" if path.suffix == ".gz" else ""
+
+    def load(index: int, record: bytes) -> ImageArray:
+        name = f"{path}#{index}"
+        feature = tf.train.Example.FromString(record).features.feature
+        for key in _ENCODED_FEATURES:
+            if key in feature and feature[key].bytes_list.value:
+                content = feature[key].bytes_list.value[0]
+                return _with_channels(read_image(content, name=name).pixels, channels)
+        raise ValueError(
+            f"`location` must hold records with one of the features {_ENCODED_FEATURES}. "
+            f"Received: {name} with {sorted(feature)}"
+        )
+
+    records = tf.data.TFRecordDataset(os.fspath(path), compression).as_numpy_iterator()
+    return (functools.partial(load, index, record) for index, record in enumerate(records))
+
+
+def _only_images(path: Path) -> npt.NDArray[Any]:
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+        candidates = [name for name, array in arrays.items() if array.ndim == 4]
+        named = [name for name in candidates if name in ("x", "images")]
+        if len(named or candidates) != 1:
+            raise ValueError(
+                "`location` must hold one array (n, height, width, channels), or one named 'x' "
+                f"or 'images'. Received: {path} with {sorted(arrays)}"
+            )
+    array = arrays[(named or candidates)[0]]
+    if array.dtype != np.uint8:
+        raise ValueError(
+            f"`location` must hold images as uint8. Received: {path} with {array.dtype}"
+        )
+    return array
+
+
+def _keras_images(name: str) -> npt.NDArray[np.uint8]:
+    try:
+        (images, _), _ = getattr(keras.datasets, name).load_data()
+    except Exception as error:  # urllib's, or Keras' own bare Exception
+        raise OSError(f"`location` {name!r} could not be downloaded: {error}") from error
+    return images if images.ndim == 4 else images[..., np.newaxis]
+
+
+def _with_channels(image: ImageArray, channels: int | None) -> ImageArray:
+    if channels in (None, image.shape[-1]):
+        return image
+    if image.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"`channels` can be chosen for grey and RGB images only. Received: "
+            f"channels={channels} for images with {image.shape[-1]}"
+        )
+    if channels == 3:
+        return np.repeat(image, 3, -1)
+    return np.uint8(np.round(image @ np.array([0.299, 0.587, 0.114])))[..., np.newaxis]

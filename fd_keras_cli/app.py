@@ -1,0 +1,52 @@
+"""The program ``fd-keras``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from typing import Annotated
+
+import typer
+
+from fd_keras_cli.apply import apply
+from fd_keras_cli.calibrate import calibrate
+from fd_keras_cli.compress import compress
+from fd_keras_cli.console import USER_ERRORS, print_error
+from fd_keras_cli.demo import demo
+from fd_keras_cli.inspect import inspect
+
+app = typer.Typer(
+    help="Feature distillation: round adversarial perturbations away before a model sees them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+for command in (apply, calibrate, compress, demo, inspect):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; errors of the user's making are one line, and exit code 1."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        app()
+    except USER_ERRORS as error:
+        print_error(error)
+        raise SystemExit(1) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fd-keras {importlib.metadata.version('fd-keras')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None: ...

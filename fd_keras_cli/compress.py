@@ -1,0 +1,67 @@
+"""``fd-keras compress``: JPEG files with a quantisation table."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fd_keras_cli.console import (
+    USER_ERRORS,
+    checked_targets,
+    file_progress,
+    print_error,
+    quiet_libraries,
+)
+
+
+class SubsamplingName(str, Enum):
+    """Choices of ``--subsampling``."""
+
+    NONE = "4:4:4"
+    HALF = "4:2:0"
+
+
+def compress(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG or WebP files.")],
+    out: Annotated[Path, typer.Option(help="Directory to write to; made if missing.")],
+    table: Annotated[
+        str,
+        typer.Option(help="liu2019, zigzag15, jpeg, jpeg:QUALITY, or a table's JSON file."),
+    ] = "jpeg",
+    subsampling: Annotated[
+        SubsamplingName, typer.Option(help="Chroma at full (4:4:4) or half (4:2:0) size.")
+    ] = SubsamplingName.NONE,
+) -> None:
+    """Compress images to JPEG files that carry a quantisation table.
+
+    The encoder side of the defence: any JPEG decoder gives the distilled image back. Steps
+    are rounded to whole numbers from 1 to 255, and cycle spins dropped, which JPEG cannot
+    hold; a line says so. Transparency and metadata but the colour profile are dropped.
+    """
+    with quiet_libraries() as console, console.status("Starting TensorFlow"):
+        from fd_keras.images import read_image
+        from fd_keras.jpeg import rounded_table, write_jpeg
+        from fd_keras.presets import table_from_argument
+    given = table_from_argument(table)
+    rounded = rounded_table(given)
+    if rounded != given:
+        typer.echo(f"Rounded for JPEG: {given!r} -> {rounded!r}", err=True)
+    targets = checked_targets(images, [out / f"{image.stem}.jpg" for image in images], out)
+    written = pixels = size = 0
+    with file_progress(len(images)) as progress:
+        for source, target in progress.track(list(zip(images, targets)), description="Writing"):
+            try:
+                image = read_image(source).pixels
+                size += write_jpeg(target, image, rounded, subsampling=subsampling.value)
+                pixels += image.size
+                written += 1
+            except USER_ERRORS as error:
+                print_error(f"{source}: {error}", progress.console)
+    typer.echo(f"{written} of {len(images)} images written to {out}")
+    if written:
+        typer.echo(f"{size} bytes, {pixels / size:.1f} times smaller than the pixels")
+    if written < len(images):
+        raise typer.Exit(1)

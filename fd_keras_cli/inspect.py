@@ -1,0 +1,75 @@
+"""``fd-keras inspect``: show what a table, statistics or JPEG file holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fd_keras_cli.console import quiet_libraries
+
+if TYPE_CHECKING:
+    from fd_keras import QuantizationTable
+    from fd_keras.statistics import CoefficientStatistics
+
+
+def inspect(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A table.json, a statistics.json or a JPEG file.")
+    ],
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Write heat maps to this file; its suffix names the format."),
+    ] = None,
+    statistics: Annotated[
+        Path | None,
+        typer.Option(
+            help="With a table and --plot: plot what the table removes and costs on these."
+        ),
+    ] = None,
+) -> None:
+    """Show a quantisation table, coefficient statistics, or the table inside a JPEG file."""
+    with quiet_libraries() as console, console.status("Starting TensorFlow"):
+        from fd_keras.statistics import CoefficientStatistics
+    content = _read(file)
+    if isinstance(content, CoefficientStatistics):
+        typer.echo(repr(content))
+    else:
+        typer.echo(str(content))
+        typer.echo(json.dumps(dict(content.provenance), indent=1))
+    if plot is not None:
+        figure = _figure(content, statistics)
+        _save(figure, plot)
+        typer.echo(f"Wrote {plot}")
+
+
+def _read(file: Path) -> QuantizationTable | CoefficientStatistics:
+    from fd_keras import QuantizationTable
+    from fd_keras.jpeg import read_jpeg_table
+    from fd_keras.statistics import CoefficientStatistics
+
+    if file.suffix.lower() != ".json":
+        return read_jpeg_table(file)
+    if CoefficientStatistics.is_file(file):
+        return CoefficientStatistics.load(file)
+    return QuantizationTable.load(file)
+
+
+def _figure(content: Any, statistics: Path | None) -> Any:
+    from fd_keras.plots import plot_design, plot_statistics, plot_table
+    from fd_keras.statistics import CoefficientStatistics
+
+    if isinstance(content, CoefficientStatistics):
+        return plot_statistics(content)
+    if statistics is None:
+        return plot_table(content)
+    return plot_design(CoefficientStatistics.load(statistics), content)
+
+
+def _save(figure: Any, path: Path) -> None:
+    from fd_keras.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150)

@@ -1,0 +1,99 @@
+"""The layer's adapt(): Keras' way to step 1."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fd_keras import FeatureDistillation, QuantizationTable
+from fd_keras.design import design_table
+from fd_keras.statistics import CoefficientStatistics
+
+
+@pytest.fixture
+def crops(photos):
+    return np.stack([photos[i % 2, 3 * i : 3 * i + 48, 5 * i : 5 * i + 64] for i in range(20)])
+
+
+@pytest.fixture
+def expected(crops):
+    statistics = CoefficientStatistics.from_data(crops, color_space="ycbcr")
+    return design_table(statistics, 2.0, cycle_spins=2)
+
+
+def adapted(data, **options):
+    layer = FeatureDistillation("jpeg", cycle_spins=2, **options)
+    layer.adapt(data, epsilon=2)
+    return layer
+
+
+def test_installs_the_designed_table(crops, expected):
+    table = adapted(crops).quantization_table
+    assert table == expected
+    assert table.provenance["statistics"]["images"] == 20
+
+
+def test_value_range_and_data_format(crops, expected):
+    scaled = np.moveaxis(crops / 255, -1, 1).astype("float32")
+    layer = adapted(scaled, value_range=(0, 1), data_format="channels_first")
+    np.testing.assert_allclose(layer.quantization_table.steps, expected.steps, atol=1)
+
+
+def test_replaces_weights_without_retracing(crops, expected):
+    layer = FeatureDistillation("jpeg", cycle_spins=2)
+    layer(crops)
+    call = tf.function(layer)
+    call(tf.constant(crops))
+    layer.adapt(tf.data.Dataset.from_tensor_slices(crops).batch(4), epsilon=2)
+    np.testing.assert_allclose(
+        call(tf.constant(crops)), FeatureDistillation(layer.quantization_table)(crops), atol=1e-3
+    )
+    assert layer.quantization_table == expected
+
+
+def test_forgets_earlier_data(crops, expected):
+    layer = FeatureDistillation("jpeg", cycle_spins=2)
+    layer.adapt(255 - crops[:3], epsilon=8)
+    layer.adapt(crops, epsilon=2)
+    assert layer.quantization_table == expected
+
+
+def test_in_parts(crops, expected):
+    layer = FeatureDistillation("jpeg", cycle_spins=2)
+    layer.reset_state()
+    for start in range(0, 20, 5):
+        layer.update_state(crops[start : start + 5])
+    layer.finalize_state(2.0)
+    assert layer.quantization_table == expected
+
+
+def test_steps_limit_an_endless_dataset(crops, expected):
+    layer = FeatureDistillation("jpeg", cycle_spins=2)
+    layer.adapt(tf.data.Dataset.from_tensor_slices(crops).batch(5).repeat(), epsilon=2, steps=4)
+    assert layer.quantization_table == expected
+
+
+def test_survives_saving(crops, expected, tmp_path):
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, adapted(crops)(inputs))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.layers[-1].quantization_table == expected
+    np.testing.assert_array_equal(loaded(crops), model(crops))
+
+
+def test_design_arguments_reach_the_design(crops):
+    layer = FeatureDistillation("liu2019")
+    layer.adapt(crops, epsilon=2, as_bands=20, max_step=99)
+    provenance = layer.quantization_table.provenance
+    assert provenance["as_bands"] == [20] * 3
+    assert provenance["step_range"] == [1, 99]
+
+
+def test_failure_leaves_the_table(crops):
+    layer = FeatureDistillation(QuantizationTable(np.full((8, 8), 7.0)))
+    with pytest.raises(ValueError, match="no image"):
+        layer.adapt([], epsilon=2)
+    with pytest.raises(ValueError, match="`required_removal`"):
+        layer.adapt(crops, epsilon=200, max_step=20)
+    assert layer.quantization_table.steps.max() == 7

@@ -1,0 +1,238 @@
+"""The command line: what it writes, what it says, and how it ends."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import oracle
+import pytest
+from PIL import Image
+
+import fd_keras
+import fd_keras_cli
+from fd_keras_cli import apply as apply_module
+from fd_keras_cli.console import quiet_libraries
+
+LIU_STEPS = np.full((8, 8), 30.0)
+LIU_STEPS[:4, :4] = 25
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run ``fd-keras`` and return its exit code, output and errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fd-keras", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            fd_keras_cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def save(tmp_path, rng):
+    """Save random pixels of a shape under a name, and return path and pixels."""
+
+    def save(name, shape=(20, 27, 3), **options):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, shape, np.uint8)
+        Image.fromarray(pixels.squeeze()).save(path, **options)
+        return path, pixels
+
+    return save
+
+
+def pixels_of(path):
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def assert_distilled(path, original, steps=LIU_STEPS, **options):
+    """Compare a written file with the float64 oracle, away from ties."""
+    expected, distance = oracle.distil(original[np.newaxis], steps, **options)
+    difference = np.abs(pixels_of(path).astype(float) - expected[0]).max(-1)
+    assert difference[distance[0] > 0.01].max() <= 0.51
+    assert np.any(np.abs(pixels_of(path).astype(int) - original) > 1)
+
+
+def test_help_needs_no_tensorflow():
+    """Importing TensorFlow would make the help take seconds."""
+    script = """
+import sys, fd_keras_cli
+sys.argv = ["fd-keras", *sys.argv[1:]]
+try:
+    fd_keras_cli.main()
+finally:
+    assert not {"tensorflow", "keras", "fd_keras", "numpy"} & set(sys.modules)
+"""
+    for arguments in (["--help"], ["apply", "--help"], ["demo", "--help"], ["--version"]):
+        command = [sys.executable, "-c", script, *arguments]
+        process = subprocess.run(command, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        assert process.stdout
+
+
+def test_module_can_be_run():
+    command = [sys.executable, "-m", "fd_keras_cli", "--version"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output == f"fd-keras {fd_keras.__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.webp", "X.PNG"])
+def test_lossless_files_keep_their_name(run, save, tmp_path, name):
+    path, pixels = save(name, lossless=True)
+    code, out, _ = run("apply", path, "--out", tmp_path / "out")
+    assert (code, out) == (0, f"1 of 1 images written to {tmp_path / 'out'}\n")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [name]
+    assert_distilled(tmp_path / "out" / name, pixels)
+
+
+def test_jpeg_becomes_png(run, save, tmp_path):
+    path, _ = save("photo.jpeg")
+    code, _, _ = run("apply", path, "--out", tmp_path / "out")
+    assert code == 0
+    assert_distilled(tmp_path / "out" / "photo.png", pixels_of(path))
+
+
+def test_grey_image_stays_grey(run, save, tmp_path):
+    path, pixels = save("grey.png", (20, 27, 1))
+    assert run("apply", path, "--table", "zigzag15", "--out", tmp_path / "out")[0] == 0
+    steps = fd_keras.preset_table("zigzag15").steps
+    assert_distilled(tmp_path / "out" / "grey.png", pixels, steps, color_space="ycbcr")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_alpha_is_left_alone(run, save, tmp_path, suffix):
+    path, pixels = save(f"logo{suffix}", (20, 27, 4), lossless=True, exact=True)
+    assert run("apply", path, "--out", tmp_path / "out")[0] == 0
+    written = tmp_path / "out" / f"logo{suffix}"
+    np.testing.assert_array_equal(pixels_of(written)[..., 3], pixels[..., 3])
+    expected, distance = oracle.distil(pixels[np.newaxis, ..., :3], LIU_STEPS)
+    difference = np.abs(pixels_of(written)[..., :3] - expected[0]).max(-1)
+    assert difference[distance[0] > 0.01].max() <= 0.51
+
+
+@pytest.mark.parametrize("rows", [16, 24])
+def test_strips_of_large_images_do_not_show(run, save, tmp_path, monkeypatch, rows):
+    """Four shifted grids reach across the borders of strips."""
+    monkeypatch.setattr(apply_module, "_STRIP_ROWS", rows)
+    path, pixels = save("large.png", (67, 21, 3))
+    table = tmp_path / "table.json"
+    fd_keras.QuantizationTable(np.full((8, 8), 40), "ycbcr", cycle_spins=4).save(table)
+    assert run("apply", path, "--table", table, "--out", tmp_path / "out")[0] == 0
+    assert_distilled(
+        tmp_path / "out" / "large.png", pixels, np.full((8, 8), 40), color_space="ycbcr",
+        cycle_spins=4,
+    )  # fmt: skip
+
+
+def test_broken_files_are_named_and_the_others_written(run, save, tmp_path):
+    first, _ = save("first.png")
+    last, _ = save("last.png", (20, 27, 1))
+    notes = tmp_path / "[red]notes.txt"  # rich would take this for markup
+    notes.write_text("no image")
+    missing = tmp_path / "missing.png"
+
+    code, out, err = run("apply", first, notes, missing, last, "--out", tmp_path / "out")
+
+    assert code == 1
+    assert out == f"2 of 4 images written to {tmp_path / 'out'}\n"
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"first.png", "last.png"}
+    errors = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 2
+    assert str(notes) in errors[0]
+    assert "holds no PNG, JPEG or WebP image" in errors[0]
+    assert str(missing) in errors[1]
+    assert "Traceback" not in err
+
+
+def test_table_that_does_not_fit_one_image_names_it(run, save, tmp_path):
+    grey, _ = save("grey.png", (20, 27, 1))
+    colour, _ = save("colour.png")
+    table = tmp_path / "table.json"
+    fd_keras.QuantizationTable(np.full((3, 8, 8), 20)).save(table)
+    code, _, err = run("apply", grey, colour, "--table", table, "--out", tmp_path / "out")
+    assert code == 1
+    assert re.search(r"^Error: .*grey\.png: .*3 channels", err, re.MULTILINE)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["colour.png"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("a/x.png", "b/x.png"), ("x.png", "x.jpg"), ("a/X.PNG", "b/x.png")]
+)
+def test_two_images_for_one_output_are_refused_before_writing(run, save, tmp_path, first, second):
+    one, _ = save(first)
+    other, _ = save(second)
+    code, _, err = run("apply", one, other, "--out", tmp_path / "out")
+    assert code == 1
+    assert err.startswith(f"Error: {one} and {other} would both be written to")
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_are_never_overwritten(run, save, tmp_path):
+    image, pixels = save("x.png")
+    code, _, err = run("apply", image, "--out", tmp_path)
+    assert code == 1
+    assert "is one of the images; choose another --out" in err
+    np.testing.assert_array_equal(pixels_of(image), pixels)
+
+
+@pytest.mark.parametrize("table", ["jpeg:0", "liu2020", "broken.json"])
+def test_wrong_table_is_one_line_and_writes_nothing(run, save, tmp_path, monkeypatch, table):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.json").write_text("{}")
+    image, _ = save("x.png")
+    code, out, err = run("apply", image, "--table", table, "--out", "out")
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"Error: [^\n]+\n", err)
+    assert table.removeprefix("jpeg:") in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_must_be_a_directory(run, save, tmp_path):
+    image, _ = save("x.png")
+    (tmp_path / "file").touch()
+    code, _, err = run("apply", image, "--out", tmp_path / "file")
+    assert code == 1
+    assert "`--out` must be a directory" in err
+
+
+def test_missing_extra_says_what_to_install(run, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "art"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "art", None)
+    code, _, err = run("demo", "--out", tmp_path / "out")
+    assert code == 1
+    assert err == 'Error: art is not installed; run: pip install "fd-keras[evaluate]"\n'
+    assert not (tmp_path / "out").exists()
+
+
+NATIVE_CHATTER = "import os; os.write(2, b'chatter\\n')"
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"), [(None, False), (ValueError("no"), False), (RuntimeError("no"), True)]
+)
+def test_native_chatter_is_only_shown_with_a_crash(capfd, error, shown):
+    def block():
+        with quiet_libraries() as console:
+            subprocess.run([sys.executable, "-c", NATIVE_CHATTER], check=True)
+            console.print("progress")
+            if error:
+                raise error
+
+    if error:
+        with pytest.raises(type(error)):
+            block()
+    else:
+        block()
+    err = capfd.readouterr().err
+    assert ("chatter" in err) == shown
+    assert "progress" in err
+    subprocess.run([sys.executable, "-c", NATIVE_CHATTER], check=True)
+    assert capfd.readouterr().err == "chatter\n"  # standard error is itself again
