@@ -1,19 +1,28 @@
 """Feature distillation for Keras: an in-graph DCT quantiser that rounds attacks away."""
 
+from fd_keras import jpeg
+from fd_keras.design import design_table, perturbation_profile, rank_bands, removal_probability
 from fd_keras.export import export_saved_model, export_tflite
 from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import PRESETS, preset_table
 from fd_keras.protection import protect
+from fd_keras.statistics import CoefficientStatistics
 from fd_keras.tables import QuantizationTable
 
 __version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",
+    "CoefficientStatistics",
     "FeatureDistillation",
     "QuantizationTable",
+    "design_table",
     "export_saved_model",
     "export_tflite",
+    "jpeg",
+    "perturbation_profile",
     "preset_table",
     "protect",
+    "rank_bands",
+    "removal_probability",
 ]

@@ -1,7 +1,7 @@
 """Plots of quantisation tables, coefficient statistics and designs.
 
 Every function returns a ``matplotlib.figure.Figure``; ``figure.savefig(path)`` writes it, and a
-notebook shows it. matplotlib comes with the extra ``evaluate``.
+notebook shows it after ``%matplotlib inline``. matplotlib comes with the extra ``evaluate``.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def plot_statistics(statistics: CoefficientStatistics) -> Any:
     decibels = 20 * np.log10(np.maximum(statistics.std, 1e-3))
     ranks = rank_bands(statistics.std, "sigma")
     for column, name in enumerate(names):
-        labels = [f"{value:.0f}" for value in decibels[column].ravel()]
+        labels = [f"{value:.0f}" for value in np.rint(decibels[column]).ravel() + 0.0]
         top, bottom = axes[0][column], axes[1][column]
         _draw_bands(top, decibels[column], "viridis", decibels.min(), decibels.max(), labels)
         top.set_title(f"{name}sigma in dB", fontsize=10)

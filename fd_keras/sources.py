@@ -154,7 +154,14 @@ def _record_loaders(path: Path, channels: int) -> Iterator[Loader]:
         )
 
     records = tf.data.TFRecordDataset(os.fspath(path), compression).as_numpy_iterator()
-    return (functools.partial(load, index, record) for index, record in enumerate(records))
+    try:
+        for index, record in enumerate(records):
+            yield functools.partial(load, index, record)
+    except tf.errors.DataLossError as error:
+        raise ValueError(
+            f"`location` is no TFRecord file, or a broken one ({error.message}). "
+            f"Received: location={os.fspath(path)!r}"
+        ) from error
 
 
 def _only_images(path: Path) -> npt.NDArray[Any]:

@@ -59,8 +59,8 @@ def calibrate(
         typer.Option(min=0, help="Squared error allowed in an accuracy-sensitive band."),
     ] = None,
     cycle_spins: Annotated[
-        int, typer.Option(min=1, max=64, help="Block grids the layer averages over.")
-    ] = 1,
+        int | None, typer.Option(min=1, max=64, help="Block grids the layer averages over.")
+    ] = None,
     channels: Annotated[
         int | None, typer.Option(min=1, max=3, help="Take images as grey (1) or colour (3).")
     ] = None,
@@ -94,12 +94,13 @@ def calibrate(
     chosen: dict[str, Any] = {
         "required_removal": required_removal,
         "distortion_budget": distortion_budget,
+        "cycle_spins": cycle_spins,
     }
+    # What is not chosen is left to the design's own defaults.
     table = design_table(
         measured,
         epsilon,
         as_bands=as_bands,
-        cycle_spins=cycle_spins,
         **{name: value for name, value in chosen.items() if value is not None},
     )
     if statistics is not None:

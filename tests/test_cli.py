@@ -11,6 +11,7 @@ from PIL import Image
 
 import fd_keras
 import fd_keras_cli
+from fd_keras.jpeg import read_jpeg_table
 from fd_keras_cli import apply as apply_module
 from fd_keras_cli.console import quiet_libraries
 
@@ -236,3 +237,169 @@ def test_native_chatter_is_only_shown_with_a_crash(capfd, error, shown):
     assert "progress" in err
     subprocess.run([sys.executable, "-c", NATIVE_CHATTER], check=True)
     assert capfd.readouterr().err == "chatter\n"  # standard error is itself again
+
+
+class TestCalibrate:
+    @pytest.fixture
+    def folder(self, photos, tmp_path):
+        folder = tmp_path / "photos"
+        folder.mkdir()
+        for i in range(4):
+            pixels = photos[i % 2, 40 * i : 40 * i + 64, 50 * i : 50 * i + 80]
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+        return folder
+
+    def test_designs_a_table_that_the_layer_takes(self, run, folder, tmp_path):
+        out, statistics = tmp_path / "table.json", tmp_path / "statistics.json"
+        code, printed, errors = run(
+            *("calibrate", folder, "--epsilon", 2, "--out", out, "--statistics", statistics)
+        )
+        assert code == 0, errors
+        table = fd_keras.QuantizationTable.load(out)
+        measured = fd_keras.CoefficientStatistics.load(statistics)
+        assert table == fd_keras.design_table(measured, 2)
+        assert measured.provenance == {"data": "photos", "images": 4}
+        assert table.provenance["statistics"] == {"data": "photos", "images": 4}
+        assert "designed:2" in printed
+        assert fd_keras.FeatureDistillation(table).color_space == "ycbcr"
+
+    def test_options_reach_the_design(self, run, folder, tmp_path):
+        out = tmp_path / "table.json"
+        code, _, errors = run(
+            *("calibrate", folder, "--epsilon", 2, "--out", out, "--color-space", "rgb"),
+            *("--as-bands", 20, "--required-removal", 0.9, "--distortion-budget", 30),
+            *("--cycle-spins", 2, "--limit", 3),
+        )
+        assert code == 0, errors
+        table = fd_keras.QuantizationTable.load(out)
+        assert (table.color_space, table.cycle_spins) == ("rgb", 2)
+        assert table.provenance["as_bands"] == [20] * 3
+        assert table.provenance["required_removal"] == [0.9] * 3
+        assert table.provenance["statistics"]["images"] == 3
+
+    def test_broken_image_is_named_and_skipped(self, run, folder, tmp_path):
+        (folder / "x.png").write_bytes(b"broken")
+        out = tmp_path / "table.json"
+        code, _, errors = run("calibrate", folder, "--epsilon", 2, "--out", out)
+        assert code == 0
+        assert "x.png" in errors
+        assert "1 images were skipped" in errors
+        assert out.exists()
+
+    def test_strict_stops_and_writes_nothing(self, run, folder, tmp_path):
+        (folder / "x.png").write_bytes(b"broken")
+        out = tmp_path / "table.json"
+        code, _, errors = run("calibrate", folder, "--epsilon", 2, "--out", out, "--strict")
+        assert code == 1
+        assert "x.png" in errors
+        assert not out.exists()
+
+    def test_no_usable_image_is_an_error(self, run, tmp_path):
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "x.png").write_bytes(b"broken")
+        out = tmp_path / "table.json"
+        code, _, errors = run("calibrate", tmp_path / "photos", "--epsilon", 2, "--out", out)
+        assert code == 1
+        assert "holds no image" in errors
+        assert not out.exists()
+
+    def test_epsilon_for_another_range_is_caught(self, run, folder, tmp_path):
+        out = tmp_path / "table.json"
+        code, _, errors = run("calibrate", folder, "--epsilon", 0.0078, "--out", out)
+        assert code == 1
+        assert "write 2" in errors
+
+    def test_impossible_request(self, run, folder, tmp_path):
+        out = tmp_path / "table.json"
+        code, _, errors = run("calibrate", folder, "--epsilon", 200, "--out", out)
+        assert code == 1
+        assert "`required_removal` is out of reach" in errors
+
+
+class TestCompress:
+    def test_writes_jpeg_files_with_the_table(self, run, save, tmp_path):
+        path, pixels = save("photo.png", (64, 48, 3))
+        code, printed, errors = run("compress", path, "--table", "jpeg:60", "--out", tmp_path / "o")
+        assert code == 0, errors
+        written = tmp_path / "o" / "photo.jpg"
+        assert read_jpeg_table(written) == fd_keras.preset_table("jpeg:60")
+        ratio = pixels.size / written.stat().st_size
+        assert f"{written.stat().st_size} bytes, {ratio:.1f} times smaller" in printed
+
+    def test_says_what_it_rounds(self, run, save, tmp_path):
+        table = fd_keras.QuantizationTable(np.full((8, 8), 33.4), "ycbcr", 4)
+        table.save(tmp_path / "table.json")
+        path, _ = save("photo.png", (64, 48, 3))
+        code, _, errors = run(
+            *("compress", path, "--table", tmp_path / "table.json", "--out", tmp_path / "o"),
+            *("--subsampling", "4:2:0"),
+        )
+        assert code == 0
+        assert "Rounded for JPEG" in errors
+        assert (read_jpeg_table(tmp_path / "o" / "photo.jpg").steps == 33).all()
+
+    def test_goes_on_after_a_broken_image(self, run, save, tmp_path):
+        (tmp_path / "broken.png").write_bytes(b"broken")
+        path, _ = save("photo.png")
+        code, printed, errors = run(
+            "compress", tmp_path / "broken.png", path, "--out", tmp_path / "o"
+        )
+        assert code == 1
+        assert "broken.png" in errors
+        assert "1 of 2 images written" in printed
+
+    def test_never_overwrites_an_input(self, run, save, tmp_path):
+        path, _ = save("photo.jpg", (64, 48, 3))
+        before = path.read_bytes()
+        code, _, errors = run("compress", path, "--out", tmp_path)
+        assert code == 1
+        assert "choose another --out" in errors
+        assert path.read_bytes() == before
+
+
+class TestInspect:
+    @pytest.fixture
+    def table(self, tmp_path):
+        fd_keras.preset_table("jpeg:60").save(tmp_path / "table.json")
+        return tmp_path / "table.json"
+
+    @pytest.fixture
+    def statistics(self, photos, tmp_path):
+        statistics = fd_keras.CoefficientStatistics.from_data(photos, color_space="ycbcr")
+        statistics.save(tmp_path / "statistics.json")
+        return tmp_path / "statistics.json"
+
+    def test_table(self, run, table):
+        code, printed, _ = run("inspect", table)
+        assert code == 0
+        assert "jpeg:60" in printed
+        assert '"source": "preset"' in printed
+
+    def test_jpeg_file(self, run, save):
+        path, _ = save("photo.jpg", (64, 48, 3), quality=60)
+        code, printed, _ = run("inspect", path)
+        assert code == 0
+        first_row = fd_keras.preset_table("jpeg:60").steps[0, 0]
+        assert " ".join(f"{step:g}" for step in first_row) in " ".join(printed.split())
+
+    def test_statistics(self, run, statistics):
+        code, printed, _ = run("inspect", statistics)
+        assert code == 0
+        assert "CoefficientStatistics(3 channels" in printed
+
+    @pytest.mark.parametrize("kind", ["table", "statistics", "design"])
+    @pytest.mark.parametrize("suffix", ["png", "svg"])
+    def test_plots(self, run, table, statistics, kind, suffix, tmp_path):
+        pytest.importorskip("matplotlib")
+        file = statistics if kind == "statistics" else table
+        more = ("--statistics", statistics) if kind == "design" else ()
+        plot = tmp_path / f"plot.{suffix}"
+        code, _, errors = run("inspect", file, "--plot", plot, *more)
+        assert code == 0, errors
+        assert plot.stat().st_size > 5000
+
+    def test_other_files(self, run, tmp_path):
+        (tmp_path / "a.json").write_text("{}")
+        code, _, errors = run("inspect", tmp_path / "a.json")
+        assert code == 1
+        assert "a.json" in errors

@@ -114,6 +114,13 @@ class PerturbationProfile:
     color_space: ColorSpace
     count: int
 
+    def __repr__(self) -> str:
+        return (
+            f"PerturbationProfile(epsilon={self.epsilon:g}, std={self.std.min():.3g}.."
+            f"{self.std.max():.3g}, channels={len(self.std)}, color_space={self.color_space!r}, "
+            f"count={self.count})"
+        )
+
 
 def perturbation_profile(
     benign: npt.ArrayLike,
@@ -145,9 +152,8 @@ def perturbation_profile(
         >>> rng = np.random.default_rng(7)
         >>> images = rng.uniform(10, 245, (8, 64, 64, 3))
         >>> attacked = images + rng.choice([-2.0, 2.0], images.shape)
-        >>> profile = perturbation_profile(images, attacked)
-        >>> round(profile.epsilon, 6), float(profile.std.mean().round(1))
-        (2.0, 2.0)
+        >>> perturbation_profile(images, attacked)
+        PerturbationProfile(epsilon=2, std=1.86..2.18, channels=3, color_space='rgb', count=8)
     """
     benign, adversarial = np.asarray(benign), np.asarray(adversarial)
     if benign.shape != adversarial.shape or benign.ndim != 4 or 0 in benign.shape:

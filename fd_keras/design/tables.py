@@ -31,11 +31,11 @@ def design_table(
     *,
     as_bands: int | Sequence[int] = 15,
     ranking: Ranking = "sigma",
-    required_removal: float | Sequence[float] = 0.99,
+    required_removal: float | Sequence[float] = 0.985,
     distortion_budget: float | Sequence[float] = 75.0,
     perturbation: Perturbation | PerturbationProfile = "sign",
     channel_correlation: float = 0.0,
-    cycle_spins: int = 1,
+    cycle_spins: int = 2,
     min_step: int = 1,
     max_step: int = 255,
 ) -> QuantizationTable:
@@ -69,7 +69,8 @@ def design_table(
         perturbation: See ``removal_probability``; or a profile measured on the attack, which
             is scaled to ``epsilon``.
         channel_correlation: See ``perturbation_std``; a profile does not use it.
-        cycle_spins: Number of block grids of the table. The design looks at one grid.
+        cycle_spins: Number of block grids of the table; the design looks at one of them. Of
+            1, 2, 3, 4 and 8, 2 was best on MobileNetV2 at equal benign accuracy.
         min_step: Smallest step, a whole number.
         max_step: Largest step, a whole number. Baseline JPEG holds 255.
 
@@ -87,15 +88,15 @@ def design_table(
         >>> statistics = SimpleNamespace(mean=0 * std, std=std, mean_abs=std / 2)
         >>> statistics.count, statistics.color_space, statistics.provenance = 100, "rgb", {}
         >>> print(design_table(statistics, epsilon=2.0))
-        QuantizationTable('designed:2', steps=15..45, channels=1, color_space='rgb', cycle_spins=1)
-             30      30      32      35      41      45      37      32
-             30      32      35      41      45      37      32      27
-             32      35      41      45      37      32      27      24
-             35      41      45      37      32      27      24      22
-             41      45      37      32      27      24      22      20
-             45      37      32      27      24      22      20      18
-             37      32      27      24      22      20      18      16
-             32      27      24      22      20      18      16      15
+        QuantizationTable('designed:2', steps=14..41, channels=1, color_space='rgb', cycle_spins=2)
+             30      30      32      35      41      36      31      27
+             30      32      35      41      36      31      27      23
+             32      35      41      36      31      27      23      21
+             35      41      36      31      27      23      21      19
+             41      36      31      27      23      21      19      17
+             36      31      27      23      21      19      17      16
+             31      27      23      21      19      17      16      15
+             27      23      21      19      17      16      15      14
 
     References:
         Liu et al., "Feature Distillation", CVPR 2019; Cover & Thomas, "Elements of
@@ -135,7 +136,7 @@ def design_table(
         "source": "design_table",
         "name": f"designed:{epsilon:g}",
         "epsilon": float(epsilon),
-        "as_bands": counts.ravel().tolist(),
+        "as_bands": counts.ravel().astype(int).tolist(),
         "ranking": ranking,
         "required_removal": required.ravel().tolist(),
         "distortion_budget": budget.ravel().tolist(),

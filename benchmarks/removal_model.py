@@ -1,0 +1,93 @@
+"""Predicted removal probability of every band beside what happens to real attacks.
+
+Statistics and attack profile come from every second image, the counts from the others. Run:
+``python -m benchmarks.removal_model [--cache FILE.npz] [--out benchmarks/results]``
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.imagenet import ATTACKS, attacked_images, mobilenet
+from fd_keras import QuantizationTable, design_table, perturbation_profile, preset_table
+from fd_keras.design import band_removal
+from fd_keras.kernels import coefficients
+from fd_keras.statistics import CoefficientStatistics
+
+# L-inf size of each attack in grey levels.
+EPSILONS = {"FGSM .0078": 0.0078 * 255, "BIM .004": 0.004 * 255}
+
+
+def counted_removal(benign, attacked, steps, color_space):
+    """Share of coefficients that stay in their bin, (channels, 8, 8)."""
+    grid = steps.transpose(1, 2, 0).reshape(8, 1, -1)  # as `coefficients` orders them
+
+    def bins(image):
+        pixels = tf.constant(255 * image[np.newaxis])
+        return np.round(np.asarray(coefficients(pixels, color_space)) / grid)
+
+    same = [(bins(x) == bins(y)).mean((0, 2)) for x, y in zip(benign, attacked)]
+    return np.mean(same, 0).reshape(8, 8, -1).transpose(2, 0, 1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, default=Path("attacked-imagenet.npz"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    arguments = parser.parse_args()
+    images = attacked_images(mobilenet(), arguments.cache)
+    known, fresh = images.half(0).sets, images.half(1).sets
+    rows = []
+    for color_space in ("rgb", "ycbcr"):
+        statistics = CoefficientStatistics.from_data(
+            known["benign"], color_space=color_space, value_range=(0, 1)
+        )
+        tables = [
+            preset_table("liu2019").with_settings(color_space=color_space),
+            design_table(statistics, 2.0),
+            QuantizationTable(np.full((8, 8), 8.0), color_space, provenance={"name": "flat 8"}),
+        ]
+        for table in tables:
+            steps = table.steps_for(3)
+            for attack in ATTACKS:
+                counted = counted_removal(fresh["benign"], fresh[attack], steps, color_space)
+                profile = perturbation_profile(
+                    known["benign"],
+                    known[attack],
+                    color_space=color_space,
+                    value_range=(0, 1),
+                )
+                for name, model in (("assumed signs", "sign"), ("measured profile", profile)):
+                    predicted = band_removal(
+                        statistics, steps, EPSILONS[attack], perturbation=model
+                    )
+                    error = np.abs(predicted - counted)
+                    rows.append(
+                        {
+                            "table": table.name,
+                            "color_space": color_space,
+                            "attack": attack,
+                            "threat_model": "gray-box",
+                            "perturbation": name,
+                            "bands_within_0.05": float(np.mean(error <= 0.05)),
+                            "mean_error": float(error.mean()),
+                            "largest_error": float(error.max()),
+                        }
+                    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    result = {"images": len(fresh["benign"]), "rows": rows}
+    path = arguments.out / "removal_model.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    shown = Table(*rows[0], title=f"{len(fresh['benign'])} images that no prediction has seen")
+    for row in rows:
+        shown.add_row(*(f"{v:.3f}" if isinstance(v, float) else v for v in row.values()))
+    Console(width=140).print(shown)
+
+
+if __name__ == "__main__":
+    main()

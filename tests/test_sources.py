@@ -1,0 +1,131 @@
+"""Images named on a command line."""
+
+import gzip
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from fd_keras.sources import open_images
+
+
+@pytest.fixture
+def folder(photos, tmp_path):
+    """Images of mixed sizes and kinds in nested folders, one of them broken."""
+    (tmp_path / "b").mkdir()
+    Image.fromarray(photos[0, :40, :56]).save(tmp_path / "b" / "1.png")
+    Image.fromarray(photos[1, :24, :24]).convert("L").save(tmp_path / "a.PNG")
+    Image.fromarray(photos[1, :16, :32]).save(tmp_path / "c.jpg")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    (tmp_path / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_directory(folder, photos):
+    source = open_images(folder)
+    images = list(source)
+    assert source.count == 4
+    assert [image.shape for image in images] == [(24, 24, 3), (40, 56, 3), (16, 32, 3)]
+    np.testing.assert_array_equal(images[1], photos[0, :40, :56])
+    assert len(source.skipped) == 1
+    assert "broken.png" in source.skipped[0]
+    assert len(list(source)) == 3, "a source can be read again"
+    assert len(source.skipped) == 1
+
+
+def test_strict_names_the_broken_file(folder):
+    with pytest.raises(ValueError, match="broken.png"):
+        list(open_images(folder, strict=True))
+
+
+def test_grey(folder):
+    assert {image.shape[-1] for image in open_images(folder, channels=1)} == {1}
+
+
+def records(path, photos, compression):
+    with tf.io.TFRecordWriter(str(path), compression) as writer:
+        for size in (16, 24, None):
+            content = b"junk"
+            if size:
+                content = tf.io.encode_png(photos[0, :size, :size]).numpy()
+            feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))
+            label = tf.train.Feature(int64_list=tf.train.Int64List(value=[3]))
+            features = tf.train.Features(
+                feature={"image/encoded": feature, "image/class/label": label}
+            )
+            writer.write(tf.train.Example(features=features).SerializeToString())
+
+
+@pytest.mark.parametrize(("name", "compression"), [("a.tfrecord", ""), ("a.tfrecord.gz", "GZIP")])
+def test_records(name, compression, photos, tmp_path):
+    records(tmp_path / name, photos, compression)
+    source = open_images(tmp_path / name)
+    images = list(source)
+    assert [image.shape for image in images] == [(16, 16, 3), (24, 24, 3)]
+    np.testing.assert_array_equal(images[0], photos[0, :16, :16])
+    assert source.count is None
+    assert f"{name}#2" in source.skipped[0]
+
+
+def test_records_without_images(tmp_path):
+    with tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")) as writer:
+        writer.write(tf.train.Example().SerializeToString())
+    source = open_images(tmp_path / "a.tfrecord")
+    assert list(source) == []
+    assert "image/encoded" in source.skipped[0]
+
+
+@pytest.mark.parametrize("name", ["x", "anything"])
+def test_npz(name, photos, tmp_path):
+    np.savez(tmp_path / "a.npz", **{name: photos[:, :8, :8], "y": np.zeros(2)})
+    np.testing.assert_array_equal(list(open_images(tmp_path / "a.npz")), photos[:, :8, :8])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"y": np.zeros(3)}, "must hold one array"),
+        ({"a": np.zeros((1, 8, 8, 3)), "b": np.zeros((1, 8, 8, 3))}, r"\['a', 'b'\]"),
+        ({"x": np.zeros((1, 8, 8, 3))}, "float64"),
+    ],
+)
+def test_npz_without_images(arrays, message, tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        open_images(tmp_path / "a.npz")
+
+
+def test_keras_dataset_that_cannot_be_had(monkeypatch):
+    def fail():
+        raise Exception("URL fetch failure")
+
+    monkeypatch.setattr("keras.datasets.mnist.load_data", fail)
+    with pytest.raises(OSError, match="mnist.*URL fetch failure"):
+        open_images("mnist")
+
+
+def test_keras_dataset(monkeypatch):
+    images = np.arange(2 * 64, dtype=np.uint8).reshape(2, 8, 8)
+    monkeypatch.setattr("keras.datasets.mnist.load_data", lambda: ((images, None), (None, None)))
+    assert [image.shape for image in open_images("mnist")] == [(8, 8, 1)] * 2
+    assert [image.shape for image in open_images("mnist", channels=3)] == [(8, 8, 3)] * 2
+
+
+@pytest.mark.parametrize("name", ["missing", "missing.npz", "missing.tfrecord", "some.txt"])
+def test_other_locations(name, tmp_path):
+    (tmp_path / "some.txt").write_text("text")
+    with pytest.raises((ValueError, FileNotFoundError), match=name):
+        list(open_images(tmp_path / name))
+
+
+def test_empty_directory(tmp_path):
+    with pytest.raises(ValueError, match="must hold image files"):
+        open_images(tmp_path)
+
+
+def test_compressed_record_file_of_another_kind(tmp_path):
+    with gzip.open(tmp_path / "a.tfrecord.gz", "wb") as file:
+        file.write(b"no records " * 100)
+    with pytest.raises(ValueError, match="a.tfrecord.gz"):
+        list(open_images(tmp_path / "a.tfrecord.gz"))
