@@ -48,12 +48,12 @@ class Scorer:
         layer = FeatureDistillation(
             color_space=color_space, cycle_spins=cycle_spins, value_range=(0, 1)
         )
+        layer.build((None, 224, 224, 3))
         return layer, tf.function(lambda x: tf.argmax(self.model(layer(x)), -1))
 
     def correct(self, table, images):
         """For each set, which images are classified correctly."""
         layer, classify = self._graph(table.color_space, table.cycle_spins)
-        layer.build((None, 224, 224, 3))
         layer.set_quantization_table(table)
         return {name: self._right(classify, x, images.labels) for name, x in images.sets.items()}
 

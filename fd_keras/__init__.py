@@ -4,6 +4,7 @@ from fd_keras import jpeg
 from fd_keras.design import design_table, perturbation_profile, rank_bands, removal_probability
 from fd_keras.export import export_saved_model, export_tflite
 from fd_keras.layer import FeatureDistillation
+from fd_keras.pipelines import Pipeline, make_pipeline
 from fd_keras.presets import PRESETS, preset_table
 from fd_keras.protection import protect
 from fd_keras.statistics import CoefficientStatistics
@@ -15,11 +16,13 @@ __all__ = [
     "PRESETS",
     "CoefficientStatistics",
     "FeatureDistillation",
+    "Pipeline",
     "QuantizationTable",
     "design_table",
     "export_saved_model",
     "export_tflite",
     "jpeg",
+    "make_pipeline",
     "perturbation_profile",
     "preset_table",
     "protect",
