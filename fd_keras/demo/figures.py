@@ -10,9 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fd_keras.extras import import_extra
-
-# Above most steps in use. One scale makes the maps comparable.
-_DARKEST_STEP = 64
+from fd_keras.plots import draw_steps
 
 
 def heat_map(steps: npt.NDArray[np.float64]) -> str:
@@ -35,19 +33,7 @@ def heat_map(steps: npt.NDArray[np.float64]) -> str:
     figure = import_extra("matplotlib.figure", "evaluate").Figure(
         figsize=(3.4, 3.4), layout="constrained"
     )
-    axes = figure.subplots()
-    axes.imshow(steps, cmap="Blues", vmin=0, vmax=_DARKEST_STEP)
-    for (row, column), step in np.ndenumerate(steps):
-        color = "white" if step > 0.6 * _DARKEST_STEP else "#1b2733"
-        axes.text(column, row, f"{step:g}", ha="center", va="center", fontsize=9, color=color)
-    axes.set(
-        xlabel="horizontal frequency",
-        ylabel="vertical frequency",
-        xticks=range(len(steps)),
-        yticks=range(len(steps)),
-    )
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+    draw_steps(figure.subplots(), steps)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return _data_uri("image/svg+xml", buffer.getvalue())
