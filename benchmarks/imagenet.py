@@ -10,6 +10,9 @@ from rich.progress import track
 from fd_keras.evaluation import art_classifier, bim, fgsm, predicted_classes
 from fd_keras.images import read_image
 
+# Attacks take minutes; the file holds 800 MB.
+CACHE = Path(__file__).parents[1] / ".cache" / "attacked-imagenet.npz"
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 # The strengths of Liu et al. and of Feature Squeezing, for pixels from 0 to 1.
@@ -72,6 +75,7 @@ def attacked_images(model, cache):
             for i in track(range(0, len(scaled), 50), description=name)
         ]
         sets[name] = np.concatenate(parts)
+    cache.parent.mkdir(parents=True, exist_ok=True)
     temporary = cache.with_suffix(".part.npz")
     np.savez(temporary, labels=labels, **sets)
     temporary.replace(cache)

@@ -1,7 +1,7 @@
 """Predicted removal probability of every band beside what happens to real attacks.
 
 Statistics and attack profile come from every second image, the counts from the others. Run:
-``python -m benchmarks.removal_model [--cache FILE.npz] [--out benchmarks/results]``
+``python -m benchmarks.removal_model [--out benchmarks/results]``
 """
 
 import argparse
@@ -13,7 +13,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.imagenet import ATTACKS, attacked_images, mobilenet
+from benchmarks.imagenet import ATTACKS, CACHE, attacked_images, mobilenet
 from fd_keras import QuantizationTable, design_table, perturbation_profile, preset_table
 from fd_keras.design import band_removal
 from fd_keras.kernels import coefficients
@@ -37,7 +37,7 @@ def counted_removal(benign, attacked, steps, color_space):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, default=Path("attacked-imagenet.npz"))
+    parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     images = attacked_images(mobilenet(), arguments.cache)
@@ -80,7 +80,13 @@ def main():
                         }
                     )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    result = {"images": len(fresh["benign"]), "rows": rows}
+    result = {
+        "command": "python -m benchmarks.removal_model",
+        "model": "MobileNetV2 1.0/224",
+        "attacks": "ART, L-inf; FGSM eps .0078; BIM eps .004, step .002, 10 iterations",
+        "images": len(fresh["benign"]),
+        "rows": rows,
+    }
     path = arguments.out / "removal_model.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     shown = Table(*rows[0], title=f"{len(fresh['benign'])} images that no prediction has seen")
