@@ -2,6 +2,7 @@
 
 from fd_keras import jpeg
 from fd_keras.design import design_table, perturbation_profile, rank_bands, removal_probability
+from fd_keras.detection import DistillationDetector
 from fd_keras.export import export_saved_model, export_tflite
 from fd_keras.layer import FeatureDistillation
 from fd_keras.pipelines import Pipeline, make_pipeline
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PRESETS",
     "CoefficientStatistics",
+    "DistillationDetector",
     "FeatureDistillation",
     "Pipeline",
     "QuantizationTable",

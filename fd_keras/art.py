@@ -1,0 +1,138 @@
+"""Feature distillation as a preprocessing defence of the Adversarial Robustness Toolbox."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from fd_keras.color import ColorSpace
+from fd_keras.extras import import_extra
+from fd_keras.layer import FeatureDistillation
+from fd_keras.presets import TableLike
+
+_Preprocessor: Any = import_extra(
+    "art.defences.preprocessor.preprocessor", "evaluate"
+).PreprocessorTensorFlowV2
+
+
+class FeatureDistillationPreprocessor(_Preprocessor):
+    """Puts ``FeatureDistillation`` in front of any ART estimator.
+
+    ART's TensorFlow estimators run and differentiate it inside their graph; all others, black
+    boxes and other frameworks among them, call it on numpy arrays and get the same values.
+
+    Its gradient is straight-through in both: rounding and clipping count as identity, and so
+    does all of the layer. Attacks that ART makes through it are therefore adaptive (BPDA). To
+    attack as somebody who does not know of the defence (gray-box), attack an estimator without
+    it. No accuracy under either is security: see the references.
+
+    Args:
+        quantization_table: As of ``FeatureDistillation``.
+        color_space: As of ``FeatureDistillation``.
+        cycle_spins: As of ``FeatureDistillation``.
+        value_range: Lowest and highest pixel value, the estimator's ``clip_values``.
+        channels_first: Whether images are ``(channels, height, width)``.
+        apply_fit: Whether images are distilled when the estimator is trained.
+        apply_predict: Whether they are when it predicts and when it is attacked.
+        batch_size: Number of images distilled at once; ART passes whole data sets. It bounds
+            memory, and makes no difference to the result.
+
+    Raises:
+        ImportError: On importing the module: ART is not installed.
+        ValueError: An argument does not fit.
+
+    Example:
+        >>> images = np.random.default_rng(7).random((2, 32, 32, 3), np.float32)
+        >>> defence = FeatureDistillationPreprocessor("liu2019", value_range=(0, 1))
+        >>> distilled, _ = defence(images)
+        >>> distilled.shape
+        (2, 32, 32, 3)
+
+    References:
+        Method: Liu et al., CVPR 2019 (arXiv:1803.05787). Attacks that break it once the
+        attacker knows it: Athalye et al., "Obfuscated Gradients Give a False Sense of
+        Security", ICML 2018 (BPDA); Tramer et al., "On Adaptive Attacks to Adversarial Example
+        Defenses", NeurIPS 2020. ART: Nicolae et al., arXiv:1807.01069.
+    """
+
+    # What ART's `set_params` may change.
+    params = (
+        "quantization_table",
+        "color_space",
+        "cycle_spins",
+        "value_range",
+        "channels_first",
+        "batch_size",
+    )
+
+    def __init__(
+        self,
+        quantization_table: TableLike = "liu2019",
+        color_space: ColorSpace | None = None,
+        cycle_spins: int | None = None,
+        value_range: Sequence[float] = (0, 255),
+        *,
+        channels_first: bool = False,
+        apply_fit: bool = True,
+        apply_predict: bool = True,
+        batch_size: int = 64,
+    ) -> None:
+        super().__init__(is_fitted=True, apply_fit=apply_fit, apply_predict=apply_predict)
+        self.quantization_table = quantization_table
+        self.color_space = color_space
+        self.cycle_spins = cycle_spins
+        self.value_range = value_range
+        self.channels_first = channels_first
+        self.batch_size = batch_size
+        self._check_params()
+
+    def forward(self, x: tf.Tensor, y: Any = None) -> tuple[tf.Tensor, Any]:
+        """Distil a batch of images inside TensorFlow; ``y`` is passed on."""
+        count = x.shape[0]
+        if count is None or count <= self.batch_size:
+            return self._layer(x), y
+        starts = range(0, count, self.batch_size)
+        # Not slices: the gradient of each would be as large as all of `x`.
+        parts = tf.split(x, [min(self.batch_size, count - start) for start in starts])
+        return tf.concat([self._layer(part) for part in parts], axis=0), y
+
+    def __call__(self, x: npt.NDArray[Any], y: Any = None) -> tuple[npt.NDArray[Any], Any]:
+        """Distil an array of images, float32; ``y`` is passed on.
+
+        Images of different sizes come as ART has them: an array of arrays, dtype object.
+        """
+        if x.dtype == object:
+            distilled = np.empty(len(x), dtype=object)
+            for index, image in enumerate(x):
+                distilled[index] = self._layer(image).numpy()
+            return distilled, y
+        result = np.empty(x.shape, np.float32)
+        for start in range(0, len(x), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            result[batch] = self._layer(x[batch])
+        return result, y
+
+    def estimate_gradient(self, x: npt.NDArray[Any], grad: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The straight-through gradient: ``grad`` itself.
+
+        Without rounding and clipping the layer is the identity, and so is its gradient.
+        """
+        return grad
+
+    def _check_params(self) -> None:
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise ValueError(
+                f"`batch_size` must be a positive integer. Received: batch_size={self.batch_size!r}"
+            )
+        self._layer = FeatureDistillation(
+            self.quantization_table,
+            self.color_space,
+            self.cycle_spins,
+            self.value_range,
+            data_format="channels_first" if self.channels_first else "channels_last",
+            dtype="float32",
+        )

@@ -1,0 +1,387 @@
+"""Telling attacked images by how much distillation moves a classifier's answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from fd_keras._compat import add_float32_weight
+from fd_keras.data import image_batches
+from fd_keras.protection import protect
+
+FloatArray = npt.NDArray[np.floating]
+
+# Outputs in half precision do not sum to 1 any closer.
+_SUM_TOLERANCE = 1e-3
+
+
+class RocCurve(NamedTuple):
+    """How many attacked images are found at the price of how many false alarms.
+
+    Args:
+        false_positive_rate: Share of benign images flagged, ascending from 0 to 1.
+        true_positive_rate: Share of attacked images flagged at the same thresholds.
+        auc: Area under the curve; 0.5 is guessing, 1 is perfect.
+    """
+
+    false_positive_rate: FloatArray
+    true_positive_rate: FloatArray
+    auc: float
+
+
+@keras.saving.register_keras_serializable(package="fd_keras")
+class DistillationDetector(keras.Model):
+    """Flags images whose prediction changes when they are distilled.
+
+    The score is the L1 distance between the class probabilities of the image as it is and of
+    the distilled image, from 0 to 2. Images with a score above a threshold, which ``adapt``
+    measures on benign images, are flagged. Until then the threshold is infinite and nothing
+    is. An image whose score is not a number is always flagged.
+
+    The detector is a functional Keras model from images to a dictionary of
+
+    * ``"logits"`` ``(batch, classes)``: what ``model`` returns for the image as it is
+      (``"probabilities"`` with ``from_logits=False``);
+    * ``"score"`` ``(batch,)``, float32;
+    * ``"flag"`` ``(batch,)``, bool.
+
+    It is saved, loaded and exported like any other, with its threshold.
+
+    It finds attacks made without knowledge of it. An attacker who knows it asks for a small
+    score as well as for a wrong class, and gets both: see the references. A detection rate
+    without its threat model means nothing.
+
+    Args:
+        model: A functional, sequential or subclassed classifier with one image input. It is
+            not copied: the detector shares its weights.
+        layer: A ``FeatureDistillation`` whose ``value_range`` is the range ``model`` takes.
+        from_logits: Whether ``model`` returns logits; else it returns probabilities.
+        input_shape: Shape of one image; only needed for a model that neither declares its
+            input nor was called.
+        **kwargs: ``name`` and what else ``keras.Model`` takes.
+
+    Raises:
+        ValueError: ``model`` does not return one batch ``(batch, classes)`` of at least two
+            classes, or it and ``layer`` do not fit; see ``protect``.
+
+    Example:
+        >>> from fd_keras import FeatureDistillation
+        >>> head = keras.layers.Dense(3)
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), head])
+        >>> detector = DistillationDetector(model, FeatureDistillation("liu2019"))
+        >>> benign = np.random.default_rng(1).integers(0, 256, (40, 8, 8, 3))
+        >>> detector.adapt(benign, false_positive_rate=0.1)
+        >>> sorted(detector(benign))
+        ['flag', 'logits', 'score']
+
+    References:
+        Score: Xu et al., "Feature Squeezing: Detecting Adversarial Examples in Deep Neural
+        Networks", NDSS 2018. Attacks that break detectors like this one once the attacker
+        knows them: Carlini & Wagner, "Adversarial Examples Are Not Easily Detected: Bypassing
+        Ten Detection Methods", AISec 2017; He et al., "Adversarial Example Defenses: Ensembles
+        of Weak Defenses are not Strong", WOOT 2017 (Feature Squeezing). Why to doubt any
+        detector that claims more than robust classifiers do: Tramer, "Detecting Adversarial
+        Examples Is (Nearly) As Hard As Classifying Them", ICML 2022.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        layer: keras.layers.Layer,
+        *,
+        from_logits: bool = True,
+        input_shape: Sequence[int | None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        protected = protect(model, layer, input_shape=input_shape)
+        images, distilled = protected.input, protected.output
+        classes = getattr(distilled, "shape", (None,))[-1]
+        if len(getattr(distilled, "shape", ())) != 2 or (classes is not None and classes < 2):
+            raise ValueError(
+                "`model` must return one batch of outputs for at least two classes, of shape "
+                f"(batch, classes). Received: model {model.name!r} with outputs {distilled}"
+            )
+        outputs, shift = model(images), PredictionShift(from_logits, name="shift")
+        name = "logits" if from_logits else "probabilities"
+        super().__init__(
+            inputs=images,
+            outputs={name: outputs, **shift([outputs, distilled])},
+            **{"name": f"{model.name}_detector", **kwargs},
+        )
+        self.classifier = model
+        self.distillation = layer
+        self.from_logits = from_logits
+        self._shift = shift
+
+    @property
+    def threshold(self) -> float:
+        """The score above which an image is flagged; infinite before ``adapt``."""
+        return float(tf.convert_to_tensor(self._shift.threshold))
+
+    def adapt(
+        self,
+        data: Any,
+        false_positive_rate: float = 0.05,
+        *,
+        batch_size: int = 32,
+        steps: int | None = None,
+    ) -> None:
+        """Set the threshold, so that few benign images are flagged.
+
+        Of fresh images from where ``data`` came from, the share that is flagged is at most
+        ``false_positive_rate`` in expectation over ``data`` (split conformal prediction): with
+        few images it may well be larger for the ones at hand.
+
+        Args:
+            data: Benign images in the layer's ``value_range``, none of which ``model`` was
+                trained on: an array, a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of
+                images; labels are passed over.
+            false_positive_rate: Between 0 and 1.
+            batch_size: Images at a time, where ``data`` is not batched by itself.
+            steps: Number of batches to read; ``None``: all.
+
+        Raises:
+            ValueError: The images are too few for the rate, or out of range; or the outputs of
+                the model are not what ``from_logits`` says.
+
+        Example:
+            See the class.
+
+        References:
+            Vovk et al., "Algorithmic Learning in a Random World", 2005.
+        """
+        _exact_rate(false_positive_rate)  # before a long measurement
+        scores = self._measure(data, batch_size, steps)["score"]
+        self._shift.threshold.assign(conformal_threshold(scores, false_positive_rate))
+
+    def score(self, data: Any, *, batch_size: int = 32) -> npt.NDArray[np.float32]:
+        """The score of each image, large for suspicious ones.
+
+        Args:
+            data: Images as for ``adapt``.
+            batch_size: Images at a time, where ``data`` is not batched by itself.
+
+        Returns:
+            Array ``(n,)`` from 0 to 2.
+
+        Raises:
+            ValueError: As for ``adapt``.
+
+        Example:
+            >>> from fd_keras import FeatureDistillation
+            >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+            >>> detector = DistillationDetector(model, FeatureDistillation(np.ones((8, 8))))
+            >>> detector.score(np.array([[[[77], [77]]]])).round(6).tolist()
+            [0.0]
+        """
+        return self._measure(data, batch_size)["score"]
+
+    def detection_rate(self, data: Any, *, batch_size: int = 32) -> float:
+        """The share of images that are flagged: hits on attacked images, false alarms on others.
+
+        Give it only those attacked images that fool the classifier; the others are no
+        success that had to be found.
+
+        Args:
+            data: Images as for ``adapt``.
+            batch_size: Images at a time, where ``data`` is not batched by itself.
+
+        Returns:
+            A number from 0 to 1.
+
+        Raises:
+            ValueError: As for ``adapt``, or ``adapt`` was not called.
+
+        Example:
+            >>> from fd_keras import FeatureDistillation
+            >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+            >>> detector = DistillationDetector(model, FeatureDistillation("liu2019"))
+            >>> images = np.arange(38).reshape(19, 1, 2, 1)
+            >>> detector.adapt(images, false_positive_rate=0.05)
+            >>> detector.detection_rate(images) <= 1 / 19
+            True
+        """
+        if math.isinf(self.threshold):
+            raise ValueError("`adapt` must have set the threshold first.")
+        return float(np.mean(self._measure(data, batch_size)["flag"]))
+
+    def roc(self, benign: Any, adversarial: Any, *, batch_size: int = 32) -> RocCurve:
+        """The trade-off between false alarms and hits over all thresholds.
+
+        Args:
+            benign: Images as for ``adapt``, but others than those.
+            adversarial: Attacked images that fool the classifier.
+            batch_size: Images at a time, where the data is not batched by itself.
+
+        Returns:
+            ``(false_positive_rate, true_positive_rate, auc)``.
+
+        Raises:
+            ValueError: As for ``adapt``.
+
+        Example:
+            >>> from fd_keras import FeatureDistillation
+            >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+            >>> detector = DistillationDetector(model, FeatureDistillation("liu2019"))
+            >>> images = np.arange(38).reshape(19, 1, 2, 1)
+            >>> detector.roc(images, images).auc
+            0.5
+        """
+        from sklearn import metrics  # slow to import
+
+        scores = [self.score(data, batch_size=batch_size) for data in (benign, adversarial)]
+        attacked = np.repeat([False, True], [len(part) for part in scores])
+        false_positive, true_positive, _ = metrics.roc_curve(attacked, np.concatenate(scores))
+        return RocCurve(
+            false_positive, true_positive, float(metrics.auc(false_positive, true_positive))
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments as plain JSON types."""
+        return {
+            "name": self.name,
+            "model": keras.saving.serialize_keras_object(self.classifier),
+            "layer": keras.saving.serialize_keras_object(self.distillation),
+            "from_logits": self.from_logits,
+            "input_shape": list(self.inputs[0].shape[1:]),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """The detector that ``get_config`` describes."""
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
+            for name in ("model", "layer")
+        }
+        return cls(**{**config, **parts})
+
+    def _measure(
+        self, data: Any, batch_size: int, steps: int | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        low, high = self.distillation.value_range
+        measured = []
+        for batch in image_batches(data, batch_size=batch_size, steps=steps):
+            # Comparisons with NaN are false, so this refuses NaN too.
+            if not (batch.min() >= low and batch.max() <= high):
+                raise ValueError(
+                    f"`data` must lie within the layer's value range, {low:g} to {high:g}. "
+                    f"Received: images from {batch.min():g} to {batch.max():g}"
+                )
+            measured.append(self.predict_on_batch(batch))
+        if not measured:
+            raise ValueError(f"`data` holds no image. Received: data={data!r}")
+        outputs = {name: np.concatenate([part[name] for part in measured]) for name in measured[0]}
+        self._check_outputs(outputs["logits" if self.from_logits else "probabilities"])
+        return outputs
+
+    def _check_outputs(self, outputs: FloatArray) -> None:
+        received = f"Received: outputs from {outputs.min():g} to {outputs.max():g}"
+        if not np.isfinite(outputs).all():
+            raise ValueError(f"`model` must return finite outputs. {received}")
+        sums = outputs.sum(axis=-1, dtype=np.float64)
+        looks_normal = outputs.min() >= 0 and np.abs(sums - 1).max() <= _SUM_TOLERANCE
+        if looks_normal and self.from_logits:
+            raise ValueError(
+                "`model` must return logits, and these are probabilities: they lie from 0 to 1 "
+                "and sum to 1. Pass from_logits=False, or take off its softmax. "
+                f"{received}, with from_logits=True"
+            )
+        if not looks_normal and not self.from_logits:
+            raise ValueError(
+                "`model` must return probabilities, which lie from 0 to 1 and sum to 1. Pass "
+                f"from_logits=True for logits. {received}, with from_logits=False"
+            )
+
+
+@keras.saving.register_keras_serializable(package="fd_keras")
+class PredictionShift(keras.layers.Layer):
+    """L1 distance between two batches of predictions, and whether it is above a threshold.
+
+    It computes in float32 under every dtype policy. ``threshold`` is a non-trainable weight.
+
+    Args:
+        from_logits: Whether the predictions are logits; else they are probabilities.
+        **kwargs: ``name`` and what else ``keras.layers.Layer`` takes.
+
+    Input shape:
+        A list of two tensors ``(batch, classes)``.
+
+    Output shape:
+        A dictionary of ``"score"`` and ``"flag"``, both ``(batch,)``.
+
+    Example:
+        >>> shift = PredictionShift(from_logits=False)
+        >>> shift([tf.constant([[1.0, 0.0]]), tf.constant([[0.5, 0.5]])])["score"].numpy().tolist()
+        [1.0]
+    """
+
+    def __init__(self, from_logits: bool = True, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.from_logits = from_logits
+
+    def build(self, input_shape: Any) -> None:
+        """Create the weight that holds the threshold, a scalar."""
+        self.threshold = add_float32_weight(self, "threshold", np.array(np.inf))
+        self.built = True
+
+    def call(self, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Compare two batches of predictions."""
+        first, second = map(tf.nn.softmax, inputs) if self.from_logits else inputs
+        score = tf.reduce_sum(tf.abs(first - second), axis=-1)
+        # Not `score > threshold`, which lets NaN pass.
+        flag = tf.logical_not(score <= tf.convert_to_tensor(self.threshold))
+        return {"score": score, "flag": flag}
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments as plain JSON types."""
+        return {**super().get_config(), "from_logits": self.from_logits}
+
+
+def conformal_threshold(scores: FloatArray, false_positive_rate: float) -> float:
+    """The score that a fresh benign score exceeds with at most the given probability.
+
+    It is the ``ceil((n + 1) (1 - false_positive_rate))``-th smallest of ``n`` scores. The
+    probability is over the scores and the fresh one, exchangeable with them.
+
+    Args:
+        scores: Scores of benign images ``(n,)``.
+        false_positive_rate: Between 0 and 1.
+
+    Returns:
+        One of ``scores``.
+
+    Raises:
+        ValueError: The rate is out of range, or needs more scores.
+
+    Example:
+        >>> conformal_threshold(np.arange(1.0, 100.0), 0.05)
+        95.0
+
+    References:
+        Vovk et al., "Algorithmic Learning in a Random World", 2005.
+    """
+    rate, count = _exact_rate(false_positive_rate), len(scores)
+    allowed = math.floor((count + 1) * rate)
+    if allowed == 0:
+        raise ValueError(
+            f"`data` must hold at least {math.ceil(1 / rate) - 1} benign images for "
+            f"false_positive_rate={false_positive_rate!r}. Received: {count} images"
+        )
+    return float(np.sort(scores)[count - allowed])
+
+
+def _exact_rate(rate: float) -> Fraction:
+    if not 0 < rate < 1:
+        raise ValueError(
+            "`false_positive_rate` must lie between 0 and 1. "
+            f"Received: false_positive_rate={rate!r}"
+        )
+    # The decimal that was written: 0.29 * 100 is less than 29 in floating point.
+    return Fraction(str(float(rate)))

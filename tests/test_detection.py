@@ -1,0 +1,419 @@
+"""The detector: its score and threshold by hand, and the same model after saving and export."""
+
+import keras
+import numpy as np
+import pytest
+import runtimes
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from keras import layers
+from scipy.special import softmax
+from sklearn.metrics import roc_auc_score
+
+from fd_keras import FeatureDistillation, export_saved_model, export_tflite, protect
+from fd_keras.detection import DistillationDetector, PredictionShift, conformal_threshold
+
+CLASSES = 3
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    keras.utils.set_random_seed(1)
+
+
+@pytest.fixture
+def images(photos):
+    # A column without chance ties in the rounding, see test_runtimes_agree.py.
+    crops = [photos[:, 7:39, left : left + 32] for left in range(406, 566, 8)]
+    return np.concatenate(crops).astype(np.float32)
+
+
+@keras.saving.register_keras_serializable(package="fd_keras_tests")
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.convolution = layers.Conv2D(8, 3, strides=2)
+        self.head = layers.Dense(CLASSES)
+
+    def call(self, inputs):
+        return self.head(tf.reduce_max(self.convolution(inputs / 255), (1, 2)))
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def functional(shape=(32, 32, 3), activation=None, classes=CLASSES):
+    inputs = keras.Input(shape, name="photo")
+    x = layers.Conv2D(8, 3, activation="relu")(layers.Rescaling(1 / 255)(inputs))
+    x = layers.BatchNormalization()(layers.GlobalMaxPooling2D()(x))
+    return keras.Model(inputs, layers.Dense(classes, activation=activation)(x))
+
+
+def called(model, images):
+    model(images)
+    return model
+
+
+MODELS = {
+    "functional": lambda images: functional(),
+    "any size": lambda images: functional((None, None, 3)),
+    "sequential": lambda images: called(
+        keras.Sequential(
+            [layers.Rescaling(1 / 255), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(3)]
+        ),
+        images,
+    ),
+    "subclassed": lambda images: called(Subclassed(), images),
+}
+
+
+def detector_of(model=None, table="liu2019", **kwargs):
+    layer = FeatureDistillation(table)
+    return DistillationDetector(model or functional(), layer, **kwargs)
+
+
+def pixels(count, seed=0):
+    """The images of a `toy` detector."""
+    return np.random.default_rng(seed).uniform(0, 255, (count, 1, 2, 1)).astype(np.float32)
+
+
+def toy():
+    """A detector of two pixels that are the logits, so that scores are continuous."""
+    model = keras.Sequential(
+        [keras.Input((1, 2, 1)), layers.Rescaling(1 / 50), layers.Flatten(name="logits")]
+    )
+    return detector_of(model, np.full((8, 8), 40.0))
+
+
+def expected_score(model, layer, images):
+    raw, distilled = (softmax(np.float64(model(x)), axis=-1) for x in (images, layer(images)))
+    return np.abs(raw - distilled).sum(axis=-1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_score_is_the_distance_between_two_softmaxes(name, images):
+    model = MODELS[name](images)
+    detector = detector_of(model)
+    expected = expected_score(model, FeatureDistillation("liu2019"), images)
+    assert expected.min() > 1e-4  # a detector without the layer shows
+    outputs = detector(images)
+    assert sorted(outputs) == ["flag", "logits", "score"]
+    np.testing.assert_allclose(outputs["logits"], model(images), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(outputs["score"], expected, atol=1e-5)
+    np.testing.assert_allclose(detector.score(images, batch_size=7), expected, atol=1e-5)
+    assert outputs["flag"].dtype == tf.bool
+    assert not outputs["flag"].numpy().any()
+
+
+def test_a_model_that_was_never_called_needs_a_shape(images):
+    with pytest.raises(ValueError, match="`input_shape` is needed"):
+        detector_of(Subclassed())
+    model = Subclassed()
+    scores = detector_of(model, input_shape=(None, None, 3)).score(images)
+    expected = expected_score(model, FeatureDistillation("liu2019"), images)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_probabilities_are_compared_as_they_are(images):
+    model = functional(activation="softmax")
+    layer = FeatureDistillation("liu2019")
+    detector = DistillationDetector(model, layer, from_logits=False)
+    expected = np.abs(model(images).numpy() - model(layer(images)).numpy()).sum(axis=-1)
+    assert sorted(detector(images)) == ["flag", "probabilities", "score"]
+    np.testing.assert_allclose(detector.score(images), expected, atol=1e-5)
+
+
+def test_images_come_in_any_form(images):
+    detector = detector_of(functional((None, None, 3)))
+    expected = detector.score(images)
+    bytes_ = images.astype(np.uint8)
+    dataset = tf.data.Dataset.from_tensor_slices((bytes_, np.zeros(len(bytes_)))).batch(7)
+    for data in (bytes_, dataset, list(images), (images, np.zeros(len(images)))):
+        np.testing.assert_allclose(detector.score(data), expected, atol=1e-5)
+    sizes = [images[0], images[1, :20], images[2, :, :9]]
+    assert detector.score(sizes).shape == (3,)
+
+
+def test_scores_are_in_float32_under_a_half_precision_policy(images):
+    """Softmax in float16 rounds the score of a benign image to 0 or to 5e-4."""
+    shift = PredictionShift(dtype="mixed_float16")
+    raw, distilled = tf.constant([[1.0, 2.0]]), tf.constant([[1.0, 2.0001]])
+    score = shift([raw, distilled])["score"]
+    assert score.dtype == tf.float32
+    expected = np.abs(softmax([1.0, 2.0]) - softmax([1.0, 2.0001])).sum()
+    np.testing.assert_allclose(score, [expected], rtol=1e-2)
+
+
+def test_a_score_that_is_no_number_is_flagged(images):
+    detector = toy()
+    detector.adapt(pixels(50))
+    broken = np.array([np.nan, 3.0], np.float32).reshape(1, 1, 2, 1)
+    assert np.isnan(detector(broken)["score"]).all()
+    assert detector(broken)["flag"].numpy().all()
+
+
+@given(
+    st.lists(st.floats(0, 2, width=32), min_size=1, max_size=60),
+    st.fractions(0, 1, max_denominator=100),
+)
+def test_threshold_is_the_smallest_that_a_fresh_score_seldom_exceeds(scores, rate):
+    """Of n + 1 exchangeable scores, the share above must not pass the rate."""
+    count = len(scores)
+    if not 0 < rate < 1 or (count + 1) * rate < 1:
+        with pytest.raises(ValueError, match="`false_positive_rate` must|`data` must hold"):
+            conformal_threshold(np.array(scores), float(rate))
+        return
+    threshold = conformal_threshold(np.array(scores), float(rate))
+    assert threshold in scores
+    tolerance = 1e-9  # between the rate and its decimal
+    assert sum(s > threshold for s in scores) + 1 <= (count + 1) * (rate + tolerance)
+    smaller = [s for s in scores if s < threshold]
+    if smaller:
+        assert sum(s > max(smaller) for s in scores) + 1 > (count + 1) * (rate - tolerance)
+
+
+@pytest.mark.parametrize("rate", [0.29, 0.07, 0.57])
+def test_threshold_takes_the_rate_as_the_decimal_it_is(rate):
+    """0.29 * 100 is 28.999999999999996."""
+    assert conformal_threshold(np.arange(1, 100), rate) == 100 - round(100 * rate)
+
+
+@pytest.mark.parametrize(("count", "rate", "expected"), [(49, 0.1, 0.1), (45, 0.1, 4 / 46)])
+def test_false_positive_rate_on_fresh_images(count, rate, expected):
+    """Exact in expectation for continuous scores; one rank off would miss by .02."""
+    detector, rng = toy(), np.random.default_rng(8)
+    pool = pixels(20_000, seed=4)
+    scores = detector.score(pool, batch_size=5000)
+    rates = []
+    for _ in range(300):
+        detector.adapt(pool[rng.choice(len(pool), count)], rate, batch_size=count)
+        rates.append(np.mean(scores > detector.threshold))
+    error = np.std(rates) / np.sqrt(len(rates))
+    assert 1e-3 < error < 3e-3
+    assert abs(np.mean(rates) - expected) < 4 * error
+
+
+def test_flag_and_detection_rate_follow_the_threshold():
+    detector, benign, fresh = toy(), pixels(99), pixels(300, seed=1)
+    with pytest.raises(ValueError, match="`adapt` must have set the threshold first"):
+        detector.detection_rate(fresh)
+    detector.adapt(benign, false_positive_rate=0.2)
+    assert detector.threshold == np.sort(detector.score(benign, batch_size=99))[79]
+    flags = detector.score(fresh) > detector.threshold
+    assert 0 < flags.mean() < 1
+    np.testing.assert_array_equal(detector.predict(fresh, verbose=0)["flag"], flags)
+    assert detector.detection_rate(fresh) == flags.mean()
+
+
+def test_steps_limits_what_is_read():
+    detector, data = toy(), pixels(60)
+    detector.adapt(data, 0.1, batch_size=10, steps=3)
+    few = toy()
+    few.adapt(data[:30], 0.1, batch_size=10)
+    assert detector.threshold == few.threshold
+
+
+def test_roc_is_that_of_the_scores(rng):
+    detector, benign = toy(), pixels(200)
+    # Nearly equal logits, which a small change of the pixels moves most.
+    attacked = np.clip(benign[:, :, :1] + rng.normal(0, 15, benign.shape), 0, 255)
+    false_positive, true_positive, auc = detector.roc(benign, attacked)
+    scores = np.concatenate([detector.score(benign), detector.score(attacked)])
+    expected = roc_auc_score(np.repeat([0, 1], 200), scores)
+    assert 0.6 < expected < 0.95
+    assert auc == pytest.approx(expected)
+    assert (false_positive[0], true_positive[0]) == (0, 0)
+    assert (false_positive[-1], true_positive[-1]) == (1, 1)
+    assert (np.diff(false_positive) >= 0).all()
+    swapped = detector.roc(attacked, benign)
+    assert swapped.auc == pytest.approx(1 - expected)
+
+
+@pytest.fixture(params=["functional", "sequential", "subclassed", "probabilities"])
+def adapted(request, images):
+    if request.param == "probabilities":
+        detector = detector_of(functional(activation="softmax"), from_logits=False)
+    else:
+        detector = detector_of(MODELS[request.param](images), name="guard")
+    detector.adapt(images[: len(images) // 2], false_positive_rate=0.3)
+    flags = detector.predict(images, verbose=0)["flag"]
+    assert 0 < flags.mean() < 1
+    margin = np.abs(detector.score(images) - detector.threshold)
+    # A calibration image is at the threshold itself, where runtimes may differ.
+    return detector, images[margin > 1e-4]
+
+
+def assert_same_answers(actual, expected):
+    assert set(actual) == set(expected)
+    for name in set(expected) - {"flag"}:
+        np.testing.assert_allclose(actual[name], expected[name], rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(actual["flag"], expected["flag"])
+
+
+def test_keras_file_round_trip(adapted, images, tmp_path):
+    detector, _ = adapted
+    detector.save(tmp_path / "detector.keras")
+    loaded = keras.models.load_model(tmp_path / "detector.keras")
+    assert type(loaded) is DistillationDetector
+    assert loaded.name == detector.name
+    assert loaded.threshold == detector.threshold < 2
+    actual, expected = loaded(images), detector(images)
+    for name in expected:
+        np.testing.assert_array_equal(actual[name], expected[name])
+    np.testing.assert_array_equal(loaded.score(images), detector.score(images))
+    loaded.adapt(images[:10], 0.5)
+    assert loaded.threshold == np.sort(detector.score(images[:10]))[5] != detector.threshold
+
+
+def test_weights_round_trip(images, tmp_path):
+    keras.utils.set_random_seed(1)
+    detector = detector_of()
+    detector.adapt(images)
+    detector.save_weights(tmp_path / "detector.weights.h5")
+    keras.utils.set_random_seed(2)
+    other = detector_of()
+    assert not np.allclose(other.score(images), detector.score(images))
+    other.load_weights(tmp_path / "detector.weights.h5")
+    assert other.threshold == detector.threshold
+    np.testing.assert_array_equal(other.score(images), detector.score(images))
+
+
+def test_saved_model_gives_the_same_answers(adapted, tmp_path):
+    detector, images = adapted
+    path = export_saved_model(detector, tmp_path)
+    loaded = tf.saved_model.load(str(path))
+    served = loaded.signatures["serving_default"](images=tf.constant(images))
+    assert_same_answers(served, detector(images))
+
+
+def test_saved_model_needs_no_fd_keras(images, tmp_path):
+    detector = detector_of()
+    detector.adapt(images[:20], 0.3)
+    path = export_saved_model(detector, tmp_path)
+    fresh = images[20:]
+    assert_same_answers(runtimes.run_without_fd_keras(path, fresh, tmp_path), detector(fresh))
+
+
+def test_tflite_gives_the_same_answers(adapted, tmp_path):
+    detector, images = adapted
+    path = export_tflite(detector, tmp_path / "detector.tflite")
+    assert not runtimes.tflite_operations(path) & {"CUSTOM", "DELEGATE"}
+    assert_same_answers(runtimes.run_tflite(path, images), detector(images))
+
+
+def test_exports_hold_the_weights_of_the_classifier_once(tmp_path):
+    """The classifier runs twice; its file must not double."""
+    inputs = keras.Input((32, 32, 3))
+    x = layers.Dense(60)(layers.Flatten()(inputs))
+    model = keras.Model(inputs, layers.Dense(CLASSES)(x))
+    alone = export_tflite(protect(model, FeatureDistillation("liu2019")), tmp_path / "a.tflite")
+    both = export_tflite(detector_of(model), tmp_path / "b.tflite")
+    assert both.stat().st_size < 1.1 * alone.stat().st_size
+
+
+def test_classifier_and_table_are_shared(images):
+    model, layer = functional(), FeatureDistillation("liu2019")
+    detector = DistillationDetector(model, layer)
+    before = detector.score(images)
+    layer.set_quantization_table(np.full((8, 8), 1e-3))
+    assert detector.score(images).max() < before.min()
+    model.set_weights([3 * weight for weight in model.get_weights()])
+    np.testing.assert_allclose(detector(images)["logits"], model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_the_threshold_is_not_trained(images):
+    detector = detector_of()
+    detector.adapt(images)
+    shared = {id(variable) for variable in detector.classifier.trainable_variables}
+    assert {id(variable) for variable in detector.trainable_variables} == shared
+
+
+def test_gradient_of_the_score_reaches_the_image():
+    """Who evaluates an attacker that knows the detector needs it."""
+    detector, images = toy(), tf.constant(pixels(4))
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        score = detector(images)["score"]
+    assert np.abs(tape.gradient(score, images)).max() > 0
+
+
+def test_logits_and_probabilities_are_not_confused(images):
+    probabilities = detector_of(functional(activation="softmax"))
+    logits = detector_of(functional(), from_logits=False)
+    calls = (
+        lambda d: d.adapt(images),
+        lambda d: d.score(images),
+        lambda d: d.roc(images, images),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match="`model` must return logits.*from_logits=False"):
+            call(probabilities)
+        with pytest.raises(ValueError, match="`model` must return probabilities.*from_logits=True"):
+            call(logits)
+    assert probabilities.threshold == np.inf
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(0.05, 19), (0.1, 9), (0.3, 3), (0.01, 99)])
+def test_too_few_benign_images_are_refused(rate, needed):
+    detector = toy()
+    with pytest.raises(ValueError, match=f"at least {needed} benign .* Received: {needed - 1} im"):
+        detector.adapt(pixels(needed - 1), rate)
+    assert detector.threshold == np.inf
+    detector.adapt(pixels(needed), rate)
+    assert detector.threshold == detector.score(pixels(needed)).max()
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, 5, np.nan])
+def test_rates_that_are_none_are_refused(rate):
+    with pytest.raises(ValueError, match="`false_positive_rate` must lie between 0 and 1"):
+        toy().adapt(pixels(50), rate)
+
+
+@pytest.mark.parametrize("pixel", [-1, 256, np.nan])
+def test_images_outside_the_value_range_are_refused(pixel):
+    data = pixels(50)
+    data[3, 0, 1] = pixel
+    with pytest.raises(ValueError, match="`data` must lie within the layer's value range, 0 to"):
+        toy().adapt(data)
+
+
+def test_no_images_are_refused():
+    with pytest.raises(ValueError, match="`data` holds no image"):
+        toy().adapt(pixels(0))
+
+
+def test_a_broken_model_is_refused():
+    detector = toy()
+    detector.distillation.set_quantization_table(np.full((8, 8), 1e38))
+    model = keras.Sequential(
+        [keras.Input((1, 2, 1)), layers.Rescaling(1e38), layers.Rescaling(10), layers.Flatten()]
+    )
+    with pytest.raises(ValueError, match="`model` must return finite outputs"):
+        detector_of(model).adapt(pixels(50))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: functional(classes=1),
+        lambda: keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(3, 1)]),
+        lambda: keras.Model(x := keras.Input((8, 8, 3)), {"a": layers.Flatten()(x)}),
+        lambda: keras.Model(x := keras.Input((8, 8, 3)), [layers.Flatten()(x), x]),
+    ],
+    ids=["one class", "images", "dict", "list"],
+)
+def test_models_that_do_not_classify_are_refused(model):
+    with pytest.raises(ValueError, match="`model` must return one batch of outputs for at least"):
+        detector_of(model())
+
+
+def test_protect_checks_what_goes_in():
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    model = keras.Model(inputs, layers.Flatten()(layers.Rescaling(1 / 255)(inputs)))
+    with pytest.raises(ValueError, match="`layer` must return the integers"):
+        detector_of(model)
+    detector = DistillationDetector(model, FeatureDistillation("liu2019", dtype="uint8"))
+    data = np.random.default_rng(2).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
+    detector.adapt(data)
+    assert 0 < detector.threshold < 2
