@@ -271,8 +271,10 @@ class FeatureDistillation(keras.layers.Layer):
         else:
             self._statistics = self._statistics.merge(measured)
 
-    def finalize_state(self, epsilon: float, **design: Any) -> None:
+    def finalize_state(self, epsilon: float | None = None, **design: Any) -> None:
         """Design a table from the measured batches and install it."""
+        if epsilon is None:
+            return  # Keras 2 calls this on every layer after `set_weights`
         if self._statistics is None:
             raise ValueError("`update_state` must have measured images first.")
         statistics = self._statistics.with_provenance(

@@ -230,7 +230,11 @@ class QuantizationTable:
             if not isinstance(data, Mapping):
                 raise ValueError("the top level is not an object")
             return cls.from_dict(data)
-        except (ValueError, TypeError) as error:  # JSON and Unicode errors are ValueErrors
+        except (
+            ValueError,
+            TypeError,
+            OverflowError,
+        ) as error:  # JSON and Unicode errors are ValueErrors
             raise ValueError(
                 f"`path` holds no quantisation table ({error}). Received: path={os.fspath(path)!r}"
             ) from error
