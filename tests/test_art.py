@@ -126,12 +126,13 @@ def test_forward_works_in_a_graph_of_unknown_batch():
     np.testing.assert_allclose(graph(images), preprocessor(images)[0], atol=1e-3)
 
 
+@pytest.mark.parametrize("batch_size", [4, 64])
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_gradient_is_straight_through(settings, rng):
+def test_gradient_is_straight_through(settings, batch_size, rng):
     """ART takes it from `forward` on TensorFlow, and from `estimate_gradient` elsewhere."""
     images, _ = batch(settings.get("value_range", (0, 255)))
     upstream = rng.normal(size=images.shape).astype(np.float32)
-    preprocessor = FeatureDistillationPreprocessor(**settings, batch_size=4)
+    preprocessor = FeatureDistillationPreprocessor(**settings, batch_size=batch_size)
     x = tf.constant(images)
     with tf.GradientTape() as tape:
         tape.watch(x)
