@@ -1,0 +1,169 @@
+"""Defences made of a JPEG codec: one quality, or one at random for each block."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import Image, features
+
+from fd_keras.bands import BLOCK_SIZE
+from fd_keras.evaluation.defences.base import (
+    Defence,
+    ImageArray,
+    checked_whole,
+    draw_by_draw,
+    image_by_image,
+)
+
+Subsampling = Literal["4:2:0", "4:4:4"]
+
+_SHIELD_QUALITIES = (20, 40, 60, 80)
+
+
+def jpeg_compression(quality: int = 75, *, subsampling: Subsampling = "4:2:0") -> Defence:
+    """A round trip through a real JPEG file, written and read by Pillow's libjpeg.
+
+    Pixels are rounded to 8 bits before the file is written, and a file holds nothing else.
+
+    Args:
+        quality: libjpeg's quality, 1 to 100.
+        subsampling: Resolution of the chroma: ``"4:2:0"``, half in both directions, is what
+            Pillow writes by default and what defences in the literature use; ``"4:4:4"`` is
+            full. Of no effect on grey images.
+
+    Returns:
+        The defence, for images with 1 or 3 channels.
+
+    Raises:
+        ValueError: An argument does not fit.
+
+    Example:
+        >>> defence = jpeg_compression(30)
+        >>> defence.name, defence(np.full((1, 8, 8, 1), 128)).ravel()[:2]
+        ('JPEG q30', array([128., 128.], dtype=float32))
+
+    References:
+        Dziugaite et al., "A study of the effect of JPG compression on adversarial images",
+        2016; Guo et al., "Countering Adversarial Images using Input Transformations",
+        ICLR 2018.
+    """
+    quality = checked_whole("quality", quality, 1, 100)
+    if subsampling not in ("4:2:0", "4:4:4"):
+        raise ValueError(
+            f"`subsampling` must be '4:2:0' or '4:4:4'. Received: subsampling={subsampling!r}"
+        )
+    suffix = "" if subsampling == "4:2:0" else f" {subsampling}"
+    return Defence(
+        f"JPEG q{quality}{suffix}",
+        "JPEG",
+        image_by_image(lambda image: _round_trip(_eight_bits(image), quality, subsampling)),
+        {"quality": quality, "subsampling": subsampling, "library": _library()},
+    )
+
+
+def stochastic_local_quantisation(
+    qualities: Sequence[int] = _SHIELD_QUALITIES, *, seed: int = 1
+) -> Defence:
+    """Each 8x8 block from one of several JPEG versions of the image, drawn at random.
+
+    The whole image is compressed at every quality (4:2:0, as ``jpeg_compression`` does), and
+    each block is taken from one of the results, all equally likely.
+
+    Args:
+        qualities: libjpeg's qualities, 1 to 100.
+        seed: Seed of the draws, see ``Defence``.
+
+    Returns:
+        The defence, for images with 1 or 3 channels.
+
+    Raises:
+        ValueError: An argument does not fit.
+
+    Example:
+        >>> defence = stochastic_local_quantisation()
+        >>> defence.name, defence.random, defence(np.full((2, 16, 20, 3), 128)).shape
+        ('SLQ 20-80', True, (2, 16, 20, 3))
+
+    References:
+        Das et al., "SHIELD: Fast, Practical Defense and Vaccination for Deep Learning using
+        JPEG Compression", KDD 2018. (SHIELD also retrains the classifier and asks several;
+        this is its transformation alone.)
+    """
+    values = tuple(checked_whole("qualities", quality, 1, 100) for quality in qualities)
+    if not values:
+        raise ValueError(f"`qualities` must hold a quality. Received: qualities={qualities!r}")
+    label = "20-80" if values == _SHIELD_QUALITIES else "/".join(map(str, values))
+
+    def quantise(image: ImageArray, generator: np.random.Generator) -> npt.NDArray[np.uint8]:
+        pixels = _eight_bits(image)
+        versions = np.stack([_round_trip(pixels, quality, "4:2:0") for quality in values])
+        return versions_by_block(versions, generator)
+
+    return Defence(
+        f"SLQ {label}",
+        "SLQ",
+        draw_by_draw(quantise),
+        {
+            "qualities": list(values),
+            "block": BLOCK_SIZE,
+            "subsampling": "4:2:0",
+            "library": _library(),
+            "seed": seed,
+        },
+        seed=checked_whole("seed", seed, 0),
+    )
+
+
+def versions_by_block(
+    versions: npt.NDArray[np.uint8], generator: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """An image each of whose 8x8 blocks comes from one of several versions of it.
+
+    Args:
+        versions: Array ``(versions, height, width, channels)``; blocks at the lower and right
+            edge may be incomplete.
+        generator: Where the draws come from, uniform and independent.
+
+    Returns:
+        Array ``(height, width, channels)``.
+
+    Example:
+        >>> versions = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1).repeat(16, axis=2)
+        >>> versions_by_block(versions, np.random.default_rng(5)).ravel()
+        array([2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3], dtype=uint8)
+    """
+    count, height, width, _ = versions.shape
+    grid = (-(-height // BLOCK_SIZE), -(-width // BLOCK_SIZE))
+    drawn = generator.integers(count, size=grid)
+    pixels = drawn.repeat(BLOCK_SIZE, axis=0).repeat(BLOCK_SIZE, axis=1)[:height, :width]
+    return np.take_along_axis(versions, pixels[np.newaxis, :, :, np.newaxis], axis=0)[0]
+
+
+def _eight_bits(image: ImageArray) -> npt.NDArray[np.uint8]:
+    if image.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"`images` must have 1 or 3 channels for JPEG. Received: {image.shape[-1]} channels"
+        )
+    return np.rint(image).clip(0, 255).astype(np.uint8)
+
+
+def _round_trip(
+    pixels: npt.NDArray[np.uint8], quality: int, subsampling: Subsampling
+) -> npt.NDArray[np.uint8]:
+    # Pillow takes grey images without a channel axis.
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality, subsampling=subsampling)
+    with Image.open(file) as decoded:
+        return np.asarray(decoded).reshape(pixels.shape)
+
+
+def _library() -> str:
+    turbo = features.version_feature("libjpeg_turbo")
+    codec = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version_codec('jpg')}"
+    return f"Pillow {PIL.__version__}, {codec}"

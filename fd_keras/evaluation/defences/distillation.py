@@ -1,0 +1,73 @@
+"""Feature distillation as a defence of an evaluation."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from fd_keras.evaluation.defences.base import Defence, ImageArray
+from fd_keras.layer import FeatureDistillation
+from fd_keras.presets import TableLike, as_table, table_from_argument
+
+# Images at a time; enough to be fast, little enough to stay in the cache.
+_BATCH = 32
+
+
+def distillation(
+    table: TableLike | os.PathLike[str] | FeatureDistillation, *, name: str | None = None
+) -> Defence:
+    """The layer of this package, run as one graph on batches.
+
+    Args:
+        table: Preset name, path of a table's JSON file, steps, a ``QuantizationTable``, or a
+            ``FeatureDistillation`` layer, of which the table counts, not the value range.
+        name: What reports call it. Default: the table's name.
+
+    Returns:
+        The defence; its settings hold the whole table.
+
+    Raises:
+        ValueError: There is no such table, or, when called, it does not fit the images.
+
+    Example:
+        >>> distillation("liu2019").name
+        'liu2019'
+        >>> grey = np.full((1, 8, 8, 3), 128)
+        >>> float(np.abs(distillation(np.full((8, 8), 2.0))(grey) - grey).max()) < 1e-3
+        True
+
+    References:
+        Liu et al., "Feature Distillation: DNN-Oriented JPEG Compression Against Adversarial
+        Examples", CVPR 2019.
+    """
+    if isinstance(table, FeatureDistillation):
+        chosen = table.quantization_table
+    elif isinstance(table, (str, os.PathLike)):
+        chosen = table_from_argument(os.fspath(table))
+    else:
+        chosen = as_table(table)
+
+    @functools.cache
+    def graph(channels: int) -> Callable[[ImageArray], tf.Tensor]:
+        layer = FeatureDistillation(chosen, value_range=(0, 255), data_format="channels_last")
+        images = tf.TensorSpec((None, None, None, channels), tf.float32)
+        return tf.function(layer.__call__, input_signature=[images])
+
+    def distil(batch: ImageArray, _: Sequence[np.random.Generator]) -> ImageArray:
+        out = np.empty_like(batch)
+        for start in range(0, len(batch), _BATCH):
+            part = slice(start, start + _BATCH)
+            out[part] = graph(batch.shape[-1])(batch[part]).numpy()
+        return out
+
+    return Defence(
+        name or chosen.name,
+        "feature distillation",
+        distil,
+        {"table": chosen.to_dict()},
+        table=chosen,
+    )

@@ -1,0 +1,161 @@
+"""Defences by name, and the settings that a tuning run tries of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy.typing as npt
+
+from fd_keras.evaluation.defences.base import Defence, no_defence
+from fd_keras.evaluation.defences.compression import (
+    jpeg_compression,
+    stochastic_local_quantisation,
+)
+from fd_keras.evaluation.defences.distillation import distillation
+from fd_keras.evaluation.defences.quilting import image_quilting
+from fd_keras.evaluation.defences.squeezing import bit_depth, median_smoothing
+from fd_keras.evaluation.defences.total_variation import total_variation
+from fd_keras.layer import FeatureDistillation
+from fd_keras.presets import PRESETS
+from fd_keras.tables import QuantizationTable
+
+# What follows the colon of a name, in order; SLQ takes any number of qualities.
+_PARAMETERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "none": (),
+        "jpeg": ("quality", "subsampling"),
+        "bits": ("bits",),
+        "median": ("size",),
+        "slq": ("quality", "..."),
+        "tvm": ("drop", "weight"),
+        "quilting": ("patch_size", "neighbours"),
+    }
+)
+
+#: Settings of each rival's family, as ``defence`` takes them; few where one takes long.
+CANDIDATES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "JPEG": (
+            *(f"jpeg:{quality}" for quality in (98, 95, 90, 85, 80, 75, 70, 60, 50, 40, 30)),
+            *(f"jpeg:{quality},4:4:4" for quality in (90, 75, 60, 50, 40, 30)),
+        ),
+        "bit depth": tuple(f"bits:{bits}" for bits in (7, 6, 5, 4, 3)),
+        "median": ("median:2", "median:3", "median:5"),
+        "SLQ": ("slq:20,40,60,80", "slq:40,50,60,70", "slq:60,70,80,90"),
+        "TVM": ("tvm:0.5,0.03", "tvm:0.5,0.01", "tvm:0.3,0.01", "tvm:0,0.03", "tvm:0,0.06"),
+        "quilting": ("quilting:5,1", "quilting:5,10", "quilting:3,1"),
+    }
+)
+
+
+def defence(
+    spec: str | os.PathLike[str] | QuantizationTable | FeatureDistillation | Defence,
+    *,
+    background: npt.ArrayLike | None = None,
+    seed: int = 1,
+) -> Defence:
+    """The defence that a name, a table or a layer stands for.
+
+    ==============================  =====================================================
+    ``"none"``                      the images as they are
+    ``"jpeg:75"``                   JPEG at a quality; ``"jpeg:75,4:4:4"``: full chroma
+    ``"bits:5"``                    bits per pixel
+    ``"median:2"``                  size of the window
+    ``"slq"``                       SHIELD's; ``"slq:50,70,90"``: other qualities
+    ``"tvm"``                       Guo et al.'s; ``"tvm:0.3,0.01"``: drop rate, weight
+    ``"quilting"``                  Guo et al.'s; ``"quilting:5,10"``: patch, neighbours
+    ``"liu2019"``, ``"zigzag15"``   feature distillation with a preset
+    ``"table.json"``                feature distillation with a table's file
+    ==============================  =====================================================
+
+    ``"jpeg"`` is a real codec here, not the preset table of that name; for that one pass
+    ``preset_table("jpeg:75")``.
+
+    Args:
+        spec: The name, a path, a ``QuantizationTable``, a ``FeatureDistillation`` layer or a
+            ``Defence``, which comes back as it is.
+        background: Benign images ``(n, height, width, channels)``, pixels 0..255, that
+            quilting takes its patches from; other defences ignore them.
+        seed: Seed of a random defence, and of quilting's choice of patches.
+
+    Returns:
+        The defence.
+
+    Raises:
+        ValueError: Nothing is known by this name, or a setting does not fit.
+        TypeError: ``spec`` is of another type.
+
+    Example:
+        >>> [defence(name).name for name in ("jpeg:40", "slq:50,90", "tvm:0.3,0.01")]
+        ['JPEG q40', 'SLQ 50/90', 'TVM p .3 weight .01']
+    """
+    if isinstance(spec, Defence):
+        return spec
+    if isinstance(spec, (QuantizationTable, FeatureDistillation)):
+        return distillation(spec)
+    if not isinstance(spec, (str, os.PathLike)):
+        raise TypeError(
+            "`spec` must be a name, a path, a QuantizationTable, a FeatureDistillation layer "
+            f"or a Defence. Received: spec={spec!r}"
+        )
+    text = os.fspath(spec)
+    kind, _, rest = text.partition(":")
+    if kind in _PARAMETERS:
+        return _constructor(kind, background, seed)(*_arguments(text, kind, rest))
+    if kind in PRESETS or os.path.exists(text):
+        return distillation(text)
+    raise ValueError(
+        f"`spec` must be one of {', '.join(map(_usage, _PARAMETERS))}, a preset table "
+        f"({', '.join(name for name in PRESETS if name not in _PARAMETERS)}) or an existing "
+        f"JSON file of a table. Received: spec={text!r}"
+    )
+
+
+def _constructor(kind: str, background: Any, seed: int) -> Callable[..., Defence]:
+    def quilting(*values: Any) -> Defence:
+        if background is None:
+            raise ValueError(
+                "`background` must hold benign images: quilting is made of their patches. "
+                "Received: background=None"
+            )
+        return image_quilting(background, *values, seed=seed)
+
+    constructors: dict[str, Callable[..., Defence]] = {
+        "none": no_defence,
+        "jpeg": lambda quality=75, chroma="4:2:0": jpeg_compression(quality, subsampling=chroma),
+        "bits": bit_depth,
+        "median": median_smoothing,
+        "slq": lambda *values: stochastic_local_quantisation(*([values] * bool(values)), seed=seed),
+        "tvm": lambda *values: total_variation(*values, seed=seed),
+        "quilting": quilting,
+    }
+    return constructors[kind]
+
+
+def _arguments(text: str, kind: str, rest: str) -> list[Any]:
+    values = [_value(part.strip()) for part in rest.split(",")] if rest else []
+    names = _PARAMETERS[kind]
+    mistyped = any(isinstance(value, str) and value.count(":") != 2 for value in values)
+    if mistyped or (len(values) > len(names) and "..." not in names):
+        raise ValueError(
+            f"`spec` must be {_usage(kind)}, with numbers after the colon. Received: spec={text!r}"
+        )
+    return values
+
+
+def _value(text: str) -> int | float | str:
+    """A number, or text such as "4:4:4"."""
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _usage(kind: str) -> str:
+    names = ",".join(_PARAMETERS[kind])
+    return f"{kind}[:{names}]" if names else kind

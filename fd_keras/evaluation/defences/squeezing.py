@@ -1,0 +1,85 @@
+"""Feature Squeezing's two defences: fewer grey levels, and the median of each neighbourhood."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+
+from fd_keras.evaluation.defences.base import Defence, checked_whole, image_by_image
+from fd_keras.extras import import_extra
+
+
+def bit_depth(bits: int = 5) -> Defence:
+    """Round every pixel to one of ``2**bits`` evenly spaced levels from 0 to 255.
+
+    Args:
+        bits: Bits per pixel that remain, 1 to 8.
+
+    Returns:
+        The defence: ``x`` in 0..1 becomes ``round(x * (2**bits - 1)) / (2**bits - 1)``.
+
+    Raises:
+        ValueError: ``bits`` does not fit.
+
+    Example:
+        >>> bit_depth(1)(np.array([[[[100], [200]]]])).ravel()
+        array([  0., 255.], dtype=float32)
+
+    References:
+        Xu et al., "Feature Squeezing: Detecting Adversarial Examples in Deep Neural
+        Networks", NDSS 2018.
+    """
+    bits = checked_whole("bits", bits, 1, 8)
+    # Multiplied by one float32 number, so that the levels are exact where 255 is a multiple.
+    step = np.float32(255 / (2**bits - 1))
+    return Defence(
+        f"{bits} bit" + ("s" if bits > 1 else ""),
+        "bit depth",
+        lambda batch, _: np.rint(batch / step) * step,
+        {"bits": bits},
+    )
+
+
+def median_smoothing(size: int = 2) -> Defence:
+    """Replace every pixel by the median of the window around it, in each channel.
+
+    Borders are mirrored. A window of even size lies up and to the left of its pixel, and of
+    the two middle values the larger counts: Feature Squeezing's own rule, which SciPy's
+    filter behind ART follows. tensorflow-addons, where it is installed, does odd sizes, where
+    the two agree; in even windows it would take the mean of the middle values and lie down
+    and to the right.
+
+    Args:
+        size: Height and width of the window, at least 2; the paper uses 2 and 3.
+
+    Returns:
+        The defence.
+
+    Raises:
+        ImportError: ART is not installed.
+        ValueError: ``size`` does not fit.
+
+    Example:
+        >>> image = np.array([[10, 10, 10], [10, 99, 10], [10, 10, 10]]).reshape(1, 3, 3, 1)
+        >>> float(median_smoothing(3)(image).max())
+        10.0
+
+    References:
+        Xu et al., "Feature Squeezing: Detecting Adversarial Examples in Deep Neural
+        Networks", NDSS 2018.
+    """
+    size = checked_whole("size", size, 2)
+    if size % 2 and importlib.util.find_spec("tensorflow_addons"):
+        addons = import_extra("tensorflow_addons", "addons")
+        # One image at a time: the windows of many would not fit into memory.
+        transform = image_by_image(
+            lambda image: addons.image.median_filter2d(image, size, "SYMMETRIC").numpy()
+        )
+        library = f"tensorflow-addons {addons.__version__}"
+    else:
+        art = import_extra("art", "evaluate")
+        smoothing = import_extra("art.defences.preprocessor", "evaluate").SpatialSmoothing(size)
+        transform = lambda batch, _: smoothing(batch)[0]  # noqa: E731
+        library = f"ART {art.__version__}"
+    return Defence(f"median {size}x{size}", "median", transform, {"size": size, "library": library})
