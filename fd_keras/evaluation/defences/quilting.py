@@ -43,7 +43,7 @@ def image_quilting(
 
     The search is faiss's: exhaustive up to 20 000 patches, beyond that in the 16 nearest of
     1024 cells, which found the true nearest patch for 99 % of the patches of attacked
-    photographs, five times as fast as searching all.
+    photographs, several times as fast as searching all.
 
     Args:
         background: Benign images ``(n, height, width, channels)``, pixels 0..255, none of
