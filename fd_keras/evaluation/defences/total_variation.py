@@ -69,7 +69,11 @@ def total_variation(
     seed = checked_whole("seed", seed, 0)
 
     def reconstruct(image: ImageArray, kept: ImageArray) -> ImageArray:
-        return 255 * minimise_total_variation(image / 255, kept, weight, iterations).numpy()
+        # NumPy's numbers, as tensors, do not make a new graph for each setting.
+        settled = minimise_total_variation(
+            image / 255, kept, np.float32(weight), np.int32(iterations)
+        )
+        return 255 * settled.numpy()
 
     def forget_and_reconstruct(image: ImageArray, generator: np.random.Generator) -> ImageArray:
         return reconstruct(image, np.float32(generator.random(image.shape, np.float32) >= drop))
