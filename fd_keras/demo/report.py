@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import html
 import importlib.metadata
-import importlib.resources
 from collections.abc import Iterable, Sequence
-from string import Template
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from fd_keras.demo.figures import difference_picture, heat_map, picture
+from fd_keras.demo.figures import difference_picture, heat_map
 from fd_keras.demo.result import GRAY_BOX, Attack, DemoResult, Example
-from fd_keras.files import atomic_path
+from fd_keras.pages import picture_uri, write_page
 from fd_keras.tables import QuantizationTable
 
 
@@ -41,26 +39,24 @@ def write_report(
         >>> run_demo("demo-output").report.name  # doctest: +SKIP
         'report.html'
     """
-    template = importlib.resources.files("fd_keras.demo").joinpath("report.html")
-    page = Template(template.read_text(encoding="utf-8")).substitute(
-        threat_model=GRAY_BOX,
-        correct=result.test_correct,
-        count=result.test_count,
-        defence=html.escape(result.exported),
-        summary=_summary(result),
-        attacks=_attack_parameters(result),
-        accuracies=_accuracy_table(result),
-        shown=shown,
-        examples="\n".join(_example_row(example, shown.epsilon) for example in examples),
-        heat_maps="\n".join(_heat_map(table) for table in tables),
-        agreements=_agreement_rows(result),
-        seed=result.seed,
-        versions=f"fd-keras {importlib.metadata.version('fd-keras')}, "
+    fields = {
+        "threat_model": GRAY_BOX,
+        "correct": result.test_correct,
+        "count": result.test_count,
+        "defence": html.escape(result.exported),
+        "summary": _summary(result),
+        "attacks": _attack_parameters(result),
+        "accuracies": _accuracy_table(result),
+        "shown": shown,
+        "examples": "\n".join(_example_row(example, shown.epsilon) for example in examples),
+        "heat_maps": "\n".join(_heat_map(table) for table in tables),
+        "agreements": _agreement_rows(result),
+        "seed": result.seed,
+        "versions": f"fd-keras {importlib.metadata.version('fd-keras')}, "
         f"TensorFlow {tf.__version__}, Keras {keras.__version__}, "
         f"ART {importlib.metadata.version('adversarial-robustness-toolbox')}",
-    )
-    with atomic_path(result.report) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    }
+    write_page(result.report, "fd_keras.demo", "report.html", fields)
 
 
 def _summary(result: DemoResult) -> str:
@@ -108,9 +104,9 @@ def _example_row(example: Example, epsilon: int) -> str:
     added = example.attacked - example.before
     left = example.distilled - example.distilled_before
     cells = [
-        (picture(example.before), "before", read[0]),
-        (picture(example.attacked), "attacked", read[1]),
-        (picture(example.distilled), "distilled", read[2]),
+        (picture_uri(example.before), "before", read[0]),
+        (picture_uri(example.attacked), "attacked", read[1]),
+        (picture_uri(example.distilled), "distilled", read[2]),
         (difference_picture(added, epsilon), "change by the attack", _size_of(added)),
         (difference_picture(left, epsilon), "change after distilling", _size_of(left)),
     ]

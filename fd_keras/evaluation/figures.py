@@ -1,0 +1,283 @@
+"""Plots of an evaluation.
+
+Every function returns a ``matplotlib.figure.Figure``, small enough to be read on a phone.
+matplotlib comes with the extra ``evaluate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fd_keras.evaluation.curves import EpsilonCurve, TradeOff
+from fd_keras.evaluation.rows import OURS, UNDEFENDED
+from fd_keras.extras import import_extra
+from fd_keras.pages import PAGE_INK, PAGE_PAPER, PAGE_SOFT, page_colors
+
+
+class _Look(NamedTuple):
+    color: str
+    marker: str
+
+
+# Middle tones, which stand out from white and from near-black, each with a shape of its own.
+_LOOKS = {
+    OURS: _Look("#e0561b", "*"),
+    UNDEFENDED: _Look(PAGE_INK, "X"),
+    "JPEG": _Look("#2f7fd1", "o"),
+    "bit depth": _Look("#7f8b97", "s"),
+    "median": _Look("#2a9d6f", "D"),
+    "SLQ": _Look("#9a63d6", "^"),
+    "TVM": _Look("#b08a00", "v"),
+    "quilting": _Look("#d14d8b", "P"),
+}
+_OTHER = _Look("#4aa3a8", "h")
+_STYLES = ("-", "--", "-.", ":")
+# Several tables in one plot keep the star and a warm colour.
+_OUR_COLORS = ("#e0561b", "#b3261e", "#e8a020", "#8a4b2a")
+_ROC_COLORS = ("#e0561b", "#2f7fd1", "#2a9d6f", "#9a63d6", "#b08a00", "#d14d8b", "#7f8b97")
+
+
+def plot_trade_off(points: Sequence[TradeOff], threat_model: str) -> Any:
+    """Benign against attacked accuracy, with the front of defences that none beats at both.
+
+    Feature distillation has stars, JPEG qualities are joined. A name that would cover another
+    is left out.
+
+    Args:
+        points: What ``trade_offs`` returned.
+        threat_model: Of the attacked accuracies.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> points = [TradeOff("none", "none", 1.0, 0.1), TradeOff("mine", OURS, 0.9, 0.5)]
+        >>> len(plot_trade_off(points, "gray-box").axes)
+        1
+    """
+    with page_colors():
+        figure, axis = _figure(4.6, 4.0)
+        front = [point for point in points if not any(other.beats(point) for other in points)]
+        front.sort(key=lambda point: (point.benign, -point.attacked))
+        # Asking for at least x benign accuracy gets the next point of the front.
+        _line(axis, front, color=PAGE_SOFT, linestyle="--", linewidth=1, drawstyle="steps-pre")
+        jpeg = [point for point in points if point.family == "JPEG"]
+        if len(jpeg) > 1:
+            jpeg.sort(key=lambda point: point.benign)
+            _line(axis, jpeg, color=_LOOKS["JPEG"].color, linewidth=1, alpha=0.6)
+        for family in dict.fromkeys(point.family for point in points):
+            look = _LOOKS.get(family, _OTHER)
+            _line(
+                axis,
+                [point for point in points if point.family == family],
+                **{"color": look.color, "marker": look.marker, "linestyle": "", "label": family},
+                markersize=13 if family == OURS else 6,
+                markeredgecolor=PAGE_PAPER if family == OURS else look.color,
+                zorder=5 if family == OURS else 3,
+            )
+        axis.margins(0.12, 0.12)
+        axis.set(xlabel="benign accuracy, %", ylabel=f"{threat_model} accuracy, % (mean)")
+        _legend_below(figure, axis, 3)
+        important = sorted(points, key=lambda p: (p.family != OURS, p not in front))
+        _place_names(figure, axis, important)
+        return figure
+
+
+def plot_epsilons(curves: Sequence[EpsilonCurve], threat_model: str) -> Any:
+    """Accuracy against the strength of an attack, with 95 % bands for feature distillation.
+
+    Args:
+        curves: What ``epsilon_curves`` returned for one attack.
+        threat_model: Of the accuracies.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> curve = EpsilonCurve("none", "none", (0.0, 1 / 255), (1.0, 0.2), (0.9, 0.1), (1, 0.3))
+        >>> len(plot_epsilons([curve], "gray-box").axes)
+        1
+    """
+    with page_colors():
+        figure, axis = _figure(4.6, 3.7)
+        drawn = 0
+        for curve in curves:
+            ours = curve.family == OURS
+            look = _LOOKS.get(curve.family, _OTHER)
+            if ours:
+                look = look._replace(color=_OUR_COLORS[drawn % len(_OUR_COLORS)])
+            x = [255 * epsilon for epsilon in curve.epsilons]
+            axis.plot(
+                x,
+                _percents(curve.accuracy),
+                **{"color": look.color, "label": curve.defence, "marker": look.marker},
+                linestyle=_STYLES[drawn % len(_STYLES)] if ours else "-",
+                linewidth=2.4 if ours else 1.2,
+                markersize=9 if ours else 4,
+                zorder=4 if ours else 3,
+            )
+            if ours:
+                drawn += 1
+                low, high = _percents(curve.low), _percents(curve.high)
+                axis.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
+        axis.set(xlabel="epsilon, in 1/255", ylabel=f"{threat_model} accuracy, %")
+        axis.set(ylim=(-2, 102))
+        # Strengths usually double from one to the next, and 0 has to be there too.
+        ticks = sorted({255 * epsilon for curve in curves for epsilon in curve.epsilons})
+        smallest = next((tick for tick in ticks if tick > 0), 1.0)
+        axis.set_xscale("symlog", base=2, linthresh=smallest, linscale=0.5)
+        axis.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        axis.set_xticks([], minor=True)
+        _legend_below(figure, axis, 3)
+        return figure
+
+
+def plot_roc(found: Sequence[Mapping[str, Any]]) -> Any:
+    """Share of attacks found against false alarms, with a dot where the detector works.
+
+    Args:
+        found: Entries of a report's ``detection``, of one threat model.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> roc = {"fpr": [0, 0.1, 1], "tpr": [0, 0.8, 1]}
+        >>> rates = {"auc": 0.85, "detection_rate": 0.8, "false_positive_rate": 0.1}
+        >>> len(plot_roc([{"attack": "FGSM", "roc": roc, **rates}]).axes)
+        1
+    """
+    with page_colors():
+        figure, axis = _figure(4.6, 4.2)
+        axis.plot([0, 100], [0, 100], color=PAGE_SOFT, linewidth=0.8, linestyle=":")
+        for number, entry in enumerate(found):
+            color = _ROC_COLORS[number % len(_ROC_COLORS)]
+            fpr, tpr = (_percents(entry["roc"][key]) for key in ("fpr", "tpr"))
+            style = _STYLES[number // len(_ROC_COLORS) % len(_STYLES)]
+            label = f"{entry['attack']}: AUC {entry['auc']:.3f}"
+            axis.plot(fpr, tpr, color=color, linestyle=style, linewidth=1.6, label=label)
+            works_at = 100 * entry["false_positive_rate"], 100 * entry["detection_rate"]
+            axis.plot(*works_at, color=color, marker="o", markersize=6)
+        axis.set(xlabel="benign images flagged, %", ylabel="attacked images flagged, %")
+        axis.set(xlim=(-2, 102), ylim=(-2, 102))
+        _legend_below(figure, axis, 2)
+        return figure
+
+
+def plot_times(defences: Sequence[Mapping[str, Any]]) -> Any:
+    """Milliseconds per image on a logarithmic scale, the fastest at the top.
+
+    Args:
+        defences: Entries of a report's ``defences``, with a positive time each.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> len(plot_times([{"name": "a", "family": "JPEG", "ms_per_image": 0.7}]).axes)
+        1
+    """
+    with page_colors():
+        timed = sorted(defences, key=lambda entry: -entry["ms_per_image"])
+        figure, axis = _figure(4.6, 0.9 + 0.25 * len(timed))
+        times = [entry["ms_per_image"] for entry in timed]
+        colors = [_LOOKS.get(entry["family"], _OTHER).color for entry in timed]
+        bars = axis.barh([_short(entry["name"]) for entry in timed], times, color=colors)
+        axis.bar_label(bars, [f"{time:.3g}" for time in times], padding=3, fontsize=9)
+        axis.set(xscale="log", xlabel="ms per image, median (logarithmic)")
+        axis.set_xlim(min(times) / 2.5, max(times) * 5)
+        axis.grid(False, axis="y")
+        axis.tick_params(axis="y", length=0)
+        return figure
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    # The Figure class, unlike pyplot, leaves the caller's backend and open figures alone.
+    matplotlib_figure = import_extra("matplotlib.figure", "evaluate")
+    figure = matplotlib_figure.Figure(figsize=(width, height), layout="constrained")
+    axis = figure.subplots()
+    axis.grid(True, color=PAGE_SOFT, alpha=0.25, linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def _line(axis: Any, points: Sequence[TradeOff], **look: Any) -> None:
+    benign, attacked = [point.benign for point in points], [point.attacked for point in points]
+    axis.plot(_percents(benign), _percents(attacked), **look)
+
+
+def _legend_below(figure: Any, axis: Any, columns: int) -> None:
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        [_short(name) for name in names],
+        **{"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 8},
+        **{"handlelength": 2.4, "columnspacing": 1.0},
+    )
+
+
+def _place_names(figure: Any, axis: Any, points: Sequence[TradeOff]) -> None:
+    """Write each name at the first place around its point where nothing else stands."""
+    agg = import_extra("matplotlib.backends.backend_agg", "evaluate")
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # or the names would move what they were placed around
+    renderer = agg.FigureCanvasAgg(figure).get_renderer()
+    bbox = import_extra("matplotlib.transforms", "evaluate").Bbox
+    effects = import_extra("matplotlib.patheffects", "evaluate")
+    halo = [effects.withStroke(linewidth=2.5, foreground=PAGE_PAPER)]
+    frame = axis.get_window_extent(renderer)
+    centres = axis.transData.transform([(100 * p.benign, 100 * p.attacked) for p in points])
+    taken = [bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in centres]
+    for point in points:
+        for x, y, across, up in _PLACES:
+            ours = point.family == OURS
+            name = axis.annotate(
+                _short(point.defence),
+                (100 * point.benign, 100 * point.attacked),
+                **{"xytext": (x, y), "textcoords": "offset points", "ha": across, "va": up},
+                **{"fontsize": 9 if ours else 7.5, "fontweight": "bold" if ours else "normal"},
+                path_effects=halo,
+                zorder=6,
+            )
+            box = name.get_window_extent(renderer)
+            inside = bool(frame.contains(*box.min) and frame.contains(*box.max))
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            name.remove()
+
+
+_PLACES = (
+    (8, 0, "left", "center"),
+    (-8, 0, "right", "center"),
+    (0, 8, "center", "bottom"),
+    (0, -8, "center", "top"),
+    (6, 6, "left", "bottom"),
+    (-6, 6, "right", "bottom"),
+    (6, -6, "left", "top"),
+    (-6, -6, "right", "top"),
+)
+
+
+def _short(name: str, most: int = 24) -> str:
+    # matplotlib would read what stands between dollar signs as a formula.
+    cut = name if len(name) <= most else f"{name[: most - 1]}…"
+    return cut.replace("$", r"\$")
+
+
+def _percents(shares: Sequence[float]) -> list[float]:
+    return [100 * share for share in shares]

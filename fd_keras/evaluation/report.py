@@ -1,0 +1,277 @@
+"""What an evaluation found: figures, checks and how to get them again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fd_keras.evaluation.grid import AccuracyGrid
+from fd_keras.evaluation.rows import THREAT_MODELS, check_rows, is_number
+from fd_keras.evaluation.text_table import TableFormat, text_table
+from fd_keras.evaluation.verdict import verdict
+from fd_keras.files import atomic_path
+
+_FORMAT = "fd_keras.evaluation_report"
+_VERSION = 1
+_LISTS = ("rows", "defences", "checks", "detection")
+
+# What each entry must have; a figure without its threat model is refused.
+_KEYS = {
+    "defences": ("name", "family", "settings", "ms_per_image", "chosen_from"),
+    "checks": ("name", "passed", "detail", "defence"),
+    "detection": (
+        *("defence", "attack", "threat_model", "auc", "detection_rate"),
+        *("false_positive_rate_target", "false_positive_rate", "roc"),
+    ),
+    "pictures": (
+        *("attack", "threat_model", "defence", "true"),
+        *("predicted_benign", "predicted_attacked", "predicted_distilled"),
+        *("benign", "attacked", "distilled"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """The result of an evaluation.
+
+    Args:
+        rows: One dictionary per figure, as ``accuracy_row`` makes it: ``defence``, ``family``,
+            ``attack`` (``"none"`` for benign images), ``attack_family``, ``threat_model``
+            (``"benign"``, ``"gray-box"``, ``"adaptive"`` or ``"black-box"``), ``norm``,
+            ``epsilon``, ``accuracy``, ``correct``, ``count``, ``interval`` (95 %, Wilson) and
+            ``split``.
+        defences: ``name``, ``family``, ``settings``, ``ms_per_image`` (median, or ``None``) and
+            ``chosen_from`` (names of the settings tried on the tuning split) of each defence.
+        checks: ``name``, ``passed``, ``detail`` and ``defence`` of each sanity check.
+        detection: ``defence``, ``attack``, ``threat_model``, ``auc``, ``detection_rate``,
+            ``false_positive_rate_target``, ``false_positive_rate`` and ``roc`` (``{"fpr": [...],
+            "tpr": [...]}``) of each detector and attack.
+        settings: All that is needed to run it again, by name; any JSON.
+        pictures: Examples: ``attack``, ``threat_model``, ``defence``, the texts ``true``,
+            ``predicted_benign``, ``predicted_attacked`` and ``predicted_distilled``, and the
+            uint8 arrays ``(height, width, channels)`` ``benign``, ``attacked`` and
+            ``distilled``. They are in the HTML page and not in the JSON, and take no part in
+            ``==``.
+
+    Raises:
+        ValueError: An entry lacks something, contradicts itself or cannot be written as JSON.
+
+    Example:
+        >>> from fd_keras.evaluation.rows import accuracy_row
+        >>> row = accuracy_row(
+        ...     defence="none", family="none", threat_model="benign", correct=9, count=10
+        ... )
+        >>> report = EvaluationReport([row])
+        >>> report.verdict
+        'No attack was run: these are benign accuracies only. No sanity check was run.'
+        >>> EvaluationReport.from_json(report.to_json()) == report
+        True
+    """
+
+    rows: list[dict[str, Any]]
+    defences: list[dict[str, Any]] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    detection: list[dict[str, Any]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    pictures: list[dict[str, Any]] = field(default_factory=list, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in (*_LISTS, "settings"):
+            object.__setattr__(self, name, _plain_json(name, getattr(self, name)))
+        check_rows(self.rows)
+        for name, keys in _KEYS.items():
+            _check_entries(name, getattr(self, name), keys)
+        _check_details(self.defences, self.checks, self.detection)
+        _check_pictures(self.pictures)
+
+    @cached_property
+    def grid(self) -> AccuracyGrid:
+        """The rows by defence, threat model and attack."""
+        return AccuracyGrid(self.rows, [defence["name"] for defence in self.defences])
+
+    @property
+    def verdict(self) -> str:
+        """What was found, in a few sentences that name every threat model."""
+        return verdict(self.grid, self.checks)
+
+    def table(self, format: TableFormat = "text") -> str:
+        """Accuracies in percent by defence and attack, each column with its threat model.
+
+        Args:
+            format: ``"text"`` or ``"markdown"``.
+
+        Raises:
+            ValueError: There is no such format.
+
+        Example:
+            See ``text_table``.
+        """
+        return text_table(self.grid, format)
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The report as JSON, without the pictures.
+
+        Args:
+            path: File to write, replaced atomically; ``None``: none.
+
+        Returns:
+            The text, with one line per figure.
+
+        Raises:
+            OSError: The file cannot be written.
+
+        Example:
+            >>> print(EvaluationReport([]).to_json().partition("version")[0])
+            {
+             "format": "fd_keras.evaluation_report",
+             "
+        """
+        head = {"format": _FORMAT, "version": _VERSION, "settings": self.settings}
+        text = json.dumps(head, indent=1, allow_nan=False).removesuffix("\n}")
+        for name in _LISTS:
+            lines = ",\n".join(f"  {json.dumps(entry)}" for entry in getattr(self, name))
+            text += f',\n "{name}": [\n{lines}\n ]' if lines else f',\n "{name}": []'
+        text += "\n}\n"
+        if path is not None:
+            with atomic_path(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | os.PathLike[str]) -> EvaluationReport:
+        """Read what ``to_json`` wrote.
+
+        Args:
+            source: The file, or the text, which begins with ``{``.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It holds no valid report.
+
+        Example:
+            See the class.
+        """
+        inline = isinstance(source, str) and source.lstrip().startswith("{")
+        name = "JSON text" if inline else os.fspath(source)
+        content = str(source) if inline else Path(source).read_bytes()
+        try:
+            data = json.loads(content, parse_constant=_refuse_constant)
+            if not isinstance(data, Mapping) or data.get("format") != _FORMAT:
+                raise ValueError(f"it does not say format={_FORMAT!r}")
+            if data.get("version") != _VERSION:
+                raise ValueError(f"its version is {data.get('version')!r}, not {_VERSION}")
+            if missing := [key for key in (*_LISTS, "settings") if key not in data]:
+                raise ValueError(f"it lacks {missing}")
+            return cls(**{key: data[key] for key in (*_LISTS, "settings")})
+        except ValueError as error:
+            raise ValueError(
+                f"`source` holds no evaluation report ({error}). Received: source={name!r}"
+            ) from error
+
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write a page that needs no network and no other file, replacing ``path`` atomically.
+
+        Args:
+            path: File to write.
+
+        Returns:
+            ``path``.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            OSError: The file cannot be written.
+
+        Example:
+            >>> import tempfile
+            >>> EvaluationReport([]).to_html(tempfile.mkdtemp() + "/report.html").name
+            'report.html'
+        """
+        from fd_keras.evaluation.page import write_report_page
+
+        write_report_page(self, path)
+        return Path(path)
+
+
+def _plain_json(name: str, value: Any) -> Any:
+    """A copy made through JSON, so that what is saved reads back equal."""
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, np.generic | np.ndarray):
+            return item.tolist()
+        raise TypeError(f"{type(item).__name__} is no JSON type")
+
+    kind = dict if name == "settings" else list
+    if not isinstance(value, Mapping if kind is dict else Sequence) or isinstance(value, str):
+        raise ValueError(f"`{name}` must be a {kind.__name__}. Received: {name}={value!r}")
+    try:
+        return json.loads(json.dumps(kind(value), allow_nan=False, default=plain))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be writable as JSON: {error}.") from error
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _check_entries(name: str, entries: Sequence[Any], keys: Sequence[str]) -> None:
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"`{name}[{number}]` must be a dictionary. Received: {entry!r}")
+        if missing := [key for key in keys if key not in entry]:
+            raise ValueError(
+                f"`{name}[{number}]` must have the keys {missing} too. Received: {sorted(entry)}"
+            )
+        if entry.get("threat_model", "benign") not in THREAT_MODELS:
+            raise ValueError(
+                f"`{name}[{number}]` must have a threat_model of {list(THREAT_MODELS)}. "
+                f"Received: threat_model={entry['threat_model']!r}"
+            )
+
+
+def _check_details(
+    defences: Sequence[Mapping[str, Any]],
+    checks: Sequence[Mapping[str, Any]],
+    detection: Sequence[Mapping[str, Any]],
+) -> None:
+    for entry in defences:
+        time = entry["ms_per_image"]
+        if time is not None and not (is_number(time) and time >= 0):
+            raise ValueError(
+                f"`defences` must have ms_per_image as milliseconds or None. Received: {entry!r}"
+            )
+    for entry in checks:
+        # 0, 1 or "false" in the place of a truth value would let a failure pass for a success.
+        if not isinstance(entry["passed"], bool):
+            raise ValueError(f"`checks` must have passed as True or False. Received: {entry!r}")
+    for entry in detection:
+        shares = [entry["auc"], entry["detection_rate"], entry["false_positive_rate"]]
+        roc = entry["roc"]
+        fpr, tpr = (roc.get("fpr"), roc.get("tpr")) if isinstance(roc, Mapping) else ([], [])
+        paired = isinstance(fpr, list) and isinstance(tpr, list) and len(fpr) == len(tpr)
+        if not paired or not all(is_number(share) and 0 <= share <= 1 for share in shares):
+            raise ValueError(
+                "`detection` must have auc and rates from 0 to 1, and as many fpr as tpr. "
+                f"Received: the entry of {entry['defence']!r} and {entry['attack']!r}"
+            )
+
+
+def _check_pictures(pictures: Sequence[Mapping[str, Any]]) -> None:
+    for number, entry in enumerate(pictures):
+        arrays = [np.asarray(entry[key]) for key in ("benign", "attacked", "distilled")]
+        shapes = {array.shape for array in arrays}
+        shape = arrays[0].shape
+        fits = len(shapes) == 1 and len(shape) == 3 and shape[-1] in (1, 3) and 0 not in shape
+        if not fits or any(array.dtype != np.uint8 for array in arrays):
+            raise ValueError(
+                f"`pictures[{number}]` must hold three uint8 arrays of one shape "
+                "(height, width, channels) with 1 or 3 channels. Received: "
+                f"{[(array.shape, str(array.dtype)) for array in arrays]}"
+            )

@@ -1,0 +1,178 @@
+"""What an evaluation found, in a few plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fd_keras.evaluation.grid import AccuracyGrid
+from fd_keras.evaluation.rows import OURS
+
+_ADAPTIVE = "adaptive"
+
+
+def verdict(grid: AccuracyGrid, checks: Sequence[Mapping[str, Any]]) -> str:
+    """Say what feature distillation gained, what it cost, and what did better.
+
+    Of several tables it speaks of the one with the largest sum of benign and attacked accuracy,
+    and says so. A rival counts as a rival where it keeps at least as much benign accuracy.
+
+    Args:
+        grid: The accuracies.
+        checks: The report's sanity checks.
+
+    Returns:
+        Sentences; every accuracy in them is named with its threat model.
+
+    Example:
+        >>> verdict(AccuracyGrid([]), [])
+        'Nothing was evaluated. No sanity check was run.'
+    """
+    trust = _trust(checks)
+    failed = any(not check["passed"] for check in checks)
+    found = " ".join(sentence for sentence in _findings(grid) if sentence)
+    # Who reads one sentence only must read the failure.
+    return " ".join([trust, found] if failed else [found, trust]).strip()
+
+
+def _findings(grid: AccuracyGrid) -> list[str]:
+    if not grid.defences:
+        return ["Nothing was evaluated."]
+    base = grid.undefended
+    if base is None:
+        return ["The bare classifier was not evaluated: nothing says what a defence gained."]
+    if not grid.threat_models:
+        return ["No attack was run: these are benign accuracies only."]
+    if not grid.ours:
+        threat_model = grid.threat_models[0]
+        attacks = grid.attacks(threat_model, base)
+        left = grid.mean(base, threat_model, attacks)
+        stands = f" The bare classifier keeps {_percent(left)} {_under(threat_model, attacks)}."
+        return [f"No {OURS} was evaluated.{stands if left else ''}"]
+    for threat_model in grid.threat_models:
+        attacks = grid.shared_attacks(threat_model, [base, *grid.ours])
+        if attacks:
+            subject = _best(grid, grid.ours, threat_model, attacks)
+            return [
+                _gain(grid, subject, base, threat_model, attacks),
+                _against_rivals(grid, subject, threat_model, attacks),
+                _if_known(grid, subject, threat_model, attacks),
+            ]
+    return ["No attack was run on both the bare classifier and every table: nothing compares."]
+
+
+def _best(
+    grid: AccuracyGrid, names: Sequence[str], threat_model: str, attacks: Sequence[str]
+) -> str:
+    def both(name: str) -> float:
+        benign, attacked = grid.benign(name), grid.mean(name, threat_model, attacks)
+        return (benign.accuracy if benign else 0.0) + (attacked.accuracy if attacked else 0.0)
+
+    return max(names, key=both)
+
+
+def _gain(
+    grid: AccuracyGrid, subject: str, base: str, threat_model: str, attacks: Sequence[str]
+) -> str:
+    before, after = (grid.mean(name, threat_model, attacks) for name in (base, subject))
+    assert before is not None  # the attacks were chosen so
+    assert after is not None
+    where = _under(threat_model, attacks)
+    tables = len(grid.ours)
+    who = subject if tables == 1 else f"{subject}, the best of {tables} tables here,"
+    cost = _cost(grid, subject, base)
+    if after.accuracy <= before.accuracy:
+        return (
+            f"{who} does not raise accuracy {where}: {_percent(after)} with it, "
+            f"{_percent(before)} without, {cost}."
+        )
+    noise = ", within the 95 % intervals," if after.low <= before.high else ""
+    return (
+        f"{who} raises accuracy {where} from {_percent(before)} to {_percent(after)}{noise} {cost}."
+    )
+
+
+def _cost(grid: AccuracyGrid, subject: str, base: str) -> str:
+    before, after = grid.benign(base), grid.benign(subject)
+    if before is None or after is None:
+        return "at an unknown cost in benign accuracy"
+    points = round(100 * (before.accuracy - after.accuracy), 1)
+    if points > 0:
+        return f"at a cost of {points:.1f} points of benign accuracy"
+    if points < 0:
+        return f"and gains {-points:.1f} points of benign accuracy"
+    return "and costs no benign accuracy"
+
+
+def _against_rivals(
+    grid: AccuracyGrid, subject: str, threat_model: str, attacks: Sequence[str]
+) -> str:
+    mine, benign = grid.mean(subject, threat_model, attacks), grid.benign(subject)
+    if not grid.rivals or mine is None or benign is None:
+        return "No rival defence was evaluated beside it."
+    fair = {}
+    for name in grid.rivals:
+        kept, theirs = grid.benign(name), grid.mean(name, threat_model, attacks)
+        if kept and theirs and kept.accuracy >= benign.accuracy:
+            fair[name] = theirs
+    if not fair:
+        return "No rival that met the same attacks keeps as much benign accuracy."
+    name = max(fair, key=lambda rival: fair[rival].accuracy)
+    theirs = fair[name]
+    if theirs.accuracy == mine.accuracy:
+        how = "does equally well"
+    else:
+        how = "does better" if theirs.accuracy > mine.accuracy else "does worse"
+        if theirs.low <= mine.high and mine.low <= theirs.high:
+            how = f"{how}, within the 95 % intervals"
+    return (
+        f"The best rival at no less benign accuracy, {name}, {how}: "
+        f"{_percent(theirs)} ({threat_model})."
+    )
+
+
+def _if_known(grid: AccuracyGrid, subject: str, threat_model: str, attacks: Sequence[str]) -> str:
+    if threat_model == _ADAPTIVE:
+        return ""
+    known = grid.attacks(_ADAPTIVE, subject)
+    if not known:
+        return (
+            "No adaptive attack was run: nothing here says what an attacker leaves who knows "
+            "the defence."
+        )
+    same = [attack for attack in known if attack in attacks] or known
+    left = grid.mean(subject, _ADAPTIVE, same)
+    which = _listed(same) + ("; mean" if len(same) > 1 else "")
+    if same == list(attacks):
+        which = "the same attacks" if len(same) > 1 else "the same attack"
+    return f"Where the attacker knows the defence (adaptive; {which}), {_percent(left)} remain."
+
+
+def _trust(checks: Sequence[Mapping[str, Any]]) -> str:
+    if not checks:
+        return "No sanity check was run."
+    failed = [check for check in checks if not check["passed"]]
+    if not failed:
+        return f"{'All' if len(checks) > 1 else 'The'} {_checks(len(checks))} passed."
+    names = _listed([f"{check['defence']}: {check['name']}" for check in failed])
+    share = f"{len(failed)} of {len(checks)} sanity checks"
+    return f"{share} failed ({names}): do not trust these figures."
+
+
+def _checks(count: int) -> str:
+    return "sanity check" if count == 1 else f"{count} sanity checks"
+
+
+def _under(threat_model: str, attacks: Sequence[str]) -> str:
+    if len(attacks) == 1:
+        return f"under {threat_model} {attacks[0]}"
+    return f"under {len(attacks)} {threat_model} attacks ({_listed(attacks)}; mean)"
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _percent(mean: Any) -> str:
+    return f"{100 * mean.accuracy:.1f} %"

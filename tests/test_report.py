@@ -1,0 +1,547 @@
+"""The report of an evaluation: what it accepts, says and draws."""
+
+import dataclasses
+import html.parser
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from report_samples import full_report, minimal_report, row
+
+from fd_keras.evaluation.curves import EpsilonCurve, epsilon_curves, swept_attacks, trade_offs
+from fd_keras.evaluation.intervals import wilson_interval
+from fd_keras.evaluation.page_parts import definition_list, example_strip, text
+from fd_keras.evaluation.report import EvaluationReport
+from fd_keras.evaluation.rows import THREAT_MODELS, accuracy_row
+
+OURS = "feature distillation"
+MODELS = [name for name in THREAT_MODELS if name != "benign"]
+NONE = ("none", "none")
+MINE = ("mine", OURS)
+RIVAL = ("JPEG q85", "JPEG")
+
+
+@pytest.fixture(scope="module")
+def full():
+    return full_report()
+
+
+# Intervals and rows
+
+
+@given(st.integers(1, 5000), st.floats(0, 1))
+def test_wilson_interval_is_where_the_score_test_rejects(count, share):
+    """Its ends p solve |correct/n - p| = z sqrt(p (1 - p) / n), which is its definition."""
+    correct = round(share * count)
+    for end in wilson_interval(correct, count):
+        assert 0 <= end <= 1
+        away = abs(correct / count - end)
+        assert away == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / count), abs=1e-6)
+
+
+@pytest.mark.parametrize(("correct", "count"), [(-1, 5), (6, 5), (0, 0)])
+def test_interval_needs_counts(correct, count):
+    with pytest.raises(ValueError, match="`correct` must be from 0 to `count`"):
+        wilson_interval(correct, count)
+
+
+def test_row_counts():
+    made = row(*MINE, "gray-box", "FGSM .03", 0.25, norm="inf", epsilon=0.03)
+    assert (made["accuracy"], made["correct"], made["count"]) == (0.25, 50, 200)
+    assert made["interval"] == pytest.approx([0.195, 0.314], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threat_model": None}, "a threat_model of"),
+        ({"threat_model": "white-box"}, "a threat_model of"),
+        ({"threat_model": "gray-box"}, "attack 'none' exactly with threat_model 'benign'"),
+        ({"attack": "FGSM"}, "attack 'none' exactly with threat_model 'benign'"),
+        ({"defence": ""}, "a name as defence"),
+        ({"family": 3}, "a name as family"),
+        ({"attack_family": 3}, "attack_family as text"),
+        ({"norm": "1"}, "norm 'inf', '2' or None"),
+        ({"split": "tuning"}, "split 'report'"),
+        ({"accuracy": 0.91}, "accuracy equal to correct / count"),
+        ({"accuracy": None}, "accuracy equal to correct / count"),
+        ({"correct": 21.5}, "correct and count as whole numbers"),
+        ({"count": 0}, "correct and count as whole numbers"),
+        ({"interval": [0.95, 1.0]}, "an interval"),
+        ({"interval": None}, "an interval"),
+        ({"epsilon": 8}, "epsilon as a number on pixels from 0 to 1"),
+        ({"epsilon": "8/255"}, "epsilon as a number on pixels from 0 to 1"),
+    ],
+)
+def test_wrong_rows_are_refused(change, message):
+    good = row(*NONE, "benign", "none", 0.9)
+    with pytest.raises(ValueError, match=f"`rows\\[1\\]` must have {message}"):
+        EvaluationReport([row(*MINE, "benign", "none", 0.9), {**good, **change}])
+
+
+@pytest.mark.parametrize("key", sorted(row(*NONE, "benign", "none", 0.9)))
+def test_rows_lack_nothing(key):
+    incomplete = row(*NONE, "benign", "none", 0.9)
+    del incomplete[key]
+    with pytest.raises(ValueError, match=f"must have the keys \\['{key}'\\] too"):
+        EvaluationReport([incomplete])
+
+
+def test_a_figure_occurs_once():
+    with pytest.raises(ValueError, match="each figure once"):
+        EvaluationReport([row(*NONE, "benign", "none", share) for share in (0.9, 0.8)])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"checks": [{"name": "a", "passed": True, "detail": "b"}]}, "must have the keys"),
+        (
+            {"checks": [{"name": "a", "passed": 1, "detail": "b", "defence": "c"}]},
+            "passed as True or False",
+        ),
+        ({"settings": {"seed": float("nan")}}, "`settings` must be writable as JSON"),
+        ({"settings": {"model": object()}}, "object is no JSON type"),
+        ({"rows": None}, "`rows` must be a list"),
+        ({"defences": ["none"]}, "must be a dictionary"),
+        ({"pictures": [{"attack": "a"}]}, "must have the keys"),
+    ],
+)
+def test_wrong_entries_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationReport(**{"rows": [], **change})
+
+
+@pytest.mark.parametrize(
+    ("entries", "change", "message"),
+    [
+        ("detection", {"threat_model": "none"}, "a threat_model of"),
+        ("detection", {"auc": 1.5}, "rates from 0 to 1"),
+        ("detection", {"roc": {"fpr": [0, 1], "tpr": [0]}}, "as many fpr as tpr"),
+        ("defences", {"ms_per_image": -1}, "ms_per_image"),
+        ("pictures", {"benign": np.zeros((4, 4, 3))}, "three uint8 arrays"),
+        ("pictures", {"benign": np.zeros((4, 4, 3), np.uint8)}, "of one shape"),
+        ("pictures", {"threat_model": ""}, "a threat_model of"),
+    ],
+)
+def test_broken_entries_are_refused(full, entries, change, message):
+    first, *others = getattr(full, entries)
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(full, **{entries: [{**first, **change}, *others]})
+
+
+# JSON
+
+
+@pytest.mark.parametrize("make", [minimal_report, full_report, lambda: EvaluationReport([])])
+def test_json_reads_back_equal(make, tmp_path):
+    report = make()
+    content = report.to_json(tmp_path / "report.json")
+    for source in (content, tmp_path / "report.json", str(tmp_path / "report.json")):
+        again = EvaluationReport.from_json(source)
+        assert again == report
+        assert again.to_json() == content
+        assert again.verdict == report.verdict
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_json_is_plain_and_takes_numpy_numbers():
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    report = EvaluationReport([], settings={"epsilon": np.float32(0.5), "sizes": np.arange(2)})
+    assert report.settings == {"epsilon": 0.5, "sizes": [0, 1]}
+    data = json.loads(report.to_json(), parse_constant=refuse)
+    assert data["settings"] == report.settings
+    assert "pictures" not in data
+
+
+def test_a_report_does_not_change_with_what_it_was_made_of():
+    rows = [row(*NONE, "benign", "none", 0.9)]
+    report = EvaluationReport(rows)
+    rows[0]["accuracy"] = 1.0
+    assert report.rows[0]["accuracy"] == 0.9
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{}",
+        '{"format": "fd_keras.evaluation_report", "version": 2}',
+        '{"format": "fd_keras.evaluation_report", "version": 1}',
+        "{",
+        minimal_report().to_json().replace("0.9,", "NaN,"),
+        minimal_report().to_json().replace('"threat_model": "benign", ', ""),
+    ],
+)
+def test_other_json_is_refused(source):
+    with pytest.raises(ValueError, match="`source` holds no evaluation report"):
+        EvaluationReport.from_json(source)
+
+
+# Verdict
+
+
+def attacked(who, benign, left, model="gray-box", attack="BIM .004"):
+    rows = [] if benign is None else [row(*who, "benign", "none", benign)]
+    return [*rows, row(*who, model, attack, left)]
+
+
+PASSED = {"name": "adaptive is no gentler", "passed": True, "detail": "", "defence": "mine"}
+
+
+def test_verdict_of_a_win():
+    rows = attacked(NONE, 1.0, 0.035) + attacked(MINE, 0.98, 0.55)
+    rows += attacked(RIVAL, 0.985, 0.3) + attacked(("JPEG q50", "JPEG"), 0.86, 0.7)
+    rows += attacked(MINE, None, 0.03, "adaptive")
+    assert EvaluationReport(rows, checks=[PASSED]).verdict == (
+        "mine raises accuracy under gray-box BIM .004 from 3.5 % to 55.0 % at a cost of "
+        "2.0 points of benign accuracy. The best rival at no less benign accuracy, JPEG q85, "
+        "does worse: 30.0 % (gray-box). Where the attacker knows the defence (adaptive; the "
+        "same attack), 3.0 % remain. The sanity check passed."
+    )
+
+
+def test_verdict_of_a_loss_and_of_figures_too_close_to_call():
+    rows = attacked(NONE, 1.0, 0.035) + attacked(MINE, 0.98, 0.3)
+    lost = EvaluationReport(rows + attacked(RIVAL, 0.98, 0.55)).verdict
+    assert "JPEG q85, does better: 55.0 % (gray-box)." in lost
+    close = EvaluationReport(rows + attacked(RIVAL, 0.98, 0.32)).verdict
+    assert "JPEG q85, does better, within the 95 % intervals: 32.0 % (gray-box)." in close
+    equal = EvaluationReport(rows + attacked(RIVAL, 0.98, 0.3)).verdict
+    assert "JPEG q85, does equally well: 30.0 % (gray-box)." in equal
+    costly = EvaluationReport(rows + attacked(RIVAL, 0.9, 0.9)).verdict
+    assert "No rival that met the same attacks keeps as much benign accuracy." in costly
+
+
+def test_verdict_of_a_defence_that_does_not_help():
+    rows = attacked(NONE, 1.0, 0.3) + attacked(MINE, 0.9, 0.2)
+    assert EvaluationReport(rows).verdict.startswith(
+        "mine does not raise accuracy under gray-box BIM .004: 20.0 % with it, 30.0 % without, "
+        "at a cost of 10.0 points of benign accuracy."
+    )
+
+
+def test_verdict_says_what_was_not_done():
+    rows = attacked(NONE, 1.0, 0.3) + attacked(MINE, 1.0, 0.8)
+    verdict = EvaluationReport(rows).verdict
+    assert "and costs no benign accuracy" in verdict
+    assert "No rival defence was evaluated beside it." in verdict
+    assert "No adaptive attack was run" in verdict
+    assert "No sanity check was run." in verdict
+    assert "not evaluated" in EvaluationReport(attacked(MINE, 1.0, 0.8)).verdict
+    assert "No attack was run" in minimal_report().verdict
+    bare = EvaluationReport(attacked(NONE, 1.0, 0.3)).verdict
+    assert "No feature distillation was evaluated." in bare
+    assert "keeps 30.0 % under gray-box BIM .004" in bare
+    assert "Nothing was evaluated" in EvaluationReport([]).verdict
+
+
+def test_verdict_begins_with_a_failed_check():
+    rows = attacked(NONE, 1.0, 0.3) + attacked(MINE, 1.0, 0.8)
+    checks = [PASSED, {**PASSED, "passed": False}]
+    assert EvaluationReport(rows, checks=checks).verdict.startswith(
+        "1 of 2 sanity checks failed (mine: adaptive is no gentler): do not trust these figures."
+    )
+
+
+def test_verdict_takes_the_mean_over_attacks_and_says_that_it_chose_a_table():
+    rows = attacked(NONE, 1.0, 0.1) + attacked(MINE, 0.9, 0.5)
+    rows += attacked(("other", OURS), 0.98, 0.46)
+    for who, left in ((NONE, 0.3), (MINE, 0.7), (("other", OURS), 0.66)):
+        rows += attacked(who, None, left, attack="FGSM .008")
+    rows += attacked(("other", OURS), None, 0.2, "adaptive", "FGSM .008")
+    verdict = EvaluationReport(rows).verdict
+    assert (
+        "other, the best of 2 tables here, raises accuracy under 2 gray-box attacks "
+        "(BIM .004, FGSM .008; mean) from 20.0 % to 56.0 %" in verdict
+    )
+    assert "(adaptive; FGSM .008), 20.0 % remain" in verdict
+
+
+def test_verdict_without_gray_box_rows_speaks_of_what_there_is():
+    rows = attacked(NONE, 1.0, 0.1, "black-box") + attacked(MINE, 0.9, 0.5, "black-box")
+    assert "under black-box BIM .004 from 10.0 % to 50.0 %" in EvaluationReport(rows).verdict
+
+
+# Tables
+
+
+def test_text_table_names_a_threat_model_over_every_accuracy(full):
+    seen = 0
+    for block in full.table().split("\n\n")[:-1]:
+        threat_models, attacks, rule, *lines = block.split("\n")
+        columns = [match.span() for match in re.finditer("-+", rule)]
+        for line in lines:
+            name, *cells = [line[start:end].strip() for start, end in columns]
+            for cell, (start, end) in list(zip(cells, columns[1:])):
+                model, attack = threat_models[start:end].strip(), attacks[start:end].strip()
+                assert model in THREAT_MODELS
+                found = full.grid.row(name, model, attack or "none")
+                assert cell == f"{100 * found['accuracy']:.1f}"
+                seen += 1
+    benign_repeats = sum(
+        len([name for name in full.grid.defences if full.grid.attacks(model, name)])
+        for model in MODELS[1:]
+    )
+    assert seen == len(full.rows) + benign_repeats
+
+
+def test_markdown_table_names_a_threat_model_over_every_accuracy(full):
+    for block in full.table("markdown").split("\n\n")[:-1]:
+        head, _, *lines = [line.strip("| ").split(" | ") for line in block.split("\n")]
+        assert head[1] == "benign"
+        for title in head[2:]:
+            assert title.partition(": ")[0] in MODELS
+        assert all(len(line) == len(head) for line in lines)
+    with pytest.raises(ValueError, match="`format` must be 'text' or 'markdown'"):
+        full.table("html")
+
+
+# Curves
+
+
+def test_curves_start_at_benign_and_keep_the_worst_of_one_strength(full):
+    weak = row(
+        *("liu2019", OURS, "gray-box", "PGD-100 2/255", 0.01),
+        **{"attack_family": "PGD", "norm": "inf", "epsilon": 2 / 255},
+    )
+    report = EvaluationReport([*full.rows, weak])
+    assert swept_attacks(report.rows, "gray-box") == [("PGD", "inf")]
+    curves = epsilon_curves(report.grid, report.rows, "gray-box", ("PGD", "inf"))
+    mine = next(curve for curve in curves if curve.defence == "liu2019")
+    assert np.array(mine.epsilons) * 255 == pytest.approx([0, 1, 2, 4, 8])
+    assert mine.accuracy[0] == 0.92
+    assert mine.accuracy[2] == 0.01
+    families = [curve.family for curve in curves if curve.family != OURS]
+    assert len(families) == len(set(families))
+    assert {"liu2019", "zigzag15", "designed 4 grids"} <= {curve.defence for curve in curves}
+
+
+def test_trade_offs_compare_the_same_attacks(full):
+    extra = row("liu2019", OURS, "gray-box", "FGSM .1", 0.9)
+    grid = EvaluationReport([*full.rows, extra]).grid
+    points, attacks = trade_offs(grid, "gray-box")
+    assert "FGSM .1" not in attacks
+    for point in points:
+        shares = [grid.row(point.defence, "gray-box", name)["accuracy"] for name in attacks]
+        assert point.attacked == pytest.approx(np.mean(shares))
+
+
+# The page
+
+
+class Page(html.parser.HTMLParser):
+    """Text, tags and tables of a page."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
+
+    def __init__(self, source):
+        super().__init__()
+        self.words, self.attributes, self.tags, self.open, self.headings = [], [], [], [], []
+        self.tables = []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attributes]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if "style" not in self.open:
+            if self.open and self.open[-1] in ("h2", "h3"):
+                self.headings.append(data)
+            if "td" in self.open or "th" in self.open:
+                self.tables[-1][-1][-1] += f"{data} "
+
+
+@pytest.fixture(scope="module")
+def source(full, tmp_path_factory):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    assert full.to_html(path) == path
+    assert [other.name for other in path.parent.iterdir()] == ["report.html"]
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(source):
+    return Page(source)
+
+
+def test_page_stands_alone_and_is_well_formed(source, page):
+    assert page.open == []
+    loaded = [value for _, name, value in page.attributes if name in ("src", "href", "srcset")]
+    assert loaded
+    assert all(value.startswith("data:image/") for value in loaded)
+    assert not {"script", "link", "iframe", "object", "form"} & set(page.tags)
+    for forbidden in ("url(", "@import", "http://", "https://"):
+        assert forbidden not in source
+
+
+def test_every_picture_has_a_description_and_every_table_its_heads(page):
+    assert page.tags.count("img") == len([a for a in page.attributes if a[1] == "alt" and a[2]])
+    assert page.tags.count("th") == len([a for a in page.attributes if a[:2] == ("th", "scope")])
+    # Three trade-offs, two sweeps, two ROC plots, the times, and five for each picture.
+    assert page.tags.count("img") == 3 + 2 + 2 + 1 + 2 * 5
+
+
+def test_page_names_a_threat_model_over_every_accuracy(full, page):
+    cells = 0
+    for model, table in zip(MODELS, page.tables):
+        (_, benign, over), attacks, *lines = table
+        assert (benign.strip(), over.strip()) == ("benign", model)
+        columns = [("benign", "none"), *((model, attack.strip()) for attack in attacks)]
+        for head, *values in lines:
+            name = next(n for n in full.grid.defences if head.startswith(n))
+            for value, column in zip(values, columns, strict=True):
+                found = full.grid.row(name, *column)
+                low, high = (100 * end for end in found["interval"])
+                share = f"{100 * found['accuracy']:.1f}"
+                assert value.split() == [share, f"{low:.1f}", "to", f"{high:.1f}"]
+                cells += 1
+    assert cells >= len(full.rows)
+    shown = " ".join(" ".join(page.words).split())
+    assert full.verdict in shown
+    for definition in THREAT_MODELS.values():
+        assert definition[1:] in shown
+
+
+def test_page_holds_what_is_needed_to_run_it_again(full, page):
+    shown = " ".join(" ".join(page.words).split())
+    assert full.settings["command"] in shown
+    for phrase in ("iterations: 20", "seed 7", "2.21", "5400", full.settings["selection"]):
+        assert phrase in shown
+    assert "the fastest table: median 3x3 7, SHIELD SLQ 11, quilting 261, TVM 0.03 2323." in shown
+    for entry in full.detection:
+        assert f"{100 * entry['detection_rate']:.1f}" in shown
+
+
+def test_failures_are_loud_and_come_first(source, page, tmp_path):
+    assert source.index('role="alert"') < source.index('class="verdict"')
+    assert page.headings[0] == "1 of 4 sanity checks failed: do not trust these figures"
+    calm = full_report(failed=0).to_html(tmp_path / "calm.html").read_text(encoding="utf-8")
+    assert 'role="alert"' not in calm
+    assert "4 of 4 passed" in calm
+
+
+@pytest.mark.parametrize("make", [minimal_report, lambda: EvaluationReport([])])
+def test_sections_without_data_are_left_out(make, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    page = Page(make().to_html(tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert set(page.headings) <= {"Accuracy", "benign", "Sanity checks", "Threat models"}
+    assert "img" not in page.tags
+
+
+def test_same_report_gives_the_same_page(full, source, tmp_path):
+    again = EvaluationReport.from_json(full.to_json())
+    again = dataclasses.replace(again, pictures=full.pictures)
+    assert again.to_html(tmp_path / "page.html").read_text(encoding="utf-8") == source
+
+
+NASTY = "<script>alert('&\"$x$ 100 % \\frac')</script>"
+
+
+def test_names_are_text_everywhere(tmp_path):
+    """Whatever stands in a report is shown, and changes neither the page nor a plot."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+
+    def spoilt(value, key=""):
+        if isinstance(value, dict):
+            return {name: spoilt(item, name) for name, item in value.items()}
+        if isinstance(value, list):
+            return [spoilt(item, key) for item in value]
+        fixed = ("threat_model", "norm", "split")
+        keep = key in fixed or (key in ("attack", "family") and value in ("none", OURS))
+        return value + NASTY if isinstance(value, str) and not keep else value
+
+    full = full_report()
+    parts = {name: spoilt(getattr(full, name)) for name in ("rows", "defences", "checks")}
+    parts |= {name: spoilt(getattr(full, name)) for name in ("detection", "settings", "pictures")}
+    page = Page(EvaluationReport(**parts).to_html(tmp_path / "p.html").read_text(encoding="utf-8"))
+    assert "script" not in page.tags
+    assert page.open == []
+    shown = " ".join(" ".join(page.words).split())
+    for name in ("liu2019", "FGSM .0078", "adaptive no gentler than gray-box", "sea lion", "2.21"):
+        assert f"{name}{NASTY}" in shown
+
+
+printable = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=30)
+json_values = st.recursive(
+    printable | st.integers() | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(printable, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(json_values)
+@settings(max_examples=60)
+def test_settings_are_shown_as_text(value):
+    page = Page(definition_list(value))
+    assert page.open == []
+    assert set(page.tags) <= {"dl", "dt", "dd", "ul", "li"}
+    assert page.attributes == []
+    if isinstance(value, str):
+        assert "".join(page.words) == value
+
+
+@given(printable)
+@settings(max_examples=60)
+def test_text_is_text_in_attributes_too(value):
+    page = Page(f'<b title="{text(value)}">{text(value)}</b>')
+    assert page.tags == ["b"]
+    assert "".join(page.words) == value
+    assert page.attributes == [("b", "title", value)]
+
+
+def test_differences_are_amplified_as_said():
+    grey = np.full((8, 8, 1), 100, np.uint8)
+    names = ("defence", "attack", "threat_model", "true", "predicted_benign")
+    example = dict.fromkeys((*names, "predicted_attacked", "predicted_distilled"), "gray-box")
+    strip = example_strip({**example, "benign": grey, "attacked": grey + 4, "distilled": grey + 99})
+    assert "attacked minus benign, amplified 16 times" in strip
+    assert "distilled minus benign, not amplified" in strip
+
+
+def test_figures_draw_at_their_limits():
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from fd_keras.evaluation import figures
+    from fd_keras.pages import figure_uri
+
+    crowd = [row(f"table {n}", OURS, "benign", "none", 0.9) for n in range(30)]
+    crowd += [row(f"table {n}", OURS, "gray-box", "FGSM", 0.5) for n in range(30)]
+    points, _ = trade_offs(EvaluationReport(crowd).grid, "gray-box")
+    crowded = figures.plot_trade_off(points, "gray-box")
+    figure_uri(crowded)
+    # The first is named, none covers another.
+    names = [note.get_text() for note in crowded.axes[0].texts]
+    assert "table 0" in names
+    assert len(names) < 30
+    curve = EpsilonCurve("none", "none", (0.0, 0.5), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
+    figure_uri(figures.plot_epsilons([curve], "adaptive"))
+    roc = {"attack": "A", "roc": {"fpr": [0, 1], "tpr": [0, 1]}}
+    figure_uri(
+        figures.plot_roc([{**roc, "auc": 0.5, "detection_rate": 0, "false_positive_rate": 0}])
+    )
+    figure_uri(figures.plot_times([{"name": "x" * 99, "family": "new", "ms_per_image": 1e-6}]))
+
+
+def test_row_helper_refuses_a_missing_threat_model():
+    with pytest.raises(TypeError, match="threat_model"):
+        accuracy_row(defence="none", family="none", correct=1, count=2)
