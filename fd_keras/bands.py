@@ -11,6 +11,11 @@ import numpy.typing as npt
 
 BLOCK_SIZE = 8
 
+# Integer pixels put coefficients of the bands (0,0), (0,4), (4,0), (4,4) exactly on k + 1/2
+# steps, where every runtime's rounding errors fall differently. The offset moves those ties
+# aside by more than float32 errors; 997 is prime, so no integer step moves them back.
+TIE_OFFSET = 1 / 997
+
 
 def zigzag_rank() -> npt.NDArray[np.int64]:
     """Position of each band in JPEG's zig-zag scan.

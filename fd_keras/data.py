@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,10 +13,22 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras.bands import BLOCK_SIZE
+
 Batch = npt.NDArray[Any]
 
 
-def image_batches(data: Any, *, batch_size: int = 32, steps: int | None = None) -> Iterator[Batch]:
+# What is worked on in one piece. A 12-megapixel photo takes 150 MB as float32, several times
+# over while its blocks are transformed.
+PIXELS_AT_ONCE = 2**22
+
+# An array of rank 3 with more channels is more likely a batch without a channel axis.
+_MOST_CHANNELS = 4
+
+
+def image_batches(
+    data: Any, *, batch_size: int = 32, steps: int | None = None, channel_axis: int = -1
+) -> Iterator[Batch]:
     """Iterate over batches of images, leaving out labels.
 
     Args:
@@ -26,26 +39,80 @@ def image_batches(data: Any, *, batch_size: int = 32, steps: int | None = None) 
             * a ``tf.data.Dataset`` or a ``PyDataset`` (Keras 2: ``Sequence``), batched or not,
               of images or of tuples that begin with images;
             * any iterable of images ``(height, width, channels)`` or batches, sizes may vary.
+              Single images have 4 channels at most.
         batch_size: For arrays and single images; data in batches comes in its own. Single
-            images are stacked while they are of one size and follow each other.
+            images are stacked while they are of one size, follow each other, and are not more
+            than 4 megapixels together.
         steps: Stop after so many batches.
+        channel_axis: -1, or -3 for data with channels first.
 
     Yields:
-        Arrays ``(n, height, width, channels)`` of the data's own dtype.
+        Arrays of rank 4, of the data's own dtype and order of axes.
 
     Raises:
-        ValueError: An element is no image or batch of images.
+        ValueError: An element is no image or batch of images, or a number is not positive.
         TypeError: ``data`` cannot be iterated over.
 
     Example:
         >>> [batch.shape for batch in image_batches(np.zeros((5, 8, 8, 3)), batch_size=4)]
         [(4, 8, 8, 3), (1, 8, 8, 3)]
     """
-    return itertools.islice(_stacked(_elements(data, batch_size), batch_size), steps)
+    batch_size = _positive("batch_size", batch_size)
+    limit = None if steps is None else _positive("steps", steps)
+    arrays = (_image_array(element, channel_axis) for element in _elements(data, batch_size))
+    return itertools.islice(_stacked(arrays, batch_size), limit)
+
+
+def parts_of_batch(batch: Batch) -> Iterator[Batch]:
+    """Cut a batch into parts of whole images or, where one is too large, whole block rows.
+
+    Args:
+        batch: Images ``(n, height, width, channels)``.
+
+    Yields:
+        Views of ``batch``, of about 4 megapixels at most.
+
+    Example:
+        >>> [part.shape for part in parts_of_batch(np.zeros((1, 3000, 4000, 1), np.uint8))]
+        [(1, 1048, 4000, 1), (1, 1048, 4000, 1), (1, 904, 4000, 1)]
+    """
+    _, height, width, _ = batch.shape
+    images = max(1, PIXELS_AT_ONCE // (height * width))
+    rows = max(1, PIXELS_AT_ONCE // (width * BLOCK_SIZE)) * BLOCK_SIZE
+    for start in range(0, len(batch), images):
+        for top in range(0, height, rows):
+            yield batch[start : start + images, top : top + rows]
+
+
+def described(data: Any) -> str:
+    """What an error message says of data: arrays by shape and dtype, not by their numbers.
+
+    Args:
+        data: Anything.
+
+    Example:
+        >>> described(np.zeros((0, 8, 8, 3)))
+        'ndarray of shape (0, 8, 8, 3) and dtype float64'
+    """
+    if isinstance(data, tuple) and data:
+        return described(data[0])
+    if hasattr(data, "shape") and hasattr(data, "dtype"):
+        return f"{type(data).__name__} of shape {tuple(data.shape)} and dtype {data.dtype}"
+    return repr(data) if data is None or isinstance(data, (str, os.PathLike)) else repr(type(data))
+
+
+def _positive(name: str, value: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    return number
 
 
 def _elements(data: Any, batch_size: int) -> Iterable[Any]:
-    if isinstance(data, tuple):
+    if isinstance(data, tuple) and data:
         data = data[0]
     if isinstance(data, (str, bytes, os.PathLike)):
         raise TypeError(
@@ -63,16 +130,16 @@ def _elements(data: Any, batch_size: int) -> Iterable[Any]:
         return iter(data)
     except TypeError:
         raise TypeError(
-            f"`data` must be an array, a dataset or an iterable of images. Received: data={data!r}"
+            "`data` must be an array, a dataset or an iterable of images. "
+            f"Received: data={described(data)}"
         ) from None
 
 
-def _stacked(elements: Iterable[Any], batch_size: int) -> Iterator[Batch]:
+def _stacked(arrays: Iterable[Batch], batch_size: int) -> Iterator[Batch]:
     """Batches as they are, and single images in batches of their own."""
     waiting: list[Batch] = []
-    for element in elements:
-        array = _image_array(element)
-        if waiting and (array.shape != waiting[0].shape or len(waiting) == batch_size):
+    for array in arrays:
+        if waiting and (array.shape != waiting[0].shape or _is_full(waiting, batch_size)):
             yield np.stack(waiting)
             waiting = []
         if array.ndim == 4:
@@ -83,11 +150,22 @@ def _stacked(elements: Iterable[Any], batch_size: int) -> Iterator[Batch]:
         yield np.stack(waiting)
 
 
-def _image_array(element: Any) -> Batch:
-    array = np.asarray(element[0] if isinstance(element, (tuple, list)) else element)
+def _is_full(images: list[Batch], batch_size: int) -> bool:
+    values = (len(images) + 1) * images[0].size
+    return len(images) == batch_size or values > PIXELS_AT_ONCE * 3
+
+
+def _image_array(element: Any, channel_axis: int) -> Batch:
+    array = np.asarray(element[0] if isinstance(element, (tuple, list)) and element else element)
     if array.ndim not in (3, 4) or 0 in array.shape:
         raise ValueError(
             "`data` must hold images (height, width, channels) or batches of them. "
+            f"Received: an element of shape {array.shape}"
+        )
+    if array.ndim == 3 and array.shape[channel_axis] > _MOST_CHANNELS:
+        raise ValueError(
+            "`data` must have a channel axis: use images[..., np.newaxis] for grey images, and "
+            f"image[np.newaxis] for one of more than {_MOST_CHANNELS} channels. "
             f"Received: an element of shape {array.shape}"
         )
     return array

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from fd_keras._compat import add_float32_weight
-from fd_keras.data import image_batches
+from fd_keras.data import described, image_batches
 from fd_keras.protection import protect
 
 FloatArray = npt.NDArray[np.floating]
@@ -276,7 +276,7 @@ class DistillationDetector(keras.Model):
                 )
             measured.append(self.predict_on_batch(batch))
         if not measured:
-            raise ValueError(f"`data` holds no image. Received: data={data!r}")
+            raise ValueError(f"`data` holds no image. Received: data={described(data)}")
         outputs = {name: np.concatenate([part[name] for part in measured]) for name in measured[0]}
         self._check_outputs(outputs["logits" if self.from_logits else "probabilities"])
         return outputs

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -15,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fd_keras.files import atomic_path
 
-READABLE_FORMATS = ("PNG", "JPEG", "WEBP")
+READABLE_FORMATS = ("PNG", "JPEG", "WebP")
 READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 # By suffix, with the options that make Pillow write exactly the pixels it is given. `exact`
@@ -67,21 +69,54 @@ def read_image(path: str | os.PathLike[str] | bytes, *, name: str | None = None)
         >>> read_image(path).pixels.shape
         (5, 7, 1)
     """
-    if isinstance(path, bytes):
-        opened: IO[bytes] = io.BytesIO(path)
-        name = name or f"content of {len(path)} bytes"
+    with opened_picture(path, name=name) as picture:
+        _refuse_animation(picture)
+        return _decoded(ImageOps.exif_transpose(picture))
+
+
+@contextmanager
+def opened_picture(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    argument: str = "path",
+    name: str | None = None,
+    formats: tuple[str, ...] = READABLE_FORMATS,
+) -> Iterator[Image.Image]:
+    """Yield Pillow's image of a file; what goes wrong in the block is the file's fault.
+
+    Args:
+        source: The file, or its content.
+        argument: What the caller calls ``source``.
+        name: What error messages call it. Default: the path.
+        formats: Names of Pillow's formats.
+
+    Raises:
+        OSError: The file cannot be opened.
+        ValueError: It holds no such image, a broken one, or one with so many pixels that
+            Pillow takes it for a decompression bomb. The message names the file.
+
+    Example:
+        >>> with opened_picture(b"no image"):
+        ...     pass
+        Traceback (most recent call last):
+        ...
+        ValueError: `path` holds no PNG, JPEG or WebP image. Received: path='content of 8 bytes'
+    """
+    if isinstance(source, bytes):
+        opened: IO[bytes] = io.BytesIO(source)
+        name = name or f"content of {len(source)} bytes"
     else:
-        opened = open(path, "rb")  # noqa: SIM115  # closed by the block below
-        name = name or os.fspath(path)
+        opened = open(source, "rb")  # noqa: SIM115  # closed by the block below
+        name = name or os.fspath(source)
     with opened as file, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(file, formats=READABLE_FORMATS) as image:
-                _refuse_animation(image)
-                return _decoded(ImageOps.exif_transpose(image))
+            with Image.open(file, formats=formats) as picture:
+                yield picture
         # Pillow's decoders raise many types on broken files, SyntaxError among them.
         except Exception as error:
-            raise ValueError(f"`path` {_explained(error)}. Received: path={name!r}") from error
+            reason = _explained(error, formats)
+            raise ValueError(f"`{argument}` {reason}. Received: {argument}={name!r}") from error
 
 
 def write_image(path: str | os.PathLike[str], image: DecodedImage) -> None:
@@ -139,9 +174,10 @@ def _refuse_animation(image: Image.Image) -> None:
         raise _AnimationError
 
 
-def _explained(error: Exception) -> str:
+def _explained(error: Exception, formats: tuple[str, ...]) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "holds no PNG, JPEG or WebP image"
+        *most, last = formats
+        return f"holds no {', '.join(most)}{' or ' if most else ''}{last} image"
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"holds more than {Image.MAX_IMAGE_PIXELS} pixels, which Pillow takes for an attack"
     if isinstance(error, _AnimationError):

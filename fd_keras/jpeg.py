@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import io
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from scipy.fft import dctn, idctn
 
-from fd_keras.bands import BLOCK_SIZE
+from fd_keras.bands import BLOCK_SIZE, TIE_OFFSET
 from fd_keras.color import RGB_TO_YCBCR
 from fd_keras.files import atomic_path
-from fd_keras.kernels import TIE_OFFSET
+from fd_keras.images import opened_picture
+from fd_keras.presets import TableLike, as_table
 from fd_keras.tables import QuantizationTable
 
 Subsampling = Literal["4:4:4", "4:2:0"]
 
 _MAX_STEP = 255  # baseline JPEG stores steps in one byte
+_MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
+
+# What is fitted to its levels in one piece: float64 takes 6 MB, and a dozen copies exist.
+_PIXELS_AT_ONCE = 2**18
 
 
 def rounded_table(table: QuantizationTable) -> QuantizationTable:
@@ -57,21 +62,33 @@ def rounded_table(table: QuantizationTable) -> QuantizationTable:
 
 
 def encode_jpeg(
-    image: npt.ArrayLike, table: QuantizationTable, *, subsampling: Subsampling = "4:4:4"
+    image: npt.ArrayLike, table: TableLike, *, subsampling: Subsampling = "4:4:4"
 ) -> bytes:
     """Compress an image to baseline JPEG with the steps of ``table``.
 
-    With 4:4:4 and a YCbCr table, the file holds the very coefficients that the layer
-    computes. A plain encoder would miss some, because it rounds Y, Cb and Cr to whole
-    numbers before the DCT: a coefficient near half a step then falls on the other side. So
-    each block is first moved towards its distilled version, as far as whole pixel values
-    allow. Blocks with steps of about 1 to 3 cannot always be hit; an error there is as small
-    as the step. With 4:2:0, or an RGB table, libjpeg quantises the image as it is.
+    With 4:4:4 and a YCbCr table, the file holds the coefficients that the layer computes. A
+    plain encoder would miss some, because it rounds Y, Cb and Cr to whole numbers before the
+    DCT: a coefficient near half a step then falls on the other side. So each block is first
+    moved towards its distilled version, as far as whole pixel values allow. With 4:2:0, or an
+    RGB table, libjpeg quantises the image as it is.
+
+    The decoded file differs from the layer's output where
+
+    * a block cannot be hit: those of high contrast, which would have to leave 0..255, miss some
+      coefficients under steps of any size, and others under steps of about 1 to 3; a miss is
+      off by one step;
+    * a block is incomplete, at the right and bottom edge: it is encoded as it is;
+    * Y, Cb or Cr leave 0..255, to which libjpeg limits them and the layer does not.
+
+    Beyond that, the decoder rounds Y, Cb and Cr before it makes RGB of them: 0.30 to 0.36 grey
+    levels on average on photographs, whatever the encoder does.
 
     Args:
-        image: uint8 ``(height, width)``, ``(height, width, 1)`` or ``(height, width, 3)``.
-        table: Whole steps from 1 to 255 and one cycle spin. An RGB table gives an RGB JPEG,
-            whose level shift of 128 quantises DC on another lattice than the layer.
+        image: uint8 ``(height, width)``, ``(height, width, 1)`` or ``(height, width, 3)``,
+            with sides of 1 to 65,500 pixels.
+        table: What ``FeatureDistillation`` takes, with whole steps from 1 to 255 and one cycle
+            spin. An RGB table gives an RGB JPEG, whose level shift of 128 quantises DC on
+            another lattice than the layer.
         subsampling: Of chroma: ``"4:4:4"`` (none) or ``"4:2:0"`` (half the height and width).
 
     Returns:
@@ -89,7 +106,7 @@ def encode_jpeg(
     References:
         ITU-T T.81; the one-pass and encoder-side variants of Liu et al., CVPR 2019.
     """
-    pixels = _validated_image(image)
+    pixels, table = _validated_image(image), as_table(table)
     if rounded_table(table) != table:
         raise ValueError(
             "`table` must have whole steps from 1 to 255 and one cycle spin; "
@@ -126,7 +143,7 @@ def encode_jpeg(
 def write_jpeg(
     path: str | os.PathLike[str],
     image: npt.ArrayLike,
-    table: QuantizationTable,
+    table: TableLike,
     *,
     subsampling: Subsampling = "4:4:4",
 ) -> int:
@@ -160,7 +177,9 @@ def write_jpeg(
 
 
 def read_jpeg_table(source: str | os.PathLike[str] | bytes) -> QuantizationTable:
-    """The quantisation table of any JPEG file.
+    """The quantisation table of a JPEG file.
+
+    Of a phone's JPEG with previews in it (MPO), the table of the photo.
 
     Args:
         source: Path, or the file's content.
@@ -170,31 +189,28 @@ def read_jpeg_table(source: str | os.PathLike[str] | bytes) -> QuantizationTable
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no JPEG file, or of a colour space that is neither grey, RGB nor
-            YCbCr.
+        ValueError: It is no JPEG file, one with so many pixels that Pillow takes it for a
+            decompression bomb, or of a colour space that is neither grey, RGB nor YCbCr. CMYK
+            is not: its four tables fit no image that the layer sees.
 
     Example:
         See ``encode_jpeg``.
     """
-    name = "content of " + str(len(source)) + " bytes" if isinstance(source, bytes) else source
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            if picture.format != "JPEG" or picture.mode not in ("L", "RGB"):
-                raise ValueError(
-                    "`source` must be a grey or colour JPEG file. "
-                    f"Received: source={name!r}, {picture.format} of mode {picture.mode}"
-                )
-            tables = picture.quantization
-            components = picture.layer
-            is_rgb = picture.info.get("adobe_transform") == 0 and len(components) == 3
-    except UnidentifiedImageError as error:
-        raise ValueError(f"`source` must be a JPEG file. Received: source={name!r}") from error
+    with opened_picture(source, argument="source", formats=("JPEG",)) as picture:
+        jpeg: Any = picture
+        mode, tables, components = jpeg.mode, jpeg.quantization, jpeg.layer
+        is_rgb = picture.info.get("adobe_transform") == 0 and len(components) == 3
+    name = f"content of {len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
+    if mode not in ("L", "RGB"):
+        raise ValueError(
+            f"`source` must be a grey or colour JPEG file. Received: source={name!r} of mode {mode}"
+        )
     # Pillow lists a component as (identifier, sampling factors, number of its table).
     steps = np.array([tables[component[-1]] for component in components], np.float64)
     return QuantizationTable(
         steps.reshape(-1, BLOCK_SIZE, BLOCK_SIZE),
         "rgb" if is_rgb else "ycbcr",
-        provenance={"source": "JPEG file", "name": os.path.basename(str(name))},
+        provenance={"source": "JPEG file", "name": os.path.basename(name)},
     )
 
 
@@ -206,6 +222,11 @@ def _validated_image(image: npt.ArrayLike) -> npt.NDArray[np.uint8]:
         raise ValueError(
             "`image` must be uint8 of shape (height, width), (height, width, 1) or "
             f"(height, width, 3). Received: {pixels.dtype} of shape {np.shape(image)}"
+        )
+    if not all(1 <= side <= _MAX_SIDE for side in pixels.shape[:2]):
+        raise ValueError(
+            f"`image` must have sides of 1 to {_MAX_SIDE} pixels. "
+            f"Received: image of shape {pixels.shape}"
         )
     return pixels
 
@@ -219,6 +240,15 @@ def _reproducing_planes(
     pixels: npt.NDArray[np.uint8], steps: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.uint8]:
     """Whole-numbered grey or Y, Cb, Cr planes whose DCT rounds to what the layer computes."""
+    rows = max(1, _PIXELS_AT_ONCE // (BLOCK_SIZE * pixels.shape[1])) * BLOCK_SIZE
+    strips = (pixels[top : top + rows] for top in range(0, len(pixels), rows))
+    return np.concatenate([_reproducing_strip(strip, steps) for strip in strips])
+
+
+def _reproducing_strip(
+    pixels: npt.NDArray[np.uint8], steps: npt.NDArray[np.float64]
+) -> npt.NDArray[np.uint8]:
+    """``_reproducing_planes`` of whole block rows, or of the last."""
     height, width, channels = pixels.shape
     centred = pixels.astype(np.float64)
     centred = centred @ RGB_TO_YCBCR.T if channels == 3 else centred

@@ -22,18 +22,13 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from fd_keras._compat import clip
-from fd_keras.bands import BLOCK_SIZE
+from fd_keras.bands import BLOCK_SIZE, TIE_OFFSET
 from fd_keras.color import RGB_TO_YCBCR, YCBCR_TO_RGB, ColorSpace, level_shift
 from fd_keras.spins import grid_offsets
 
 DctMethod = Literal["matmul", "signal"]
 
 DCT_METHODS: tuple[DctMethod, ...] = get_args(DctMethod)
-
-# Integer pixels put coefficients of the bands (0,0), (0,4), (4,0), (4,4) exactly on k + 1/2
-# steps, where every runtime's rounding errors fall differently. The offset moves those ties
-# aside by more than float32 errors; 997 is prime, so no integer step moves them back.
-TIE_OFFSET = 1 / 997
 
 # Wider than this, a block of rows as one vector wastes more multiplications than it saves.
 _MAX_INTERLEAVED_CHANNELS = 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,8 @@ import tensorflow as tf
 
 from fd_keras._compat import add_float32_weight
 from fd_keras.color import ColorSpace
-from fd_keras.data import image_batches
+from fd_keras.data import described, image_batches
+from fd_keras.design.checks import validate_epsilon
 from fd_keras.design.tables import design_table
 from fd_keras.kernels import (
     DCT_METHODS,
@@ -26,6 +26,7 @@ from fd_keras.kernels import (
 from fd_keras.presets import TableLike, as_table
 from fd_keras.statistics import CoefficientStatistics
 from fd_keras.tables import QuantizationTable
+from fd_keras.value_range import validate_value_range
 
 
 @keras.saving.register_keras_serializable(package="fd_keras")
@@ -103,7 +104,7 @@ class FeatureDistillation(keras.layers.Layer):
         )
         self.color_space = self._table.color_space
         self.cycle_spins = self._table.cycle_spins
-        self.value_range = _validated_range(value_range)
+        self.value_range = validate_value_range(value_range)
         if dct_method not in DCT_METHODS:
             raise ValueError(
                 f"`dct_method` must be one of {DCT_METHODS}. Received: dct_method={dct_method!r}"
@@ -220,22 +221,24 @@ class FeatureDistillation(keras.layers.Layer):
     ) -> None:
         """Measure benign images, design a table against an attack budget, and install it.
 
-        The table is designed by ``fd_keras.design_table`` in the layer's colour space. It
-        replaces the one in force; what earlier calls measured is forgotten. As with any Keras
-        layer, ``update_state`` and ``finalize_state`` do the same in parts.
+        The table is designed by ``fd_keras.design_table`` in the layer's colour space and for
+        its cycle spins. It replaces the one in force; what earlier calls measured is forgotten.
+        As with any Keras layer, ``update_state`` and ``finalize_state`` do the same in parts.
+        A saved layer keeps its table, but not what was measured and not yet finalised.
 
         Args:
             data: Benign images in the layer's ``value_range`` and ``data_format``: an array,
                 a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of images; labels are
-                passed over.
+                passed over. Files: ``fd_keras.sources.open_images(path)``.
             epsilon: Size of the perturbation of a pixel on the 0..255 scale, whatever the
-                layer's ``value_range``: 2 means 2/255.
+                layer's ``value_range``: 2 means 2/255. At least 0.1.
             batch_size: Images at a time, where ``data`` is not batched by itself.
             steps: Number of batches to read; ``None``: all.
-            **design: Further arguments of ``design_table``.
+            **design: Further arguments of ``design_table``, but ``cycle_spins``.
 
         Raises:
-            ValueError: There is no image, or no such table; see ``design_table``.
+            ValueError: There is no image, one does not fit the layer, or no such table exists;
+                see ``design_table``. The layer then keeps its table.
 
         Example:
             >>> images = np.random.default_rng(3).integers(0, 256, (10, 32, 32, 3))
@@ -247,11 +250,15 @@ class FeatureDistillation(keras.layers.Layer):
         References:
             Liu et al., CVPR 2019, section 3.2.
         """
+        validate_epsilon(epsilon)
+        self._refuse_cycle_spins(design)
         self.reset_state()
-        for batch in image_batches(data, batch_size=batch_size, steps=steps):
+        axis = -3 if self.data_format == "channels_first" else -1
+        batches = image_batches(data, batch_size=batch_size, steps=steps, channel_axis=axis)
+        for batch in batches:
             self.update_state(batch)
         if self._statistics is None:
-            raise ValueError(f"`data` holds no image. Received: data={data!r}")
+            raise ValueError(f"`data` holds no image. Received: data={described(data)}")
         self.finalize_state(epsilon, **design)
 
     def reset_state(self) -> None:
@@ -261,6 +268,8 @@ class FeatureDistillation(keras.layers.Layer):
     def update_state(self, data: npt.ArrayLike) -> None:
         """Add a batch of benign images to what ``finalize_state`` designs from."""
         batch = np.asarray(data)
+        check = self._check_channels if self.built else self._channels
+        check(tf.TensorShape(batch.shape))
         if self.data_format == "channels_first":
             batch = np.moveaxis(batch, -3, -1)
         measured = CoefficientStatistics.from_data(
@@ -272,9 +281,10 @@ class FeatureDistillation(keras.layers.Layer):
             self._statistics = self._statistics.merge(measured)
 
     def finalize_state(self, epsilon: float | None = None, **design: Any) -> None:
-        """Design a table from the measured batches and install it."""
+        """Design a table from the measured batches, install it, and forget the batches."""
         if epsilon is None:
             return  # Keras 2 calls this on every layer after `set_weights`
+        self._refuse_cycle_spins(design)
         if self._statistics is None:
             raise ValueError("`update_state` must have measured images first.")
         statistics = self._statistics.with_provenance(
@@ -283,6 +293,14 @@ class FeatureDistillation(keras.layers.Layer):
         self.set_quantization_table(
             design_table(statistics, epsilon, cycle_spins=self.cycle_spins, **design)
         )
+        self.reset_state()
+
+    def _refuse_cycle_spins(self, design: Mapping[str, Any]) -> None:
+        if "cycle_spins" in design:
+            raise ValueError(
+                f"`cycle_spins` must be left to the layer, which has {self.cycle_spins}; make a "
+                f"new layer for others. Received: cycle_spins={design['cycle_spins']!r}"
+            )
 
     def _channels(self, input_shape: Sequence[int | None]) -> int:
         shape = tuple(tf.TensorShape(input_shape).as_list())
@@ -311,16 +329,3 @@ class FeatureDistillation(keras.layers.Layer):
                 f"`inputs` must have the {built_for} channels the layer was built for "
                 f"({self.data_format}). Received: inputs of shape {tuple(shape)}"
             )
-
-
-def _validated_range(value_range: Sequence[float]) -> tuple[float, float]:
-    try:
-        low, high = (float(bound) for bound in value_range)
-    except (TypeError, ValueError):
-        low = high = math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(
-            "`value_range` must be two finite numbers, the lower first. "
-            f"Received: value_range={value_range!r}"
-        )
-    return low, high

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from fd_keras.images import READABLE_SUFFIXES, read_image
 
@@ -93,6 +95,8 @@ def open_images(
         >>> open_images(path).count
         5
     """
+    if not os.fspath(location):
+        raise ValueError("`location` must not be empty. Received: location=''")
     path = Path(location)
     convert = functools.partial(_with_channels, channels=channels)
     if path.is_dir():
@@ -143,7 +147,12 @@ def _record_loaders(path: Path, channels: int) -> Iterator[Loader]:
 
     def load(index: int, record: bytes) -> ImageArray:
         name = f"{path}#{index}"
-        feature = tf.train.Example.FromString(record).features.feature
+        try:
+            feature = tf.train.Example.FromString(record).features.feature
+        except DecodeError as error:
+            raise ValueError(
+                f"`location` must hold records of tf.train.Example ({error}). Received: {name}"
+            ) from error
         for key in _ENCODED_FEATURES:
             if key in feature and feature[key].bytes_list.value:
                 content = feature[key].bytes_list.value[0]
@@ -165,21 +174,35 @@ def _record_loaders(path: Path, channels: int) -> Iterator[Loader]:
 
 
 def _only_images(path: Path) -> npt.NDArray[Any]:
-    with np.load(path) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-        candidates = [name for name, array in arrays.items() if array.ndim == 4]
-        named = [name for name in candidates if name in ("x", "images")]
-        if len(named or candidates) != 1:
-            raise ValueError(
-                "`location` must hold one array (n, height, width, channels), or one named 'x' "
-                f"or 'images'. Received: {path} with {sorted(arrays)}"
-            )
+    arrays = _arrays(path)
+    candidates = [name for name, array in arrays.items() if array.ndim == 4]
+    named = [name for name in candidates if name in ("x", "images")]
+    if len(named or candidates) != 1:
+        raise ValueError(
+            "`location` must hold one array (n, height, width, channels), or one named 'x' "
+            f"or 'images'. Received: {path} with {sorted(arrays)}"
+        )
     array = arrays[(named or candidates)[0]]
     if array.dtype != np.uint8:
         raise ValueError(
             f"`location` must hold images as uint8. Received: {path} with {array.dtype}"
         )
     return array
+
+
+def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    path.stat()  # a missing file is an OSError, no other kind of file
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"`location` is no .npz archive. Received: location={os.fspath(path)!r}")
+    try:
+        with np.load(path) as archive:
+            return {name: archive[name] for name in archive.files}
+    # numpy, zipfile and zlib raise many types on broken archives.
+    except Exception as error:
+        raise ValueError(
+            "`location` holds a broken array, or one of Python objects. "
+            f"Received: location={os.fspath(path)!r}"
+        ) from error
 
 
 def _keras_images(name: str) -> npt.NDArray[np.uint8]:

@@ -16,10 +16,12 @@ import tensorflow as tf
 
 from fd_keras.bands import BLOCK_SIZE
 from fd_keras.color import ColorSpace, validate_color_space
-from fd_keras.data import image_batches
+from fd_keras.data import described, image_batches, parts_of_batch
 from fd_keras.files import atomic_path
 from fd_keras.kernels import coefficients, pad_to_blocks, to_grey_levels
+from fd_keras.sources import open_images
 from fd_keras.tables import frozen_json
+from fd_keras.value_range import check_pixels, validate_value_range
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -48,7 +50,7 @@ class CoefficientStatistics:
         provenance: Which data, any JSON-serialisable mapping.
 
     Raises:
-        ValueError: The arrays do not fit each other.
+        ValueError: The arrays do not fit each other, or hold what no images give.
 
     Example:
         >>> images = np.random.default_rng(3).integers(0, 256, (10, 32, 32, 3))
@@ -84,10 +86,10 @@ class CoefficientStatistics:
                     f"`{name}` must have the shape of `mean`, {shape}. "
                     f"Received: {name} of shape {array.shape}"
                 )
+            _check_moment(name, array)
             array.setflags(write=False)
             object.__setattr__(self, name, array)
-        low, high = self.value_range
-        object.__setattr__(self, "value_range", (float(low), float(high)))
+        object.__setattr__(self, "value_range", validate_value_range(self.value_range))
         object.__setattr__(self, "color_space", validate_color_space(self.color_space))
         object.__setattr__(self, "provenance", frozen_json(self.provenance))
 
@@ -106,33 +108,45 @@ class CoefficientStatistics:
 
         Args:
             data: What ``fd_keras.data.image_batches`` takes: an array of images, a
-                ``tf.data.Dataset``, a ``PyDataset``, an iterable of images of any sizes, or a
-                directory of image files. Labels beside the images are passed over.
+                ``tf.data.Dataset``, a ``PyDataset`` or an iterable of images of any sizes.
+                Labels beside the images are passed over. Or what
+                ``fd_keras.sources.open_images`` takes: the path of a directory of image files,
+                of an ``.npz`` or a TFRecord file. An image there that cannot be read is an
+                error; to pass over it, give ``open_images(path)`` itself.
             color_space: ``"rgb"`` (any number of channels) or ``"ycbcr"`` (1 or 3).
             value_range: Lowest and highest pixel value of the data.
             batch_size: Images at a time, where ``data`` is not batched by itself.
             steps: Number of batches to read; ``None``: all.
-            provenance: Which data; the number of images is added.
+            provenance: Which data; the number of images is added. Default: the name of a path.
 
         Raises:
-            ValueError: There is no image, a pixel is not finite, or channels differ.
+            ValueError: There is no image, a pixel is outside ``value_range`` or NaN, the pixels
+                are surely of another scale, or channels differ.
+            OSError: A path cannot be read.
 
         Example:
             See the class.
         """
+        color_space = validate_color_space(color_space)
+        value_range = validate_value_range(value_range)
+        if isinstance(data, (str, os.PathLike)):
+            data = open_images(data, strict=True)
+            provenance = provenance or {"data": data.name}
         total: CoefficientStatistics | None = None
         images = 0
         for batch in image_batches(data, batch_size=batch_size, steps=steps):
-            part = cls._of_batch(batch, validate_color_space(color_space), value_range)
-            total = part if total is None else total.merge(part)
+            check_pixels(batch, value_range)
+            for part in parts_of_batch(batch):
+                measured = cls._of_batch(part, color_space, value_range)
+                total = measured if total is None else total.merge(measured)
             images += len(batch)
         if total is None:
-            raise ValueError(f"`data` holds no image. Received: data={data!r}")
+            raise ValueError(f"`data` holds no image. Received: data={described(data)}")
         return total.with_provenance({**(provenance or {}), "images": images})
 
     @classmethod
     def _of_batch(
-        cls, batch: npt.ArrayLike, color_space: ColorSpace, value_range: Sequence[float]
+        cls, batch: npt.ArrayLike, color_space: ColorSpace, value_range: tuple[float, float]
     ) -> CoefficientStatistics:
         pixels = to_grey_levels(tf.cast(batch, tf.float32), *value_range)
         channels = int(pixels.shape[-1])
@@ -142,8 +156,6 @@ class CoefficientStatistics:
                 f"Received: images with {channels} channels"
             )
         blocks, mean, *rest = _moments(color_space, channels)(pixels)
-        if not np.isfinite(mean).all():
-            raise ValueError("`data` must be finite. Received: an image with NaN or infinity")
         mean, squares, absolutes, low, high = (_by_channel(x, channels) for x in (mean, *rest))
         n = int(blocks)
         return cls(
@@ -154,7 +166,7 @@ class CoefficientStatistics:
             min=low,
             max=high,
             color_space=color_space,
-            value_range=(value_range[0], value_range[1]),
+            value_range=value_range,
         )
 
     @property
@@ -170,6 +182,7 @@ class CoefficientStatistics:
 
         Raises:
             ValueError: They do not fit.
+            TypeError: ``other`` is something else.
 
         Example:
             >>> images = np.random.default_rng(3).integers(0, 256, (10, 32, 32, 3))
@@ -182,6 +195,8 @@ class CoefficientStatistics:
             Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing
             sample variances", 1979.
         """
+        if not isinstance(other, CoefficientStatistics):
+            raise TypeError(f"`other` must be CoefficientStatistics. Received: other={other!r}")
         for name in ("color_space", "value_range", "channels"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
@@ -298,11 +313,17 @@ class CoefficientStatistics:
             if data.pop("format") != _FORMAT or data.pop("version") != _VERSION:
                 raise ValueError(f"not {_FORMAT} of version {_VERSION}")
             return cls(**data)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"`path` holds no coefficient statistics ({error!r}). "
                 f"Received: path={os.fspath(path)!r}"
             ) from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A MappingProxyType can neither be pickled nor copied deeply.
+        moments = (getattr(self, name) for name in _MOMENTS)
+        settings = (self.color_space, self.value_range, dict(self.provenance))
+        return CoefficientStatistics, (*moments, *settings)
 
     def __repr__(self) -> str:
         return (
@@ -344,6 +365,14 @@ def _moments(color_space: ColorSpace, channels: int) -> Any:
 
     signature = tf.TensorSpec((None, None, None, channels), tf.float32)
     return tf.function(moments, input_signature=[signature])
+
+
+def _check_moment(name: str, array: npt.NDArray[Any]) -> None:
+    smallest = {"count": 1, "std": 0, "mean_abs": 0}.get(name, -np.inf)
+    valid = np.isfinite(array) & (array >= smallest)
+    if not valid.all():
+        rule = "be finite" if smallest == -np.inf else f"be finite and at least {smallest}"
+        raise ValueError(f"`{name}` must {rule}. Received: {name}={array[~valid][0]}")
 
 
 def _by_channel(bands: tf.Tensor, channels: int) -> FloatArray:

@@ -11,6 +11,7 @@ from fd_keras_cli.console import (
     USER_ERRORS,
     checked_targets,
     file_progress,
+    path_argument,
     print_error,
     quiet_libraries,
 )
@@ -30,7 +31,12 @@ _BLOCK_ROWS = 8
 
 def apply(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG or WebP files.")],
-    out: Annotated[Path, typer.Option(help="Directory to write to; made if missing.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=path_argument, metavar="PATH", help="Directory to write to; made if missing."
+        ),
+    ],
     table: Annotated[
         str,
         typer.Option(help="liu2019, zigzag15, jpeg, jpeg:QUALITY, or a table's JSON file."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from enum import Enum
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fd_keras_cli.console import print_error, quiet_libraries
+from fd_keras_cli.console import check_target, path_argument, print_error, quiet_libraries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fd_keras.sources import ImageSource
+    from fd_keras.statistics import CoefficientStatistics
 
-# Below this, an epsilon was surely meant for pixels from 0 to 1.
-_SMALLEST_EPSILON = 0.1
+_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
 
 class ColorSpaceName(str, Enum):
@@ -43,7 +44,10 @@ def calibrate(
         float,
         typer.Option(help="Size of the perturbation of a pixel in grey levels: 2 means 2/255."),
     ],
-    out: Annotated[Path, typer.Option(help="The table's JSON file.")],
+    out: Annotated[
+        Path,
+        typer.Option(parser=path_argument, metavar="PATH", help="The table's JSON file."),
+    ],
     color_space: Annotated[
         ColorSpaceName, typer.Option(help="Colour space of the table.")
     ] = ColorSpaceName.YCBCR,
@@ -58,6 +62,9 @@ def calibrate(
         float | None,
         typer.Option(min=0, help="Squared error allowed in an accuracy-sensitive band."),
     ] = None,
+    max_step: Annotated[
+        int | None, typer.Option(min=1, help="Largest step; a JPEG file holds 255.")
+    ] = None,
     cycle_spins: Annotated[
         int | None, typer.Option(min=1, max=64, help="Block grids the layer averages over.")
     ] = None,
@@ -66,7 +73,12 @@ def calibrate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Read so many images.")] = None,
     statistics: Annotated[
-        Path | None, typer.Option(help="Also write the coefficient statistics to this file.")
+        Path | None,
+        typer.Option(
+            parser=path_argument,
+            metavar="PATH",
+            help="Also write the coefficient statistics to this file.",
+        ),
     ] = None,
     strict: Annotated[bool, typer.Option(help="Stop at the first unreadable image.")] = False,
 ) -> None:
@@ -74,35 +86,34 @@ def calibrate(
 
     Nothing is written before all images are read, so an interrupted run leaves nothing behind.
     """
-    if 0 < epsilon < _SMALLEST_EPSILON:
-        raise ValueError(
-            "`--epsilon` is in grey levels from 0 to 255: for 0.0078 of pixels from 0 to 1, "
-            f"write 2. Received: --epsilon {epsilon:g}"
-        )
-    with quiet_libraries() as console:
-        with console.status("Starting TensorFlow"):
-            from fd_keras.design import design_table
-            from fd_keras.sources import open_images
-            from fd_keras.statistics import CoefficientStatistics
-        source = open_images(data, channels=_checked_channels(channels), strict=strict)
-        measured = CoefficientStatistics.from_data(
-            _with_progress(source, limit, console),
-            color_space=color_space.value,
-            provenance={"data": source.name},
-        )
-    _report_skipped(source)
+    check_target("--out", out)
+    if statistics is not None:
+        check_target("--statistics", statistics)
     chosen: dict[str, Any] = {
         "required_removal": required_removal,
         "distortion_budget": distortion_budget,
+        "max_step": max_step,
         "cycle_spins": cycle_spins,
     }
-    # What is not chosen is left to the design's own defaults.
-    table = design_table(
-        measured,
-        epsilon,
-        as_bands=as_bands,
-        **{name: value for name, value in chosen.items() if value is not None},
-    )
+    try:
+        with quiet_libraries() as console:
+            with console.status("Starting TensorFlow"):
+                from fd_keras.design import design_table
+                from fd_keras.design.checks import validate_epsilon
+                from fd_keras.sources import open_images
+            validate_epsilon(epsilon)
+            source = open_images(data, channels=_checked_channels(channels), strict=strict)
+        measured = _measured(source, limit, color_space)
+        # What is not chosen is left to the design's own defaults.
+        table = design_table(
+            measured,
+            epsilon,
+            as_bands=as_bands,
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+    except KeyboardInterrupt:
+        typer.echo("Interrupted, nothing was written", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
     if statistics is not None:
         measured.save(statistics)
     table.save(out)
@@ -116,8 +127,27 @@ def _checked_channels(channels: int | None) -> Any:
     return channels
 
 
-def _with_progress(source: ImageSource, limit: int | None, console: Console) -> Iterator[Any]:
-    progress = Progress(
+def _measured(
+    source: ImageSource, limit: int | None, color_space: ColorSpaceName
+) -> CoefficientStatistics:
+    from fd_keras.statistics import CoefficientStatistics
+
+    try:
+        with quiet_libraries() as console, _progress(console) as progress:
+            return CoefficientStatistics.from_data(
+                _counted(source, limit, progress),
+                color_space=color_space.value,
+                provenance={"data": source.name},
+            )
+    finally:
+        for message in source.skipped:
+            print_error(message)
+        if source.skipped:
+            typer.echo(f"{len(source.skipped)} images were skipped", err=True)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -125,20 +155,16 @@ def _with_progress(source: ImageSource, limit: int | None, console: Console) -> 
         TimeRemainingColumn(),
         console=console,
     )
+
+
+def _counted(source: ImageSource, limit: int | None, progress: Progress) -> Iterator[Any]:
     counts = [count for count in (source.count, limit) if count is not None]
-    with progress:
-        task = progress.add_task("Measuring", total=min(counts, default=None), rate="")
-        start = time.monotonic()
-        for number, image in enumerate(source, start=1):
-            yield image
-            rate = number / (time.monotonic() - start)
-            progress.update(task, completed=number, rate=f"{rate:.0f} images/s")
-            if number == limit:
-                break
-
-
-def _report_skipped(source: ImageSource) -> None:
-    for message in source.skipped:
-        print_error(message)
-    if source.skipped:
-        typer.echo(f"{len(source.skipped)} images were skipped", err=True)
+    task = progress.add_task("Measuring", total=min(counts, default=None), rate="")
+    start = time.monotonic()
+    number = 0
+    for number, image in enumerate(itertools.islice(source, limit), start=1):
+        yield image
+        rate = number / (time.monotonic() - start)
+        progress.update(task, completed=number, rate=f"{rate:.0f} images/s")
+    if not number:
+        raise ValueError(f"no usable image in {source.name}")

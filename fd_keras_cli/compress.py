@@ -12,6 +12,7 @@ from fd_keras_cli.console import (
     USER_ERRORS,
     checked_targets,
     file_progress,
+    path_argument,
     print_error,
     quiet_libraries,
 )
@@ -26,7 +27,12 @@ class SubsamplingName(str, Enum):
 
 def compress(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG or WebP files.")],
-    out: Annotated[Path, typer.Option(help="Directory to write to; made if missing.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=path_argument, metavar="PATH", help="Directory to write to; made if missing."
+        ),
+    ],
     table: Annotated[
         str,
         typer.Option(help="liu2019, zigzag15, jpeg, jpeg:QUALITY, or a table's JSON file."),
@@ -37,9 +43,11 @@ def compress(
 ) -> None:
     """Compress images to JPEG files that carry a quantisation table.
 
-    The encoder side of the defence: any JPEG decoder gives the distilled image back. Steps
-    are rounded to whole numbers from 1 to 255, and cycle spins dropped, which JPEG cannot
-    hold; a line says so. Transparency and metadata but the colour profile are dropped.
+    The encoder side of the defence: with 4:4:4 and a YCbCr table, any JPEG decoder gives
+    nearly what the layer computes. Blocks of high contrast, incomplete blocks at the edges and
+    colours that leave Y, Cb or Cr from 0 to 255 can differ. Steps are rounded to whole numbers
+    from 1 to 255, and cycle spins dropped, which JPEG cannot hold; a line says so.
+    Transparency and metadata are dropped.
     """
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
         from fd_keras.images import read_image

@@ -85,6 +85,45 @@ def file_progress(count: int) -> Progress:
     )
 
 
+def path_argument(value: str) -> Path:
+    """A path from the command line; for the ``parser`` of an option.
+
+    Args:
+        value: What was written. ``Path`` itself would take nothing for the current directory.
+
+    Raises:
+        ValueError: It is empty.
+
+    Example:
+        >>> path_argument("out")
+        PosixPath('out')
+    """
+    if not str(value):
+        raise ValueError("a path must not be empty")
+    return Path(value)
+
+
+def check_target(option: str, target: Path) -> None:
+    """Refuse a file that cannot be written, before anything is computed.
+
+    Args:
+        option: The option that names it.
+        target: The file.
+
+    Raises:
+        ValueError: It is a directory, or lies below a file.
+
+    Example:
+        >>> check_target("--out", Path("."))
+        Traceback (most recent call last):
+        ...
+        ValueError: `--out` must be a file to write. Received: --out .
+    """
+    above = next(parent for parent in target.absolute().parents if parent.exists())
+    if target.is_dir() or not above.is_dir():
+        raise ValueError(f"`{option}` must be a file to write. Received: {option} {target}")
+
+
 def checked_targets(sources: Sequence[Path], targets: list[Path], out: Path) -> list[Path]:
     """Return ``targets`` when no file would be lost by writing them.
 

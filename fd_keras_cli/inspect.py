@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import quiet_libraries
+from fd_keras_cli.console import check_target, path_argument, quiet_libraries
 
 if TYPE_CHECKING:
     from fd_keras import QuantizationTable
@@ -21,7 +21,11 @@ def inspect(
     ],
     plot: Annotated[
         Path | None,
-        typer.Option(help="Write heat maps to this file; its suffix names the format."),
+        typer.Option(
+            parser=path_argument,
+            metavar="PATH",
+            help="Write heat maps to this file; its suffix names the format.",
+        ),
     ] = None,
     statistics: Annotated[
         Path | None,
@@ -31,10 +35,16 @@ def inspect(
     ] = None,
 ) -> None:
     """Show a quantisation table, coefficient statistics, or the table inside a JPEG file."""
+    if statistics is not None and plot is None:
+        raise typer.BadParameter("it belongs to --plot", param_hint="--statistics")
+    if plot is not None:
+        check_target("--plot", plot)
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
         from fd_keras.statistics import CoefficientStatistics
     content = _read(file)
     if isinstance(content, CoefficientStatistics):
+        if statistics is not None:
+            raise typer.BadParameter("it belongs to a table", param_hint="--statistics")
         typer.echo(repr(content))
     else:
         typer.echo(str(content))
@@ -71,5 +81,10 @@ def _figure(content: Any, statistics: Path | None) -> Any:
 def _save(figure: Any, path: Path) -> None:
     from fd_keras.files import atomic_path
 
+    formats = figure.canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        raise ValueError(
+            f"`--plot` must end in one of .{', .'.join(sorted(formats))}. Received: --plot {path}"
+        )
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)

@@ -1,6 +1,9 @@
 """The command line: what it writes, what it says, and how it ends."""
 
+import gc
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -203,6 +206,14 @@ def test_out_must_be_a_directory(run, save, tmp_path):
     assert "`--out` must be a directory" in err
 
 
+@pytest.mark.parametrize("command", ["apply", "compress"])
+def test_empty_out_is_not_the_current_directory(run, save, command):
+    image, _ = save("x.png")
+    code, _, errors = run(command, image, "--out", "")
+    assert code == 2
+    assert "must not be empty" in errors
+
+
 def test_missing_extra_says_what_to_install(run, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "art"]:
         monkeypatch.delitem(sys.modules, name)
@@ -268,13 +279,14 @@ class TestCalibrate:
         code, _, errors = run(
             *("calibrate", folder, "--epsilon", 2, "--out", out, "--color-space", "rgb"),
             *("--as-bands", 20, "--required-removal", 0.9, "--distortion-budget", 30),
-            *("--cycle-spins", 2, "--limit", 3),
+            *("--cycle-spins", 2, "--max-step", 99, "--limit", 3),
         )
         assert code == 0, errors
         table = fd_keras.QuantizationTable.load(out)
         assert (table.color_space, table.cycle_spins) == ("rgb", 2)
         assert table.provenance["as_bands"] == [20] * 3
         assert table.provenance["required_removal"] == [0.9] * 3
+        assert table.provenance["step_range"] == [1, 99]
         assert table.provenance["statistics"]["images"] == 3
 
     def test_broken_image_is_named_and_skipped(self, run, folder, tmp_path):
@@ -296,16 +308,71 @@ class TestCalibrate:
 
     def test_no_usable_image_is_an_error(self, run, tmp_path):
         (tmp_path / "photos").mkdir()
-        (tmp_path / "photos" / "x.png").write_bytes(b"broken")
+        for name in ("x.png", "y.png"):
+            (tmp_path / "photos" / name).write_bytes(b"broken")
         out = tmp_path / "table.json"
         code, _, errors = run("calibrate", tmp_path / "photos", "--epsilon", 2, "--out", out)
         assert code == 1
-        assert "holds no image" in errors
+        lines = errors.splitlines()
+        assert "x.png" in lines[0]
+        assert "y.png" in lines[1]
+        assert lines[2:] == ["2 images were skipped", "Error: no usable image in photos"]
         assert not out.exists()
+
+    def test_error_while_measuring_is_one_line(self, run, folder, tmp_path, monkeypatch):
+        """Raised by the consumer of the images, while the progress bar is shown."""
+
+        def fail(*arguments):
+            raise OSError("disk full")
+
+        ignored = []
+        monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+        monkeypatch.setattr("fd_keras.CoefficientStatistics.merge", fail)
+        monkeypatch.setattr("fd_keras.data.PIXELS_AT_ONCE", 1)  # each image is a batch
+        out = tmp_path / "table.json"
+        code, _, errors = run("calibrate", folder, "--epsilon", 2, "--out", out)
+        assert (code, errors) == (1, "Error: disk full\n")
+        gc.collect()
+        assert not ignored
+
+    def test_interrupt(self, tmp_path):
+        """Ctrl-C while a real process reads a pipe that never ends."""
+        (tmp_path / "photos").mkdir()
+        os.mkfifo(tmp_path / "photos" / "x.png")
+        out = tmp_path / "table.json"
+        command = [sys.executable, "-m", "fd_keras_cli", "calibrate", tmp_path / "photos"]
+        with (
+            subprocess.Popen(
+                [*command, "--epsilon", "2", "--out", out], stderr=subprocess.PIPE, text=True
+            ) as process,
+            open(tmp_path / "photos" / "x.png", "wb"),
+        ):  # waits until the image is read
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert errors.splitlines()[-1] == "Interrupted, nothing was written"
+        assert "Traceback" not in errors
+        assert not out.exists()
+
+    @pytest.mark.parametrize("option", ["--out", "--statistics"])
+    def test_target_is_checked_before_data_is_read(self, run, tmp_path, option):
+        files = {"--out": tmp_path / "table.json", option: tmp_path}
+        arguments = [part for pair in files.items() for part in pair]
+        code, _, errors = run("calibrate", "no such data", "--epsilon", 2, *arguments)
+        assert code == 1
+        assert f"`{option}` must be a file to write" in errors
+
+    def test_empty_paths(self, run, folder, tmp_path):
+        code, _, errors = run("calibrate", "", "--epsilon", 2, "--out", tmp_path / "t.json")
+        assert code == 1
+        assert "`location` must not be empty" in errors
+        code, _, errors = run("calibrate", folder, "--epsilon", 2, "--out", "")
+        assert code == 2
+        assert "must not be empty" in errors
 
     def test_epsilon_for_another_range_is_caught(self, run, folder, tmp_path):
         out = tmp_path / "table.json"
-        code, _, errors = run("calibrate", folder, "--epsilon", 0.0078, "--out", out)
+        code, _, errors = run("calibrate", "no such data", "--epsilon", 0.0078, "--out", out)
         assert code == 1
         assert "write 2" in errors
 
@@ -397,6 +464,25 @@ class TestInspect:
         code, _, errors = run("inspect", file, "--plot", plot, *more)
         assert code == 0, errors
         assert plot.stat().st_size > 5000
+
+    def test_statistics_that_would_be_ignored(self, run, table, statistics, tmp_path):
+        code, _, errors = run("inspect", table, "--statistics", statistics)
+        assert code == 2
+        assert "belongs to --plot" in errors
+        plot = tmp_path / "plot.png"
+        code, _, errors = run("inspect", statistics, "--statistics", statistics, "--plot", plot)
+        assert code == 2
+        assert "belongs to a table" in errors
+        assert not plot.exists()
+
+    @pytest.mark.parametrize("name", ["plot", "plot.xyz"])
+    def test_plot_of_unknown_format(self, run, table, tmp_path, name):
+        pytest.importorskip("matplotlib")
+        before = set(tmp_path.iterdir())
+        code, _, errors = run("inspect", table, "--plot", tmp_path / name)
+        assert code == 1
+        assert "`--plot` must end in" in errors
+        assert set(tmp_path.iterdir()) == before
 
     def test_other_files(self, run, tmp_path):
         (tmp_path / "a.json").write_text("{}")

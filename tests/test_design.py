@@ -66,7 +66,7 @@ def test_rank_of_channels_is_separate():
 def test_rank_by_zigzag_and_of_equal_bands():
     # T.81, figure A.6, first and last rows.
     first, last = [0, 1, 5, 6, 14, 15, 27, 28], [35, 36, 48, 49, 57, 58, 62, 63]
-    for rank in (rank_bands(np.zeros((8, 8))), rank_bands(natural_std(1), by="zigzag")[0]):
+    for rank in (rank_bands(np.zeros((8, 8))), rank_bands(natural_std(1), "zigzag")[0]):
         assert rank[[0, 7]].tolist() == [first, last]
 
 
@@ -132,7 +132,7 @@ def test_designed_table_works_in_the_layer():
 
 
 @given(
-    epsilon=st.floats(0, 4),
+    epsilon=st.floats(0.1, 4),
     more=st.floats(1, 5),
     ratio=st.floats(0.3, 0.8),
     required=st.floats(0, 0.97),
@@ -158,8 +158,8 @@ def test_larger_epsilon_never_gives_a_smaller_step(
     assert (large >= small).all()
 
 
-def test_no_perturbation_needs_no_quantisation():
-    assert (design_table(NATURAL, 0.0, min_step=3).steps == 3).all()
+def test_a_harmless_perturbation_needs_no_quantisation():
+    assert (design_table(NATURAL, 0.1, required_removal=0, min_step=3).steps == 3).all()
 
 
 def test_stricter_requirements_move_the_right_bands():
@@ -278,8 +278,13 @@ def test_unaffordable_budget_names_the_bands():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epsilon": -1.0}, "`epsilon` must be finite and not negative"),
+        ({"epsilon": -1.0}, "`epsilon` must be one finite number of grey levels"),
+        ({"epsilon": 0}, "epsilon=0"),
+        ({"epsilon": 0.0078}, "write 2. Received: epsilon=0.0078"),
         ({"epsilon": np.nan}, "epsilon=nan"),
+        ({"epsilon": np.inf}, "epsilon=inf"),
+        ({"epsilon": [2.0, 4.0]}, "Received: epsilon=[2.0, 4.0]"),
+        ({"epsilon": "two"}, "Received: epsilon='two'"),
         ({"as_bands": 65}, "`as_bands` must lie between 0 and 64"),
         ({"as_bands": 1.5}, "`as_bands` must be whole numbers. Received: as_bands=1.5"),
         ({"as_bands": (1, 2)}, "`as_bands` must be one number or one per channel, here 3"),
@@ -290,7 +295,7 @@ def test_unaffordable_budget_names_the_bands():
         ({"min_step": 0}, "whole numbers, 1 <= min_step <= max_step. Received: min_step=0"),
         ({"min_step": 9, "max_step": 8}, "min_step=9, max_step=8"),
         ({"max_step": 20.5}, "max_step=20.5"),
-        ({"ranking": "loud"}, "`by` must be one of"),
+        ({"ranking": "loud"}, "`ranking` must be one of"),
         ({"perturbation": "loud"}, "`perturbation` must be one of"),
         ({"channel_correlation": -0.1}, "`channel_correlation` must lie between 0 and 1"),
         ({"cycle_spins": 65}, "`cycle_spins` must be an integer"),
@@ -326,13 +331,13 @@ def test_profile_that_does_not_fit():
 
 
 @pytest.mark.parametrize(
-    ("std", "by", "message"),
+    ("std", "ranking", "message"),
     [
         (np.ones((8, 7)), "sigma", "`std` must have shape (..., 8, 8)"),
         (-np.ones((8, 8)), "sigma", "`std` must be finite and not negative"),
-        (np.ones((8, 8)), "size", "`by` must be one of"),
+        (np.ones((8, 8)), "size", "`ranking` must be one of"),
     ],
 )
-def test_rank_errors(std, by, message):
+def test_rank_errors(std, ranking, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        rank_bands(std, by)
+        rank_bands(std, ranking)

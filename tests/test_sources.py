@@ -129,3 +129,49 @@ def test_compressed_record_file_of_another_kind(tmp_path):
         file.write(b"no records " * 100)
     with pytest.raises(ValueError, match="a.tfrecord.gz"):
         list(open_images(tmp_path / "a.tfrecord.gz"))
+
+
+def save_renamed_array(path):
+    with open(path, "wb") as file:
+        np.save(file, np.zeros((2, 8, 8, 3), np.uint8))
+
+
+def save_truncated(path):
+    np.savez_compressed(path, x=np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3))
+    content = bytearray(path.read_bytes())
+    content[70:90] = b"\0" * 20
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"PK\x03\x04 no archive"),
+        save_renamed_array,
+        save_truncated,
+        lambda path: np.savez(path, x=np.array([{}, None])),
+    ],
+    ids=["empty", "no archive", "npy", "damaged", "objects"],
+)
+def test_broken_npz_is_named(save, tmp_path):
+    save(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match="a.npz") as error:
+        open_images(tmp_path / "a.npz")
+    assert "allow_pickle" not in str(error.value)
+
+
+def test_record_that_is_no_example(photos, tmp_path):
+    path = tmp_path / "a.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(b"\xff\xff garbage")
+        content = tf.io.encode_png(photos[0, :8, :8]).numpy()
+        feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))
+        features = tf.train.Features(feature={"image": feature})
+        writer.write(tf.train.Example(features=features).SerializeToString())
+    source = open_images(path)
+    assert len(list(source)) == 1
+    assert len(source.skipped) == 1
+    assert "a.tfrecord#0" in source.skipped[0]
+    with pytest.raises(ValueError, match="a.tfrecord#0"):
+        list(open_images(path, strict=True))

@@ -1,12 +1,18 @@
 """Coefficient statistics against numpy in float64."""
 
+import copy
+import pickle
+from pathlib import Path
+
 import keras
 import numpy as np
 import oracle
 import pytest
 import tensorflow as tf
+from PIL import Image
 from scipy.fft import dctn
 
+from fd_keras.data import image_batches
 from fd_keras.statistics import CoefficientStatistics
 
 MOMENTS = ("count", "mean", "std", "mean_abs", "min", "max")
@@ -156,6 +162,17 @@ def test_broken_file_is_named(tmp_path, content):
         (np.zeros((1, 8, 8, 4)), {"color_space": "ycbcr"}, "images with 4 channels"),
         (np.zeros((1, 8, 8, 3)), {"color_space": "lab"}, "color_space='lab'"),
         ([np.zeros((8, 8, 3)), np.zeros((8, 8, 1))], {}, "channels=3.*channels=1"),
+        (np.full((1, 8, 8, 3), 256), {}, "within value_range, 0 to 255. Received: .*256 to 256"),
+        (np.full((1, 8, 8, 3), -1), {}, "within value_range"),
+        (np.full((1, 8, 8, 3), 200), {"value_range": (0, 1)}, "within value_range, 0 to 1"),
+        (np.linspace(0, 1, 192).reshape(1, 8, 8, 3), {}, "must be scaled to value_range, 0 to 255"),
+        (np.zeros((1, 8, 8, 3)), {"value_range": (1, 0)}, r"`value_range` .* value_range=\(1, 0\)"),
+        (np.zeros((1, 8, 8, 3)), {"value_range": 255}, "`value_range` must be two finite"),
+        (np.zeros((1, 8, 8, 3)), {"batch_size": 0}, "`batch_size` must be a positive integer"),
+        (np.zeros((1, 8, 8, 3)), {"steps": -1}, "`steps` must be a positive integer"),
+        (np.zeros((50, 28, 28)), {}, r"channel axis: use images\[..., np.newaxis\]"),
+        (tf.data.Dataset.from_tensors(np.zeros((50, 28, 28))), {}, "channel axis"),
+        ("", {}, "`location` must not be empty"),
     ],
 )
 def test_bad_data_is_refused(data, options, message):
@@ -163,12 +180,104 @@ def test_bad_data_is_refused(data, options, message):
         CoefficientStatistics.from_data(data, **options)
 
 
-def test_path_is_refused_with_the_way_out():
-    with pytest.raises(TypeError, match="open_images"):
-        CoefficientStatistics.from_data("photos/")
+def test_dark_images_are_no_error():
+    """All black, or with the noise of an 8-bit camera."""
+    for darkest in (0, 1):
+        for dtype in (np.uint8, np.float32):
+            CoefficientStatistics.from_data(
+                (np.eye(8)[np.newaxis, ..., np.newaxis] * darkest).astype(dtype)
+            )
+    scaled = np.eye(8, dtype="float32")[np.newaxis, ..., np.newaxis] / 255
+    CoefficientStatistics.from_data(scaled, value_range=(0, 1))
+
+
+def test_errors_show_no_arrays():
+    with pytest.raises(ValueError, match=r"data=ndarray of shape \(0, 8, 8, 3\) and dtype float64"):
+        CoefficientStatistics.from_data(np.zeros((0, 8, 8, 3)))
+
+
+@pytest.mark.parametrize("path_type", [str, Path])
+def test_directory_of_mixed_sizes(photos, tmp_path, path_type):
+    images = [photos[0, :48, :64], photos[1, :24, :16]]
+    (tmp_path / "images" / "more").mkdir(parents=True)
+    Image.fromarray(images[0]).save(tmp_path / "images" / "a.png")
+    Image.fromarray(images[1]).save(tmp_path / "images" / "more" / "b.png")
+    actual = CoefficientStatistics.from_data(path_type(tmp_path / "images"))
+    assert_same(actual, CoefficientStatistics.from_data(images))
+    assert actual.provenance == {"data": "images", "images": 2}
+    (tmp_path / "images" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="broken.png"):
+        CoefficientStatistics.from_data(path_type(tmp_path / "images"))
+
+
+def test_npz(crops, tmp_path):
+    np.savez(tmp_path / "crops.npz", x=crops)
+    actual = CoefficientStatistics.from_data(tmp_path / "crops.npz")
+    assert_same(actual, CoefficientStatistics.from_data(crops))
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 56, 3), (1, 203, 101, 3)])
+def test_large_images_in_parts(photos, monkeypatch, shape):
+    """Of whole images, or of block rows of one."""
+    images = photos[[0, 1, 0]][: shape[0], : shape[1], : shape[2]]
+    expected = CoefficientStatistics.from_data(images, color_space="ycbcr")
+    measured = []
+    of_batch = CoefficientStatistics._of_batch
+    monkeypatch.setattr("fd_keras.data.PIXELS_AT_ONCE", 2500)
+    monkeypatch.setattr(
+        CoefficientStatistics,
+        "_of_batch",
+        lambda batch, *rest: measured.append(batch[..., 0].size) or of_batch(batch, *rest),
+    )
+    for data in (images, list(images)):
+        actual = CoefficientStatistics.from_data(data, color_space="ycbcr")
+        assert_same(actual, expected, 1e-6)
+        assert actual.provenance["images"] == shape[0]
+    assert max(measured) <= 2500
+    assert len(measured) > 4
+
+
+def test_single_images_are_stacked_up_to_a_number_of_pixels(monkeypatch):
+    monkeypatch.setattr("fd_keras.data.PIXELS_AT_ONCE", 100 * 16 * 16)
+    images = [np.zeros((16, 16, 3))] * 250
+    sizes = [len(batch) for batch in image_batches(images, batch_size=1000)]
+    assert sizes == [100, 100, 50]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies(crops, copied):
+    statistics = CoefficientStatistics.from_data(
+        crops / 255, value_range=(0, 1), color_space="ycbcr"
+    )
+    other = copied(statistics)
+    assert_same(other, statistics, 0)
+    for name in ("color_space", "value_range", "provenance"):
+        assert getattr(other, name) == getattr(statistics, name)
+
+
+@pytest.mark.parametrize(
+    ("moment", "value"), [("count", 0), ("std", np.nan), ("std", -1), ("mean", np.inf)]
+)
+def test_impossible_moments(crops, moment, value):
+    fields = {
+        name: np.array(getattr(CoefficientStatistics.from_data(crops), name)) for name in MOMENTS
+    }
+    fields[moment][1, 2, 3] = value
+    with pytest.raises(ValueError, match=f"`{moment}` must be finite"):
+        CoefficientStatistics(**fields)
+
+
+def test_file_with_a_number_too_large(crops, tmp_path):
+    path = tmp_path / "statistics.json"
+    CoefficientStatistics.from_data(crops).save(path)
+    path.write_text(path.read_text().replace("960", "1e400"))
+    with pytest.raises(ValueError, match="statistics.json"):
+        CoefficientStatistics.load(path)
 
 
 def test_unlike_statistics_do_not_merge(crops):
     one = CoefficientStatistics.from_data(crops)
     with pytest.raises(ValueError, match="color_space='rgb'.*color_space='ycbcr'"):
         one.merge(CoefficientStatistics.from_data(crops, color_space="ycbcr"))
+    with pytest.raises(TypeError, match="`other` must be .*other=None"):
+        one.merge(None)

@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
+# Below this, in grey levels, an epsilon was surely meant for pixels from 0 to 1.
+SMALLEST_EPSILON = 0.1
+
 
 def checked(
     name: str,
@@ -53,6 +56,32 @@ def checked(
         received = array[~valid].ravel()[0]
         raise ValueError(f"`{name}` must {rule}. Received: {name}={received}")
     return array
+
+
+def validate_epsilon(epsilon: float) -> float:
+    """Return ``epsilon`` as a float when a table can be meant for it.
+
+    Args:
+        epsilon: Size of the perturbation of a pixel, on the 0..255 scale.
+
+    Raises:
+        ValueError: It is not one finite number, or below 0.1.
+
+    Example:
+        >>> validate_epsilon(2)
+        2.0
+    """
+    try:
+        value = float(epsilon)
+    except (TypeError, ValueError):
+        value = np.nan
+    if not SMALLEST_EPSILON <= value < np.inf:
+        raise ValueError(
+            f"`epsilon` must be one finite number of grey levels from 0 to 255, at least "
+            f"{SMALLEST_EPSILON}: for 0.0078 of pixels from 0 to 1, write 2. "
+            f"Received: epsilon={epsilon!r}"
+        )
+    return value
 
 
 def _rule(low: float, high: float, positive: bool, finite: bool) -> str:

@@ -15,7 +15,7 @@ Ranking = Literal["sigma", "zigzag"]
 RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
 
 
-def rank_bands(std: npt.ArrayLike, by: Ranking = "sigma") -> npt.NDArray[np.int64]:
+def rank_bands(std: npt.ArrayLike, ranking: Ranking = "sigma") -> npt.NDArray[np.int64]:
     """Rank of every band, 0 being the most important.
 
     The gradient of a network with respect to a coefficient grows with the coefficient, so the
@@ -25,7 +25,7 @@ def rank_bands(std: npt.ArrayLike, by: Ranking = "sigma") -> npt.NDArray[np.int6
 
     Args:
         std: Standard deviation of the benign coefficients, ``(..., 8, 8)``.
-        by: ``"sigma"``: largest ``std`` first. ``"zigzag"``: lowest frequency first.
+        ranking: ``"sigma"``: largest ``std`` first. ``"zigzag"``: lowest frequency first.
 
     Returns:
         Ranks 0 to 63, of the shape of ``std``.
@@ -37,7 +37,7 @@ def rank_bands(std: npt.ArrayLike, by: Ranking = "sigma") -> npt.NDArray[np.int6
         >>> std = 100 / (1 + np.add.outer(3 * np.arange(8), np.arange(8)))
         >>> rank_bands(std)[:2, :4].tolist()
         [[0, 1, 2, 4], [3, 5, 7, 10]]
-        >>> rank_bands(std, by="zigzag")[:2, :4].tolist()
+        >>> rank_bands(std, "zigzag")[:2, :4].tolist()
         [[0, 1, 5, 6], [2, 4, 7, 13]]
 
     References:
@@ -46,9 +46,9 @@ def rank_bands(std: npt.ArrayLike, by: Ranking = "sigma") -> npt.NDArray[np.int6
     std = checked("std", std)
     if std.ndim < 2 or std.shape[-2:] != (BLOCK_SIZE, BLOCK_SIZE):
         raise ValueError(f"`std` must have shape (..., 8, 8). Received: std of shape {std.shape}")
-    if by not in RANKINGS:
-        raise ValueError(f"`by` must be one of {RANKINGS}. Received: by={by!r}")
+    if ranking not in RANKINGS:
+        raise ValueError(f"`ranking` must be one of {RANKINGS}. Received: ranking={ranking!r}")
     zigzag = np.broadcast_to(zigzag_rank(), std.shape).reshape(-1, BLOCK_SIZE**2)
-    spread = std.reshape(zigzag.shape) if by == "sigma" else np.zeros(zigzag.shape)
+    spread = std.reshape(zigzag.shape) if ranking == "sigma" else np.zeros(zigzag.shape)
     order = np.lexsort((zigzag, -spread), axis=-1)
     return np.argsort(order, axis=-1).reshape(std.shape)
