@@ -78,7 +78,9 @@ def make_pipeline(name: str, table: TableLike = "liu2019") -> Pipeline:
     * ``"one-pass-encoder"``: images are stored as JPEG files with the table and classified as
       they are decoded. It removes what was added before the file was written, nothing later.
     * ``"two-pass"``: both. The stored image consists of whole steps, so that what is added
-      to it later has to carry a coefficient over half a step to survive the layer.
+      to it later has to carry a coefficient over half a step to survive the layer. With an RGB
+      table that does not hold for DC: JPEG subtracts 128 from every pixel, the layer does not
+      in RGB, so the two lattices of DC only meet for steps that divide 1024.
 
     Args:
         name: One of ``PIPELINES``.

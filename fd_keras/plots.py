@@ -113,7 +113,9 @@ def plot_design(
 ) -> Any:
     """What a table is predicted to remove and to cost, band by band.
 
-    Bands are in the order of their standard deviation. Upper row: predicted probability that
+    The model assumes signs of plus or minus epsilon, independent at every pixel and channel, and
+    looks at one block grid; see ``fd_keras.design.band_removal`` for how well that holds. Bands
+    are in the order of their standard deviation. Upper row: predicted probability that
     a perturbation of each size is rounded away. Lower row: predicted distortion of benign
     images, as root mean square in grey levels.
 
@@ -165,7 +167,11 @@ def plot_design(
     axes[0][0].set(ylabel="predicted removal", ylim=(0, 1.02))
     axes[1][0].set(ylabel="benign error (RMS)", ylim=(0, None))
     axes[0][0].legend(title="epsilon", fontsize=8)
-    figure.suptitle(f"{table.name}: removal and cost by band")
+    figure.suptitle(
+        f"{table.name}: removal and cost by band,\nmodelled for independent changes of ±epsilon "
+        "at every pixel and one block grid",
+        fontsize=10,
+    )
     return figure
 
 

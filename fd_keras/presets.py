@@ -71,7 +71,7 @@ def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
     References:
         Liu et al., CVPR 2019, and its code; ITU-T T.81, annex K.1.
     """
-    base, separator, suffix = name.partition(":")
+    base, separator, suffix = str(name).partition(":")
     if base not in PRESETS:
         raise ValueError(
             f"`name` must be one of {PRESETS} or 'jpeg:<quality>'. Received: name={name!r}"

@@ -29,6 +29,7 @@ def protect(
     Raises:
         ValueError: ``model`` does not take one batch of images, or its input shape is unknown
             or not ``input_shape``; or it takes integers while ``layer`` returns floats.
+        TypeError: ``model`` is no Keras model, or ``layer`` no Keras layer.
 
     Example:
         >>> from fd_keras import FeatureDistillation
@@ -36,6 +37,13 @@ def protect(
         >>> protect(model, FeatureDistillation("liu2019")).input_shape
         (None, 32, 32, 3)
     """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")
+    if not isinstance(layer, keras.layers.Layer):
+        raise TypeError(
+            "`layer` must be a Keras layer, such as FeatureDistillation('liu2019'). "
+            f"Received: layer={layer!r}"
+        )
     inputs = _input_like(model, input_shape)
     if len(inputs.shape) != 4:
         raise ValueError(

@@ -66,7 +66,8 @@ def calibrate(
         int | None, typer.Option(min=1, help="Largest step; a JPEG file holds 255.")
     ] = None,
     cycle_spins: Annotated[
-        int | None, typer.Option(min=1, max=64, help="Block grids the layer averages over.")
+        int | None,
+        typer.Option(min=1, max=64, help="Block grids the layer averages over; 1 if not given."),
     ] = None,
     channels: Annotated[
         int | None, typer.Option(min=1, max=3, help="Take images as grey (1) or colour (3).")

@@ -97,3 +97,68 @@ def test_failure_leaves_the_table(crops):
     with pytest.raises(ValueError, match="`required_removal`"):
         layer.adapt(crops, epsilon=200, max_step=20)
     assert layer.quantization_table.steps.max() == 7
+
+
+@pytest.mark.parametrize("epsilon", [0, -2, 0.0078, np.nan, "2/255", [2, 4]])
+def test_epsilon_is_checked_before_data_is_read(epsilon):
+    def images():
+        raise AssertionError("was read")
+        yield
+
+    with pytest.raises(ValueError, match="`epsilon` must be one finite number of grey levels"):
+        FeatureDistillation().adapt(images(), epsilon)
+
+
+def test_cycle_spins_are_the_layers(crops):
+    layer = FeatureDistillation(cycle_spins=2)
+    for call in (lambda: layer.adapt(crops, 2, cycle_spins=4), lambda: finalised(layer, crops)):
+        with pytest.raises(ValueError, match="`cycle_spins` must be left to the layer"):
+            call()
+
+
+def finalised(layer, crops):
+    layer.update_state(crops)
+    layer.finalize_state(2, cycle_spins=4)
+
+
+def test_one_block_grid_unless_asked_for_more(crops):
+    layer = FeatureDistillation()
+    layer.adapt(crops, epsilon=2)
+    table = design_table(CoefficientStatistics.from_data(crops), epsilon=2)
+    assert layer.quantization_table == table
+    assert table.cycle_spins == 1
+
+
+@pytest.mark.parametrize("color_space", ["rgb", "ycbcr"])
+def test_images_of_other_channels_than_the_layers(crops, color_space):
+    layer = FeatureDistillation(color_space=color_space)
+    layer(crops)
+    with pytest.raises(ValueError, match="the 3 channels the layer was built for"):
+        layer.adapt(crops[..., :1], epsilon=2)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "value_range"), [(255.0, (0, 1)), (1.0, (0, 255)), (np.nan, (0, 1))]
+)
+def test_pixels_of_another_range(crops, pixels, value_range):
+    layer = FeatureDistillation(value_range=value_range)
+    with pytest.raises(ValueError, match="value_range"):
+        layer.adapt(crops / 255 * pixels, epsilon=2)
+
+
+def test_grey_images_without_a_channel_axis(crops):
+    with pytest.raises(ValueError, match=r"images\[..., np.newaxis\]"):
+        FeatureDistillation().adapt(crops[..., 0], epsilon=2)
+
+
+def test_single_images_with_channels_first(crops, expected):
+    layer = FeatureDistillation("jpeg", cycle_spins=2, data_format="channels_first")
+    layer.adapt([np.moveaxis(image, -1, 0) for image in crops], epsilon=2)
+    assert layer.quantization_table == expected
+
+
+def test_finalising_forgets_what_was_measured(crops):
+    layer = FeatureDistillation()
+    layer.adapt(crops, epsilon=2)
+    with pytest.raises(ValueError, match="`update_state` must have measured"):
+        layer.finalize_state(2)

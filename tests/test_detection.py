@@ -106,6 +106,20 @@ def test_score_is_the_distance_between_two_softmaxes(name, images):
     assert not outputs["flag"].numpy().any()
 
 
+def test_score_has_the_gradient_that_an_adaptive_attacker_needs(images):
+    model, layer = functional(), FeatureDistillation("liu2019")
+    detector, inputs = detector_of(model), tf.constant(images)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(inputs)
+        score = detector(inputs)["score"]
+        raw, distilled = (tf.nn.softmax(model(x)) for x in (inputs, layer(inputs)))
+        expected_score = tf.reduce_sum(tf.abs(raw - distilled), -1)
+    gradient, expected = tape.gradient(score, inputs), tape.gradient(expected_score, inputs)
+    largest = np.abs(expected).max()
+    assert largest > 0
+    np.testing.assert_allclose(gradient, expected, atol=1e-3 * largest)
+
+
 def test_a_model_that_was_never_called_needs_a_shape(images):
     with pytest.raises(ValueError, match="`input_shape` is needed"):
         detector_of(Subclassed())

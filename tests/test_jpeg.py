@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fd_keras import FeatureDistillation, QuantizationTable, preset_table
+from fd_keras import FeatureDistillation, QuantizationTable, jpeg, preset_table
 from fd_keras.jpeg import encode_jpeg, read_jpeg_table, rounded_table, write_jpeg
 
 WHOLE_STEPS = np.random.default_rng(5).integers(8, 90, (3, 8, 8))
@@ -142,6 +142,8 @@ def test_rounding_is_deliberate(crops):
         (np.zeros((8, 8, 4), np.uint8), {}, r"Received: uint8 of shape \(8, 8, 4\)"),
         (np.zeros((8, 8, 3), np.uint8), {"subsampling": "4:1:1"}, "subsampling='4:1:1'"),
         (np.zeros((8, 8), np.uint8), {"subsampling": "4:2:0"}, "needs a colour image"),
+        (np.zeros((0, 8), np.uint8), {}, r"sides of 1 to 65500 pixels.*shape \(0, 8, 1\)"),
+        (np.zeros((8, 65501, 1), np.uint8), {}, "sides of 1 to 65500"),
     ],
 )
 def test_bad_arguments(image, options, message):
@@ -158,3 +160,40 @@ def test_other_files_are_refused(tmp_path, crops):
             read_jpeg_table(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         read_jpeg_table(tmp_path / "none.jpg")
+
+
+@pytest.mark.parametrize("factor", [1.5, 3])  # Pillow warns of the one and refuses the other
+def test_decompression_bomb_is_refused(crops, monkeypatch, factor):
+    content = encode_jpeg(crops[0], preset_table("jpeg"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(424 * 640 / factor))
+    with pytest.raises(ValueError, match="`source` holds more than .* takes for an attack"):
+        read_jpeg_table(content)
+
+
+def test_photo_with_previews(crops, tmp_path):
+    """MPO, as phones write it."""
+    first, second = (Image.fromarray(crop) for crop in crops)
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second], quality=60)
+    with Image.open(tmp_path / "a.jpg") as picture:
+        assert picture.format == "MPO"
+    assert read_jpeg_table(tmp_path / "a.jpg") == preset_table("jpeg:60")
+
+
+def test_takes_what_the_layer_takes_as_table(crops):
+    content = encode_jpeg(crops[0], preset_table("jpeg:50"))
+    assert encode_jpeg(crops[0], "jpeg:50") == content
+    assert encode_jpeg(crops[0], preset_table("jpeg:50").to_dict()) == content
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_large_images_in_strips(photos, monkeypatch, channels):
+    image = photos[0, :203, :101, :channels]
+    whole = encode_jpeg(image, "jpeg:50")
+    strips = []
+    strip = jpeg._reproducing_strip
+    monkeypatch.setattr(jpeg, "_PIXELS_AT_ONCE", 2500)
+    monkeypatch.setattr(
+        jpeg, "_reproducing_strip", lambda *args: strips.append(len(args[0])) or strip(*args)
+    )
+    assert encode_jpeg(image, "jpeg:50") == whole
+    assert strips == [24] * 8 + [11]

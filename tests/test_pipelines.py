@@ -51,3 +51,18 @@ def test_unknown_name():
     with pytest.raises(ValueError, match="name='three-pass'"):
         make_pipeline("three-pass")
     assert len(PIPELINES) == 3
+
+
+@pytest.mark.parametrize(
+    ("color_space", "step", "meet"), [("ycbcr", 100, True), ("rgb", 100, False), ("rgb", 128, True)]
+)
+def test_two_lattices_of_brightness_meet(color_space, step, meet):
+    """Flat images that the encoder stored are nothing new to the layer, but as documented."""
+    table = QuantizationTable(np.full((8, 8), step), color_space)
+    pipeline = make_pipeline("two-pass", table)
+    layer = pipeline.layer()
+    moved = []
+    for grey in range(40, 216, 5):
+        stored = pipeline.encode(np.full((8, 8, 3), grey, np.uint8))
+        moved.append(np.abs(layer(stored).numpy() - stored).max())
+    assert (max(moved) <= 1) == meet

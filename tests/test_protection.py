@@ -139,6 +139,17 @@ def test_input_shape_must_not_contradict_the_model(layer):
         protect(functional(), layer, input_shape=(64, 64, 3))
 
 
+@pytest.mark.parametrize("layer", [None, "liu2019", FeatureDistillation])
+def test_other_layers_are_refused(images, layer):
+    with pytest.raises(TypeError, match="`layer` must be a Keras layer"):
+        protect(keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten()]), layer)
+
+
+def test_other_models_are_refused(layer):
+    with pytest.raises(TypeError, match="`model` must be a Keras model"):
+        protect(lambda x: x, layer)
+
+
 def test_several_inputs_are_refused(images, layer):
     class Pair(keras.Model):
         def call(self, inputs):

@@ -313,6 +313,7 @@ def test_errors(call, message):
         ([(0, 8, 8, 3), (0, 8, 8, 3)], {}, "`benign` and `adversarial` must be images"),
         ([(2, 8, 8, 4), (2, 8, 8, 4)], {"color_space": "ycbcr"}, "channels=4"),
         ([(2, 8, 8, 3), (2, 8, 8, 3)], {"value_range": (1, 0)}, r"value_range=\(1, 0\)"),
+        ([(2, 8, 8, 3), (2, 8, 8, 3)], {"value_range": 255}, "value_range=255"),
         ([(2, 8, 8, 3), (2, 8, 8, 3)], {}, "`adversarial` must differ from `benign`"),
     ],
 )

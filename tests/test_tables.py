@@ -179,6 +179,11 @@ class TestPresets:
         with pytest.raises(ValueError, match="whole number.*jpeg:high"):
             preset_table("jpeg:high")
 
+    @pytest.mark.parametrize("name", [3, None, "liu2020"])
+    def test_other_names(self, name):
+        with pytest.raises(ValueError, match=f"`name` must be one of .* name={name!r}"):
+            preset_table(name)
+
     def test_command_line_argument(self, tmp_path):
         table = QuantizationTable(np.ones((8, 8)))
         table.save(tmp_path / "table.json")

@@ -63,7 +63,9 @@ def perturbation_std(
 ) -> Array:
     """Standard deviation of the coefficients of a spatially independent perturbation.
 
-    The DCT keeps it, the same in all 64 bands; a colour transform does not. With correlation
+    An assumption: real attacks favour some bands, which matters where steps are small (see
+    ``band_removal``); ``perturbation_profile`` measures them. The DCT keeps the deviation, the
+    same in all 64 bands; a colour transform does not. With correlation
     ``r`` between the perturbations of R, G and B, a row ``m`` of the colour matrix turns the
     pixel variance ``s**2`` into ``s**2 * ((1 - r) * sum(m**2) + r * sum(m)**2)``: luma gets
     0.67 ``s`` when the channels are independent and all of ``s`` when they are equal, chroma
