@@ -206,9 +206,9 @@ def reservations(pairs):
     return (
         f"Equal benign accuracy is a matter of the tuning half: on the reporting half, {lower} of "
         f"the {len(pairs)} designed tables have lower benign accuracy than their rival. Gains "
-        f"whose interval includes zero: against {', '.join(unclear) or 'none'}. The designed table has "
-        f"lower accuracy under attack than: {', '.join(lost) or 'none'}. JPEG rivals are files as "
-        "Pillow writes them, with 4:2:0 chroma, which the layer does not have."
+        f"whose interval includes zero: against {', '.join(unclear) or 'none'}. The designed table "
+        f"has lower accuracy under attack than: {', '.join(lost) or 'none'}. JPEG rivals are "
+        "files as Pillow writes them, with 4:2:0 chroma, which the layer does not have."
     )
 
 

@@ -267,7 +267,9 @@ class DistillationDetector(keras.Model):
     ) -> dict[str, npt.NDArray[Any]]:
         low, high = self.distillation.value_range
         measured = []
-        for batch in image_batches(data, batch_size=batch_size, steps=steps):
+        axis = -3 if self.distillation.data_format == "channels_first" else -1
+        batches = image_batches(data, batch_size=batch_size, steps=steps, channel_axis=axis)
+        for batch in batches:
             # Comparisons with NaN are false, so this refuses NaN too.
             if not (batch.min() >= low and batch.max() <= high):
                 raise ValueError(

@@ -32,13 +32,13 @@ _MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 _PIXELS_AT_ONCE = 2**18
 
 
-def rounded_table(table: QuantizationTable) -> QuantizationTable:
+def rounded_table(table: TableLike) -> QuantizationTable:
     """The nearest table that a baseline JPEG file can hold.
 
     Steps are rounded to whole numbers and limited to 1..255; cycle spins become 1.
 
     Args:
-        table: Any table.
+        table: What ``FeatureDistillation`` takes.
 
     Returns:
         The rounded table; its provenance says what it was rounded from. ``table`` itself
@@ -48,6 +48,7 @@ def rounded_table(table: QuantizationTable) -> QuantizationTable:
         >>> rounded_table(QuantizationTable(np.full((8, 8), 300.5), "ycbcr", 4))
         QuantizationTable('custom', steps=255, channels=1, color_space='ycbcr', cycle_spins=1)
     """
+    table = as_table(table)
     steps = np.clip(np.round(table.steps), 1, _MAX_STEP)
     if table.cycle_spins == 1 and np.array_equal(steps, table.steps):
         return table
@@ -80,7 +81,7 @@ def encode_jpeg(
     * a block is incomplete, at the right and bottom edge: it is encoded as it is;
     * Y, Cb or Cr leave 0..255, to which libjpeg limits them and the layer does not.
 
-    Beyond that, the decoder rounds Y, Cb and Cr before it makes RGB of them: 0.30 to 0.36 grey
+    Beyond that, the decoder rounds Y, Cb and Cr before it makes RGB of them: 0.3 to 0.4 grey
     levels on average on photographs, whatever the encoder does.
 
     Args:

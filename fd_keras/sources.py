@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,16 +190,15 @@ def _only_images(path: Path) -> npt.NDArray[Any]:
 
 
 def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    path.stat()  # a missing file is an OSError, no other kind of file
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"`location` is no .npz archive. Received: location={os.fspath(path)!r}")
     try:
         with np.load(path) as archive:
             return {name: archive[name] for name in archive.files}
-    # numpy, zipfile and zlib raise many types on broken archives.
+    except OSError:
+        raise
+    # numpy, zipfile and zlib raise many types on what is no archive, or a broken one.
     except Exception as error:
         raise ValueError(
-            "`location` holds a broken array, or one of Python objects. "
+            "`location` must be an intact .npz archive of numeric arrays. "
             f"Received: location={os.fspath(path)!r}"
         ) from error
 
