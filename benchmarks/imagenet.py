@@ -1,27 +1,20 @@
 """The ImageNet sample and MobileNetV2 of ``../shared``, attacked once and kept."""
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.progress import track
 
+from benchmarks.shared_models import SHARED, load_builder
 from fd_keras.evaluation import art_classifier, bim, fgsm, predicted_classes
 from fd_keras.images import read_image
 
 # Attacks take minutes; the file holds 800 MB.
 CACHE = Path(__file__).parents[1] / ".cache" / "attacked-imagenet.npz"
 
-SHARED = Path(__file__).parents[2] / "shared"
-
 # The strengths of Liu et al. and of Feature Squeezing, for pixels from 0 to 1.
-ATTACKS = {
-    "FGSM .0078": lambda c, x, y, f: fgsm(c, x, y, epsilon=0.0078, on_batch=f),
-    "BIM .004": lambda c, x, y, f: bim(
-        c, x, y, epsilon=0.004, step=0.002, iterations=10, on_batch=f
-    ),
-}
+ATTACKS = {attack.name: attack for attack in (fgsm(0.0078), bim(0.004, 0.002, 10))}
 
 
 @dataclass
@@ -40,11 +33,8 @@ class AttackedImages:
 
 def mobilenet():
     """The classifier: RGB in [0, 1] to 1000 logits."""
-    path = SHARED / "models" / "mobilenet_v2.py"
-    spec = importlib.util.spec_from_file_location("mobilenet_v2", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.build_mobilenet_v2(SHARED / "models" / "mobilenet_v2_imagenet_weights.npz")
+    build = load_builder("mobilenet_v2").build_mobilenet_v2
+    return build(SHARED / "models" / "mobilenet_v2_imagenet_weights.npz")
 
 
 def images_and_labels():
@@ -71,7 +61,7 @@ def attacked_images(model, cache):
     sets = {"benign": scaled}
     for name, attack in ATTACKS.items():
         parts = [
-            attack(classifier, scaled[i : i + 50], labels[i : i + 50], None)
+            attack.generate(classifier, scaled[i : i + 50], labels[i : i + 50])
             for i in track(range(0, len(scaled), 50), description=name)
         ]
         sets[name] = np.concatenate(parts)

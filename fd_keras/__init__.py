@@ -3,6 +3,7 @@
 from fd_keras import jpeg
 from fd_keras.design import design_table, perturbation_profile, rank_bands, removal_probability
 from fd_keras.detection import DistillationDetector
+from fd_keras.evaluation import EvaluationReport, evaluate
 from fd_keras.export import export_saved_model, export_tflite
 from fd_keras.layer import FeatureDistillation
 from fd_keras.pipelines import Pipeline, make_pipeline
@@ -17,10 +18,12 @@ __all__ = [
     "PRESETS",
     "CoefficientStatistics",
     "DistillationDetector",
+    "EvaluationReport",
     "FeatureDistillation",
     "Pipeline",
     "QuantizationTable",
     "design_table",
+    "evaluate",
     "export_saved_model",
     "export_tflite",
     "jpeg",

@@ -14,12 +14,10 @@ import tensorflow as tf
 
 from fd_keras._compat import add_float32_weight
 from fd_keras.data import described, image_batches
+from fd_keras.outputs import check_outputs
 from fd_keras.protection import protect
 
 FloatArray = npt.NDArray[np.floating]
-
-# Outputs in half precision do not sum to 1 any closer.
-_SUM_TOLERANCE = 1e-3
 
 
 class RocCurve(NamedTuple):
@@ -234,14 +232,8 @@ class DistillationDetector(keras.Model):
             >>> detector.roc(images, images).auc
             0.5
         """
-        from sklearn import metrics  # slow to import
-
         scores = [self.score(data, batch_size=batch_size) for data in (benign, adversarial)]
-        attacked = np.repeat([False, True], [len(part) for part in scores])
-        false_positive, true_positive, _ = metrics.roc_curve(attacked, np.concatenate(scores))
-        return RocCurve(
-            false_positive, true_positive, float(metrics.auc(false_positive, true_positive))
-        )
+        return roc_curve(*scores)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments as plain JSON types."""
@@ -280,26 +272,9 @@ class DistillationDetector(keras.Model):
         if not measured:
             raise ValueError(f"`data` holds no image. Received: data={described(data)}")
         outputs = {name: np.concatenate([part[name] for part in measured]) for name in measured[0]}
-        self._check_outputs(outputs["logits" if self.from_logits else "probabilities"])
+        name = "logits" if self.from_logits else "probabilities"
+        check_outputs(outputs[name], from_logits=self.from_logits)
         return outputs
-
-    def _check_outputs(self, outputs: FloatArray) -> None:
-        received = f"Received: outputs from {outputs.min():g} to {outputs.max():g}"
-        if not np.isfinite(outputs).all():
-            raise ValueError(f"`model` must return finite outputs. {received}")
-        sums = outputs.sum(axis=-1, dtype=np.float64)
-        looks_normal = outputs.min() >= 0 and np.abs(sums - 1).max() <= _SUM_TOLERANCE
-        if looks_normal and self.from_logits:
-            raise ValueError(
-                "`model` must return logits, and these are probabilities: they lie from 0 to 1 "
-                "and sum to 1. Pass from_logits=False, or take off its softmax. "
-                f"{received}, with from_logits=True"
-            )
-        if not looks_normal and not self.from_logits:
-            raise ValueError(
-                "`model` must return probabilities, which lie from 0 to 1 and sum to 1. Pass "
-                f"from_logits=True for logits. {received}, with from_logits=False"
-            )
 
 
 @keras.saving.register_keras_serializable(package="fd_keras")
@@ -344,6 +319,31 @@ class PredictionShift(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments as plain JSON types."""
         return {**super().get_config(), "from_logits": self.from_logits}
+
+
+def roc_curve(benign: FloatArray, adversarial: FloatArray) -> RocCurve:
+    """The trade-off between false alarms and hits over all thresholds of a score.
+
+    Args:
+        benign: Scores of benign images ``(n,)``.
+        adversarial: Scores of attacked images ``(m,)``.
+
+    Returns:
+        ``(false_positive_rate, true_positive_rate, auc)``.
+
+    Example:
+        >>> roc_curve(np.array([0.0, 0.1]), np.array([0.2, 0.3])).auc
+        1.0
+    """
+    from sklearn import metrics  # slow to import
+
+    attacked = np.repeat([False, True], [len(benign), len(adversarial)])
+    false_positive, true_positive, _ = metrics.roc_curve(
+        attacked, np.concatenate([benign, adversarial])
+    )
+    return RocCurve(
+        false_positive, true_positive, float(metrics.auc(false_positive, true_positive))
+    )
 
 
 def conformal_threshold(scores: FloatArray, false_positive_rate: float) -> float:

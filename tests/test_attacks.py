@@ -1,11 +1,20 @@
 """ART's attacks on small models whose answers can be worked out by hand."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
 import fd_keras
-from fd_keras.evaluation import accuracy, art_classifier, bim, fgsm, predicted_classes
+from fd_keras.evaluation import (
+    accuracy,
+    art_classifier,
+    bim,
+    fgsm,
+    pgd,
+    predicted_classes,
+)
 
 pytest.importorskip("art", reason="ART is not installed")
 
@@ -53,8 +62,8 @@ def test_both_attacks_follow_the_gradient(weights, value_range, protected):
     unit = (value_range[1] - value_range[0]) / 255
     classifier = art_classifier(model, value_range=value_range)
 
-    single = fgsm(classifier, images, labels, epsilon=8 * unit)
-    repeated = bim(classifier, images, labels, epsilon=8 * unit, step=3 * unit, iterations=2)
+    single = fgsm(8 / 255).generate(classifier, images, labels)
+    repeated = bim(8 / 255, 3 / 255, 2).generate(classifier, images, labels)
 
     expected = linear_attack(weights, images, labels, 8 * unit, value_range)
     np.testing.assert_allclose(single, expected, atol=1e-4 * unit)
@@ -62,7 +71,7 @@ def test_both_attacks_follow_the_gradient(weights, value_range, protected):
     np.testing.assert_allclose(repeated, expected, atol=1e-4 * unit)
 
 
-@pytest.mark.parametrize("attack", ["fgsm", "bim"])
+@pytest.mark.parametrize("attack", [fgsm(16 / 255), bim(16 / 255, 4 / 255), pgd(16 / 255)])
 def test_attack_on_a_protected_network_keeps_to_its_bounds_and_hurts(attack):
     keras.utils.set_random_seed(2)
     model = keras.Sequential(
@@ -79,10 +88,7 @@ def test_attack_on_a_protected_network_keeps_to_its_bounds_and_hurts(attack):
     labels = predicted_classes(protected, images)
     classifier = art_classifier(protected)
 
-    if attack == "fgsm":
-        attacked = fgsm(classifier, images, labels, epsilon=16)
-    else:
-        attacked = bim(classifier, images, labels, epsilon=16, step=4, iterations=10)
+    attacked = attack.generate(classifier, images, labels)
 
     assert attacked.shape == images.shape
     assert attacked.dtype == np.float32
@@ -98,25 +104,27 @@ def test_batches_and_their_size_make_no_difference(weights):
     classifier = art_classifier(linear_model(weights))
     seen = []
 
-    in_batches = fgsm(classifier, images, labels, epsilon=4, batch_size=3, on_batch=seen.append)
+    attack = fgsm(4 / 255)
+    threes = dataclasses.replace(attack, batch_size=3)
+    in_batches = threes.generate(classifier, images, labels, on_batch=seen.append)
 
     assert seen == [3, 3, 1]
-    np.testing.assert_array_equal(in_batches, fgsm(classifier, images, labels, epsilon=4))
+    np.testing.assert_array_equal(in_batches, attack.generate(classifier, images, labels))
 
 
 def test_images_are_left_as_they_are(weights):
     images, labels = random_batch((0, 255))
     original = images.copy()
-    fgsm(art_classifier(linear_model(weights)), images, labels, epsilon=4)
+    fgsm(4 / 255).generate(art_classifier(linear_model(weights)), images, labels)
     np.testing.assert_array_equal(images, original)
 
 
 def test_uint8_images_can_be_attacked(weights):
     images, labels = random_batch((0, 255))
     images = images.astype(np.uint8)
-    attacked = fgsm(art_classifier(linear_model(weights)), images, labels, epsilon=4)
+    attacked = fgsm(4 / 255).generate(art_classifier(linear_model(weights)), images, labels)
     expected = linear_attack(weights, images.astype(np.float32), labels, 4, (0, 255))
-    np.testing.assert_allclose(attacked, expected)
+    np.testing.assert_allclose(attacked, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +140,7 @@ def test_uint8_images_can_be_attacked(weights):
 def test_labels_that_do_not_fit_are_refused(weights, labels, message):
     images, _ = random_batch((0, 255))
     with pytest.raises(ValueError, match=message):
-        fgsm(art_classifier(linear_model(weights)), images, np.asarray(labels), epsilon=4)
+        fgsm(4 / 255).generate(art_classifier(linear_model(weights)), images, np.asarray(labels))
 
 
 @pytest.mark.parametrize("pixel", [-1.0, 256.0, np.nan])
@@ -140,7 +148,7 @@ def test_images_outside_the_value_range_are_refused(weights, pixel):
     images, labels = random_batch((0, 255))
     images[2, 3, 4, 0] = pixel
     with pytest.raises(ValueError, match="value range, 0 to 255"):
-        bim(art_classifier(linear_model(weights)), images, labels, epsilon=4, step=1)
+        bim(4 / 255, 1 / 255).generate(art_classifier(linear_model(weights)), images, labels)
 
 
 def test_accuracy_of_no_images_is_refused(weights):

@@ -14,7 +14,6 @@ from rich.progress import Progress
 
 from fd_keras.demo.classifier import build_classifier, train_classifier
 from fd_keras.demo.digits import TEST_IMAGES, ImageSet, load_digits
-from fd_keras.demo.progress import bar, progress_bars
 from fd_keras.demo.report import write_report
 from fd_keras.demo.result import Accuracy, Agreement, Attack, DemoResult, Example
 from fd_keras.demo.runtimes import predict_with_saved_model, predict_with_tflite
@@ -23,6 +22,7 @@ from fd_keras.export import export_saved_model, export_tflite
 from fd_keras.extras import import_extra
 from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import PRESETS, preset_table
+from fd_keras.progress import bar, progress_bars
 from fd_keras.protection import protect
 
 _EXAMPLES = 6
@@ -146,22 +146,15 @@ def _attacked(
     classifier = art_classifier(model)
     attacked = {Attack(): chosen.images}
     for epsilon in epsilons:
-        single = Attack("FGSM", epsilon, step=epsilon, iterations=1)
-        with bar(progress, f"Attacking: {single}", len(chosen)) as advance:
-            attacked[single] = fgsm(
-                classifier, chosen.images, chosen.labels, epsilon=epsilon, on_batch=advance
-            )
-        repeated = Attack("BIM", epsilon, step=epsilon // 4, iterations=10)
-        with bar(progress, f"Attacking: {repeated}", len(chosen)) as advance:
-            attacked[repeated] = bim(
-                classifier,
-                chosen.images,
-                chosen.labels,
-                epsilon=epsilon,
-                step=repeated.step,
-                iterations=repeated.iterations,
-                on_batch=advance,
-            )
+        step = epsilon // 4
+        for shown, attack in (
+            (Attack("FGSM", epsilon, epsilon, 1), fgsm(epsilon / 255)),
+            (Attack("BIM", epsilon, step, 10), bim(epsilon / 255, step / 255, 10)),
+        ):
+            with bar(progress, f"Attacking: {shown}", len(chosen)) as advance:
+                attacked[shown] = attack.generate(
+                    classifier, chosen.images, chosen.labels, on_batch=advance
+                )
     return attacked
 
 

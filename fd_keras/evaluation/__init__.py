@@ -1,6 +1,35 @@
 """Attacking classifiers and counting what they still get right."""
 
 from fd_keras.evaluation.accuracy import accuracy, predicted_classes
-from fd_keras.evaluation.attacks import art_classifier, bim, fgsm
+from fd_keras.evaluation.attacks import (
+    Attack,
+    autoattack,
+    bim,
+    carlini_wagner_l2,
+    deepfool,
+    fgsm,
+    pgd,
+    square,
+)
+from fd_keras.evaluation.classifiers import art_classifier
+from fd_keras.evaluation.evaluate import evaluate
+from fd_keras.evaluation.protocols import PROTOCOLS, Protocol
+from fd_keras.evaluation.report import EvaluationReport
 
-__all__ = ["accuracy", "art_classifier", "bim", "fgsm", "predicted_classes"]
+__all__ = [
+    "PROTOCOLS",
+    "Attack",
+    "EvaluationReport",
+    "Protocol",
+    "accuracy",
+    "art_classifier",
+    "autoattack",
+    "bim",
+    "carlini_wagner_l2",
+    "deepfool",
+    "evaluate",
+    "fgsm",
+    "pgd",
+    "predicted_classes",
+    "square",
+]

@@ -1,17 +1,20 @@
-"""ART's attacks on Keras classifiers.
+"""ART's attacks with fixed parameters.
 
 What an attack is generated on decides the threat model. On the classifier alone it is
-*gray-box*: the attacker knows the classifier, not the layer. On a model that ``protect``
-returned, the attacker knows both and differentiates through the layer with its
-straight-through gradient (BPDA, Athalye et al. 2018); an *adaptive* evaluation starts there.
+*gray-box*: the attacker knows the classifier, not the defence. On the classifier behind its
+defence, differentiated through the defence with a straight-through gradient (BPDA, Athalye et
+al. 2018), it is *adaptive*; without any gradient, *black-box*.
+
+Strengths are in pixels from 0 to 1, as papers write them, whatever range a classifier takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
@@ -21,153 +24,313 @@ from fd_keras.extras import import_extra
 # Typing alias: told how many images have just been attacked.
 OnBatch = Callable[[int], None]
 
+_ART_CLASSES = {
+    "FGSM": "FastGradientMethod",
+    "BIM": "BasicIterativeMethod",
+    "PGD": "ProjectedGradientDescent",
+    "DeepFool": "DeepFool",
+    "CW-L2": "CarliniL2Method",
+    "Square": "SquareAttack",
+    "AutoAttack": "AutoAttack",
+}
+_SILENT = {"BIM", "PGD", "DeepFool", "CW-L2", "Square"}  # those that print unless told not to
+_IN_PIXELS = ("eps", "eps_step")
 
-def art_classifier(model: keras.Model, *, value_range: Sequence[float] = (0, 255)) -> Any:
-    """A Keras classifier as ART sees it.
+
+@dataclass(frozen=True)
+class Attack:
+    """One of ART's evasion attacks with all of its parameters.
 
     Args:
-        model: A built model from one image input to logits ``(batch, classes)``. A softmax
-            at its end would make its gradients vanish and every attack look weak.
-        value_range: Lowest and highest pixel value; no attack leaves it.
-
-    Returns:
-        An ``art.estimators.classification.TensorFlowV2Classifier``.
-
-    Raises:
-        ImportError: ART is not installed.
+        name: What reports call it, with its strength.
+        family: One of ``FGSM``, ``BIM``, ``PGD``, ``DeepFool``, ``CW-L2``, ``Square`` and
+            ``AutoAttack``.
+        norm: ``"inf"`` or ``"2"``, the norm it keeps within a bound or makes small.
+        epsilon: Bound on the norm in pixels from 0 to 1; ``None`` for attacks that look for
+            the smallest perturbation.
+        parameters: Arguments of ART's class, pixels from 0 to 1.
+        batch_size: Number of images attacked at once.
 
     Example:
-        >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
-        >>> art_classifier(model).nb_classes
-        2
-
-    References:
-        Nicolae et al., "Adversarial Robustness Toolbox", arXiv:1807.01069.
+        >>> fgsm(0.0078).name
+        'FGSM .0078'
     """
-    low, high = value_range
-    art = import_extra("art.estimators.classification", "evaluate")
-    return art.TensorFlowV2Classifier(
-        model=model,
-        nb_classes=int(model.output_shape[-1]),
-        input_shape=tuple(model.input_shape[1:]),
-        loss_object=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        clip_values=(float(low), float(high)),
-    )
+
+    name: str
+    family: str
+    norm: str
+    epsilon: float | None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.family not in _ART_CLASSES:
+            raise ValueError(
+                f"`family` must be one of {tuple(_ART_CLASSES)}. Received: family={self.family!r}"
+            )
+        if self.epsilon is not None and not 0 < self.epsilon <= 1:
+            raise ValueError(
+                "`epsilon` must lie above 0 and not above 1: it is in pixels from 0 to 1. "
+                f"Received: epsilon={self.epsilon!r}"
+            )
+
+    @property
+    def iterations(self) -> int:
+        """How many steps it takes at most; 1 for attacks that take a single one."""
+        return int(self.parameters.get("max_iter", 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that decides what the attack does, as plain JSON types."""
+        return {
+            "name": self.name,
+            "family": self.family,
+            "norm": self.norm,
+            "epsilon": self.epsilon,
+            "parameters": dict(self.parameters),
+            "batch_size": self.batch_size,
+        }
+
+    def generate(
+        self,
+        classifier: Any,
+        images: npt.NDArray[np.generic],
+        labels: npt.NDArray[np.integer],
+        *,
+        seed: int = 1,
+        on_batch: OnBatch | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Attack images.
+
+        Args:
+            classifier: What ``art_classifier`` returned.
+            images: Batch within the classifier's value range.
+            labels: True classes ``(batch,)``, integers.
+            seed: Of everything random in the attack. NumPy's global generator, which ART
+                draws from, is put back afterwards.
+            on_batch: Called with the number of images just attacked, for a progress bar.
+
+        Returns:
+            Attacked images, float32, clipped to the value range.
+
+        Raises:
+            ImportError: ART is not installed.
+            ValueError: The labels or images do not fit the classifier.
+
+        Example:
+            >>> import keras
+            >>> from fd_keras.evaluation import art_classifier
+            >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+            >>> image = np.array([[[[100.0], [90.0]]]], np.float32)
+            >>> attacked = fgsm(8 / 255).generate(art_classifier(model), image, np.array([0]))
+            >>> attacked.ravel().round(3)
+            array([92., 98.], dtype=float32)
+        """
+        labels = checked_labels(labels, len(images))
+        _check_fit(classifier, images, labels)
+        attack = self._art_attack(classifier)
+        attacked = []
+        with _seeded(seed):
+            for start in range(0, len(images), self.batch_size):
+                batch = slice(start, start + self.batch_size)
+                attacked.append(attack.generate(images[batch].astype(np.float32), labels[batch]))
+                if on_batch:
+                    on_batch(len(attacked[-1]))
+        return np.concatenate(attacked).astype(np.float32)
+
+    def _art_attack(self, classifier: Any) -> Any:
+        low, high = classifier.clip_values.tolist()
+        arguments = {
+            name: value * (high - low) if name in _IN_PIXELS else value
+            for name, value in self.parameters.items()
+        }
+        if self.family in _SILENT:
+            arguments["verbose"] = False
+        evasion = import_extra("art.attacks.evasion", "evaluate")
+        return getattr(evasion, _ART_CLASSES[self.family])(
+            classifier, batch_size=self.batch_size, **arguments
+        )
 
 
-def fgsm(
-    classifier: Any,
-    images: npt.NDArray[np.generic],
-    labels: npt.NDArray[np.integer],
-    *,
-    epsilon: float,
-    batch_size: int = 64,
-    on_batch: OnBatch | None = None,
-) -> npt.NDArray[np.float32]:
+def fgsm(epsilon: float) -> Attack:
     """Move every pixel by ``epsilon`` along the sign of the loss gradient, once.
 
     Args:
-        classifier: What ``art_classifier`` returned.
-        images: Batch within the classifier's value range.
-        labels: True classes ``(batch,)``, integers.
-        epsilon: Change of a pixel, in the unit of the value range.
-        batch_size: Number of images that are attacked at once.
-        on_batch: Called with the number of images just attacked, for a progress bar.
-
-    Returns:
-        Attacked images, clipped to the value range.
-
-    Raises:
-        ValueError: An argument does not fit.
+        epsilon: Change of a pixel, from 0 to 1.
 
     Example:
-        >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
-        >>> image = np.array([[[[100.0], [90.0]]]], np.float32)
-        >>> fgsm(art_classifier(model), image, np.array([0]), epsilon=8).ravel()
-        array([92., 98.], dtype=float32)
+        >>> fgsm(2 / 255).name
+        'FGSM 2/255'
 
     References:
         Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015.
     """
-    attack = import_extra("art.attacks.evasion", "evaluate").FastGradientMethod(
-        classifier, norm=np.inf, eps=float(epsilon), batch_size=batch_size
-    )
-    return _in_batches(attack, images, labels, on_batch)
+    return Attack(f"FGSM {_text(epsilon)}", "FGSM", "inf", epsilon, {"eps": epsilon})
 
 
-def bim(
-    classifier: Any,
-    images: npt.NDArray[np.generic],
-    labels: npt.NDArray[np.integer],
-    *,
-    epsilon: float,
-    step: float,
-    iterations: int = 10,
-    batch_size: int = 64,
-    on_batch: OnBatch | None = None,
-) -> npt.NDArray[np.float32]:
+def bim(epsilon: float, step: float, iterations: int = 10) -> Attack:
     """Repeat small signed gradient steps, never further than ``epsilon`` from the image.
 
     Args:
-        classifier: What ``art_classifier`` returned.
-        images: Batch within the classifier's value range.
-        labels: True classes ``(batch,)``, integers.
-        epsilon: Largest change of a pixel, in the unit of the value range.
+        epsilon: Largest change of a pixel, from 0 to 1.
         step: Change of a pixel in one iteration, at most ``epsilon``.
         iterations: Number of steps.
-        batch_size: Number of images that are attacked at once.
-        on_batch: Called with the number of images just attacked, for a progress bar.
-
-    Returns:
-        Attacked images, clipped to the value range.
-
-    Raises:
-        ValueError: An argument does not fit.
 
     Example:
-        >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
-        >>> image = np.array([[[[100.0], [90.0]]]], np.float32)
-        >>> bim(art_classifier(model), image, np.array([0]), epsilon=8, step=3).ravel()
-        array([92., 98.], dtype=float32)
+        >>> bim(0.004, 0.002).name
+        'BIM .004'
 
     References:
         Kurakin et al., "Adversarial Examples in the Physical World", 2017.
     """
-    attack = import_extra("art.attacks.evasion", "evaluate").BasicIterativeMethod(
-        classifier,
-        eps=float(epsilon),
-        eps_step=float(step),
-        max_iter=iterations,
-        batch_size=batch_size,
-        verbose=False,
-    )
-    return _in_batches(attack, images, labels, on_batch)
+    parameters = {"eps": epsilon, "eps_step": step, "max_iter": iterations}
+    return Attack(f"BIM {_text(epsilon)}", "BIM", "inf", epsilon, parameters)
 
 
-def _in_batches(
-    attack: Any,
-    images: npt.NDArray[np.generic],
-    labels: npt.NDArray[np.integer],
-    on_batch: OnBatch | None,
-) -> npt.NDArray[np.float32]:
-    labels = checked_labels(labels, len(images))
-    classes = attack.estimator.nb_classes
+def pgd(
+    epsilon: float, iterations: int = 20, *, step: float | None = None, restarts: int = 1
+) -> Attack:
+    """Signed gradient steps from a random start, never further than ``epsilon``.
+
+    Args:
+        epsilon: Largest change of a pixel, from 0 to 1.
+        iterations: Number of steps.
+        step: Change of a pixel in one iteration; 2.5 epsilon / iterations by default.
+        restarts: Number of random starts; the first that succeeds counts.
+
+    Example:
+        >>> pgd(8 / 255).name
+        'PGD-20 8/255'
+
+    References:
+        Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", 2018.
+    """
+    parameters = {
+        "eps": epsilon,
+        "eps_step": 2.5 * epsilon / iterations if step is None else step,
+        "max_iter": iterations,
+        "num_random_init": restarts,
+    }
+    times = f" x{restarts}" if restarts > 1 else ""
+    return Attack(f"PGD-{iterations}{times} {_text(epsilon)}", "PGD", "inf", epsilon, parameters)
+
+
+def deepfool(iterations: int = 50, overshoot: float = 0.02) -> Attack:
+    """Step to the nearest linearised decision boundary until the class changes.
+
+    Args:
+        iterations: Number of steps at most.
+        overshoot: How far beyond the boundary, as a share of the perturbation.
+
+    Example:
+        >>> deepfool().epsilon is None
+        True
+
+    References:
+        Moosavi-Dezfooli et al., "DeepFool", CVPR 2016.
+    """
+    parameters = {"max_iter": iterations, "epsilon": overshoot, "nb_grads": 10}
+    # ART takes gradients for the likely classes of the whole batch: one image at a time.
+    return Attack("DeepFool", "DeepFool", "2", None, parameters, batch_size=1)
+
+
+def carlini_wagner_l2(
+    confidence: float = 5.0,
+    iterations: int = 1000,
+    *,
+    search_steps: int = 1,
+    initial_const: float = 1.0,
+) -> Attack:
+    """Minimise the L2 norm plus a hinge on the logits that asks for ``confidence``.
+
+    Args:
+        confidence: By how much the wrong logit must exceed the right one.
+        iterations: Number of steps at most, in each step of the search. ART ends earlier
+            where its line search finds nothing better.
+        search_steps: Number of weights of the hinge that are tried.
+        initial_const: First weight of the hinge.
+
+    Example:
+        >>> carlini_wagner_l2().name
+        'CW-L2'
+
+    References:
+        Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks", S&P 2017.
+    """
+    parameters = {
+        "confidence": confidence,
+        "max_iter": iterations,
+        "binary_search_steps": search_steps,
+        "initial_const": initial_const,
+    }
+    return Attack("CW-L2", "CW-L2", "2", None, parameters, batch_size=16)
+
+
+def square(epsilon: float, queries: int = 1000) -> Attack:
+    """Random squares, kept when they lower the margin: no gradient is asked for.
+
+    Args:
+        epsilon: Largest change of a pixel, from 0 to 1.
+        queries: Number of predictions per image.
+
+    Example:
+        >>> square(8 / 255).name
+        'Square-1000 8/255'
+
+    References:
+        Andriushchenko et al., "Square Attack", ECCV 2020.
+    """
+    parameters = {"eps": epsilon, "max_iter": queries, "p_init": 0.8}
+    return Attack(f"Square-{queries} {_text(epsilon)}", "Square", "inf", epsilon, parameters)
+
+
+def autoattack(epsilon: float) -> Attack:
+    """ART's ensemble of two APGDs, DeepFool and Square.
+
+    Args:
+        epsilon: Largest change of a pixel, from 0 to 1.
+
+    Example:
+        >>> autoattack(8 / 255).name
+        'AutoAttack 8/255'
+
+    References:
+        Croce & Hein, "Reliable Evaluation of Adversarial Robustness", ICML 2020.
+    """
+    parameters = {"eps": epsilon, "eps_step": epsilon / 4}
+    return Attack(f"AutoAttack {_text(epsilon)}", "AutoAttack", "inf", epsilon, parameters)
+
+
+def _text(epsilon: float) -> str:
+    """``.0078``, or ``2/255`` where it is a whole number of grey levels."""
+    levels = 255 * epsilon
+    if abs(levels - round(levels)) < 1e-9:
+        return f"{round(levels)}/255"
+    return f"{epsilon:g}".lstrip("0")
+
+
+def _check_fit(
+    classifier: Any, images: npt.NDArray[np.generic], labels: npt.NDArray[np.integer]
+) -> None:
+    classes = classifier.nb_classes
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
             f"`labels` must lie from 0 to {classes - 1}, the classifier's classes. "
             f"Received: labels from {labels.min()} to {labels.max()}"
         )
-    low, high = attack.estimator.clip_values.tolist()
+    low, high = classifier.clip_values.tolist()
     # Comparisons with NaN are false, so this refuses NaN too.
     if not (images.min() >= low and images.max() <= high):
         raise ValueError(
             f"`images` must lie within the classifier's value range, {low:g} to {high:g}. "
             f"Received: images from {images.min():g} to {images.max():g}"
         )
-    attacked = []
-    for start in range(0, len(images), attack.batch_size):
-        batch = slice(start, start + attack.batch_size)
-        attacked.append(attack.generate(images[batch].astype(np.float32), labels[batch]))
-        if on_batch:
-            on_batch(len(attacked[-1]))
-    return np.concatenate(attacked)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    state = np.random.get_state()  # ART draws from it
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)

@@ -6,26 +6,43 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 # Typing alias: tells a bar how many more of its parts are done.
 Advance = Callable[[int], None]
 
 
 @contextmanager
-def progress_bars(console: Console | None) -> Iterator[Progress]:
+def progress_bars(console: Console | None, *, unit: str | None = None) -> Iterator[Progress]:
     """Show one bar below the other on ``console``, or nothing when it is ``None``.
+
+    Args:
+        console: Where to print.
+        unit: What the parts of long work are; shows how many of them are done per second, and
+            the time left.
 
     Example:
         >>> with progress_bars(None) as progress, bar(progress, "Reading", 2) as advance:
         ...     advance(2)
     """
-    columns = (
+    columns: list[ProgressColumn] = [
         TextColumn("{task.description:<26}"),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-    )
+    ]
+    if unit is not None:
+        columns += [_RateColumn(unit), TimeRemainingColumn()]
     with Progress(*columns, console=console or Console(quiet=True)) as progress:
         yield progress
 
@@ -46,3 +63,15 @@ def bar(progress: Progress, text: str, total: int | None = None) -> Iterator[Adv
     yield lambda count: progress.advance(task, count)
     if total is None:
         progress.update(task, total=1, completed=1)
+
+
+class _RateColumn(ProgressColumn):
+    """Parts per second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.3g} {self._unit}/s")

@@ -1,0 +1,169 @@
+"""Checks on an evaluation itself, on whether its attacker was as strong as it could be.
+
+A defence that hides its gradient looks strong under weak attacks. What gives it away is listed
+by Athalye et al. (ICML 2018) and Carlini et al. ("On Evaluating Adversarial Robustness",
+arXiv:1902.06705).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fd_keras.evaluation.attacks import Attack
+
+# An attack this strong may turn an image into any other.
+_UNBOUNDED = 0.5
+_ABOUT_ZERO = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Which images stay right under one attack.
+
+    Args:
+        attack: The attack.
+        threat_model: ``"gray-box"``, ``"adaptive"`` or ``"black-box"``.
+        correct: ``(n,)``, for the first ``n`` images of the evaluation.
+
+    Example:
+        >>> from fd_keras.evaluation.attacks import fgsm
+        >>> Outcome(fgsm(0.01), "gray-box", np.array([True, False])).accuracy
+        0.5
+    """
+
+    attack: Attack
+    threat_model: str
+    correct: npt.NDArray[np.bool_]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images that stay right."""
+        return float(self.correct.mean())
+
+    @property
+    def title(self) -> str:
+        """Threat model and name."""
+        return f"{self.threat_model} {self.attack.name}"
+
+
+def check_outcomes(defence: str, outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
+    """Check what happened to one defence.
+
+    * An adaptive attacker is never weaker than a gray-box one at the same bound.
+    * Accuracy falls to about 0 when the bound no longer binds, and never rises with it.
+    * More iterations never help the defender.
+    * An attack without gradients is not stronger than one with them.
+
+    "Never" is up to noise: two standard errors of the paired difference, and one image.
+
+    Args:
+        defence: Its name.
+        outcomes: All attacks on it.
+
+    Returns:
+        One dictionary per check, with ``name``, ``passed``, ``detail`` and ``defence``. Checks
+        without the attacks they need are left out.
+
+    Example:
+        >>> from fd_keras.evaluation.attacks import pgd
+        >>> weak = Outcome(pgd(0.01), "adaptive", np.ones(50, bool))
+        >>> strong = Outcome(pgd(0.01), "gray-box", np.zeros(50, bool))
+        >>> [check["passed"] for check in check_outcomes("masked", [weak, strong])]
+        [False]
+    """
+    bounded = [outcome for outcome in outcomes if outcome.attack.epsilon is not None]
+    by_model: dict[str, list[Outcome]] = {"gray-box": [], "adaptive": [], "black-box": []}
+    for outcome in bounded:
+        by_model[outcome.threat_model].append(outcome)
+    found = [
+        _combined("adaptive is never gentler than gray-box", _against_gray_box(by_model)),
+        _combined("accuracy falls to about 0 without a bound", _unbounded(by_model["adaptive"])),
+        _combined("a larger epsilon never helps the defender", _larger_epsilon(by_model)),
+        _combined("more iterations never help the defender", _more_iterations(by_model)),
+        _combined("black-box is not stronger than adaptive", _against_black_box(by_model)),
+    ]
+    return [{**check, "defence": defence} for check in found if check]
+
+
+# Typing alias: whether a comparison holds, and a sentence on it.
+_Finding = tuple[bool, str]
+
+
+def _combined(name: str, findings: Iterator[_Finding]) -> dict[str, object] | None:
+    """All comparisons of one check, failures first."""
+    ordered = sorted(findings, key=lambda finding: finding[0])
+    if not ordered:
+        return None
+    passed = ordered[0][0]
+    shown = [text for held, text in ordered if held == passed]
+    return {"name": name, "passed": passed, "detail": "; ".join(shown)}
+
+
+def _against_gray_box(outcomes: Mapping[str, list[Outcome]]) -> Iterator[_Finding]:
+    for gray in outcomes["gray-box"]:
+        allowed = [o for o in outcomes["adaptive"] if _bound(o) <= _bound(gray)]
+        if allowed:
+            yield _not_above(min(allowed, key=lambda o: o.accuracy), gray)
+
+
+def _unbounded(adaptive: list[Outcome]) -> Iterator[_Finding]:
+    for outcome in adaptive:
+        if _bound(outcome) >= _UNBOUNDED:
+            left = int(outcome.correct.sum())
+            held = left <= max(1, _ABOUT_ZERO * len(outcome.correct))
+            yield held, f"{outcome.title} leaves {left} of {len(outcome.correct)} images right"
+
+
+def _larger_epsilon(outcomes: Mapping[str, list[Outcome]]) -> Iterator[_Finding]:
+    for _, series in _series(outcomes, lambda attack: (attack.family, attack.iterations)):
+        ordered = sorted(series, key=_bound)
+        for weaker, stronger in itertools.pairwise(ordered):
+            if weaker.threat_model != "black-box" and weaker.attack.family != "FGSM":
+                yield _not_above(stronger, weaker)
+
+
+def _more_iterations(outcomes: Mapping[str, list[Outcome]]) -> Iterator[_Finding]:
+    only_adaptive = {"adaptive": outcomes["adaptive"]}
+    for _, series in _series(only_adaptive, lambda attack: (attack.family, attack.epsilon)):
+        ordered = sorted(series, key=lambda o: o.attack.iterations)
+        for fewer, more in itertools.pairwise(ordered):
+            yield _not_above(more, fewer)
+
+
+def _against_black_box(outcomes: Mapping[str, list[Outcome]]) -> Iterator[_Finding]:
+    for blind in outcomes["black-box"]:
+        same = [o for o in outcomes["adaptive"] if o.attack.epsilon == blind.attack.epsilon]
+        if same:
+            yield _not_above(min(same, key=lambda o: o.accuracy), blind)
+
+
+def _series(
+    outcomes: Mapping[str, list[Outcome]], key: Callable[[Attack], object]
+) -> Iterator[tuple[object, list[Outcome]]]:
+    groups: dict[object, list[Outcome]] = {}
+    for threat_model, members in outcomes.items():
+        for outcome in members:
+            groups.setdefault((threat_model, key(outcome.attack)), []).append(outcome)
+    yield from groups.items()
+
+
+def _bound(outcome: Outcome) -> float:
+    assert outcome.attack.epsilon is not None  # the others are left out above
+    return outcome.attack.epsilon
+
+
+def _not_above(stronger: Outcome, weaker: Outcome) -> _Finding:
+    """Whether ``stronger`` leaves no more images right than ``weaker``, up to noise."""
+    count = min(len(stronger.correct), len(weaker.correct))
+    gap = stronger.correct[:count].astype(float) - weaker.correct[:count]
+    noise = max(2 * gap.std() / np.sqrt(count), 1 / count)
+    detail = (
+        f"{stronger.title} leaves {100 * stronger.correct[:count].mean():.1f} %, {weaker.title} "
+        f"{100 * weaker.correct[:count].mean():.1f} % of {count} images right"
+    )
+    return bool(gap.mean() <= noise), detail

@@ -1,0 +1,253 @@
+"""Keras classifiers as attacks see them: alone, or behind a defence."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from fd_keras.evaluation.defences import Defence
+from fd_keras.extras import import_extra
+from fd_keras.layer import FeatureDistillation
+from fd_keras.value_range import validate_value_range
+
+FloatArray = npt.NDArray[np.float32]
+
+# Smallest probability whose logarithm is taken, for models that return probabilities.
+_LEAST_PROBABILITY = 1e-30
+
+_ATTACKER_SEED = 1_000_003
+
+
+def art_classifier(
+    model: Callable[..., Any],
+    *,
+    value_range: Sequence[float] = (0, 255),
+    input_shape: Sequence[int] | None = None,
+) -> Any:
+    """A classifier as ART sees it.
+
+    Args:
+        model: A Keras model, or a function of a batch of images, that returns logits
+            ``(batch, classes)``. A softmax at its end would make its gradients vanish and
+            every attack look weak.
+        value_range: Lowest and highest pixel value; no attack leaves it.
+        input_shape: Shape of one image; needed where ``model`` does not tell.
+
+    Returns:
+        An ``art.estimators.classification.TensorFlowV2Classifier``. It runs ``model`` as a
+        graph, and takes the gradients of an image's own class all at once.
+
+    Raises:
+        ImportError: ART is not installed.
+        ValueError: The shape of an image is unknown.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+        >>> art_classifier(model).nb_classes
+        2
+
+    References:
+        Nicolae et al., "Adversarial Robustness Toolbox", arXiv:1807.01069.
+    """
+    low, high = value_range
+    shape = input_shape or getattr(model, "input_shape", (None,))[1:]
+    if not shape or None in shape:
+        raise ValueError(
+            "`input_shape` must be the shape of one image, as `model` does not tell. "
+            f"Received: input_shape={input_shape!r}"
+        )
+    graph = tf.function(
+        lambda x: model(x, training=False) if isinstance(model, keras.Model) else model(x),
+        input_signature=[tf.TensorSpec((None, *shape), tf.float32)],
+    )
+
+    def logits(images: Any, training: bool = False) -> tf.Tensor:  # ART passes it
+        return graph(tf.convert_to_tensor(images, tf.float32))
+
+    return _art_class()(
+        model=logits,
+        nb_classes=int(graph.get_concrete_function().output_shapes[-1]),
+        input_shape=tuple(shape),
+        loss_object=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        clip_values=(float(low), float(high)),
+    )
+
+
+@functools.cache
+def _art_class() -> Any:
+    """ART's classifier, with the gradients of one class per image taken in one pass."""
+    base = import_extra("art.estimators.classification", "evaluate").TensorFlowV2Classifier
+
+    class GraphClassifier(base):  # type: ignore[misc,valid-type]
+        def class_gradient(
+            self, x: Any, label: Any = None, training_mode: bool = False, **kwargs: Any
+        ) -> Any:
+            # ART makes one pass over the whole batch for every class that occurs in it.
+            if label is None:
+                return super().class_gradient(x, label, training_mode, **kwargs)
+            labels = np.broadcast_to(np.asarray(label, np.int32), len(x))
+            return own_gradient(self.model, x, labels)[:, np.newaxis]
+
+    return GraphClassifier
+
+
+def own_gradient(model: Callable[..., Any], images: Any, labels: Any) -> FloatArray:
+    """Gradient of one output for each image.
+
+    Args:
+        model: Function of a batch of images that returns ``(batch, classes)``.
+        images: Batch of images.
+        labels: Which output, for each image.
+
+    Returns:
+        Array of the shape of ``images``.
+
+    Example:
+        >>> own_gradient(lambda x: x**2, np.array([[2.0, 3.0]]), np.array([1]))
+        array([[0., 6.]], dtype=float32)
+    """
+    pixels = tf.convert_to_tensor(images, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(pixels)
+        own = tf.gather(model(pixels), labels, batch_dims=1)
+    return np.asarray(tape.gradient(own, pixels), np.float32)
+
+
+class EvaluatedClassifier:
+    """A Keras classifier on pixels from 0 to 1, alone or behind a defence.
+
+    Args:
+        model: Classifier from one image input to ``(batch, classes)``.
+        value_range: The pixel values that ``model`` takes.
+        from_logits: Whether it returns logits; else it returns probabilities.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+        >>> classifier = EvaluatedClassifier(model, value_range=(0, 255), from_logits=True)
+        >>> classifier.logits(np.array([[[[0.5], [1.0]]]], np.float32))
+        array([[127.5, 255. ]], dtype=float32)
+    """
+
+    def __init__(
+        self, model: keras.Model, *, value_range: Sequence[float], from_logits: bool
+    ) -> None:
+        self.model = model
+        self.value_range = validate_value_range(value_range)
+        self.from_logits = from_logits
+        self._graph = tf.function(self._logits, reduce_retracing=True)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of architecture and weights that does not depend on the names of layers.
+
+        A subclassed model without a configuration is told by its class and weights alone.
+        """
+        digest = hashlib.sha256(_architecture(self.model).encode())
+        digest.update(repr((self.value_range, self.from_logits)).encode())
+        for weight in self.model.get_weights():
+            digest.update(str((weight.shape, weight.dtype)).encode())
+            digest.update(np.ascontiguousarray(weight).tobytes())
+        return digest.hexdigest()
+
+    def logits(self, images: npt.NDArray[np.generic], *, batch_size: int = 32) -> FloatArray:
+        """Logits of images, a batch at a time.
+
+        Args:
+            images: Batch ``(n, height, width, channels)``, pixels from 0 to 1.
+            batch_size: Number of images at once.
+
+        Returns:
+            Array ``(n, classes)``; for a model that returns probabilities, their logarithms.
+        """
+        parts = [
+            self._graph(tf.convert_to_tensor(images[start : start + batch_size], tf.float32))
+            for start in range(0, len(images), batch_size)
+        ]
+        return np.concatenate([part.numpy() for part in parts])
+
+    def outputs(self, images: npt.NDArray[np.generic]) -> FloatArray:
+        """What the model itself returns for pixels from 0 to 1."""
+        return np.asarray(self._outputs(tf.convert_to_tensor(images, tf.float32)))
+
+    def art(
+        self, input_shape: Sequence[int], defence: Defence | None = None, *, draws: int = 1
+    ) -> Any:
+        """The classifier as ART sees it, alone or through a defence.
+
+        Gradients pass through the defence as if it were the identity (BPDA). Where it is
+        random, the attacker sees the mean of the logits over several draws (EOT).
+
+        Args:
+            input_shape: Shape of one image.
+            defence: What stands in front.
+            draws: How many draws of a random defence are averaged.
+
+        References:
+            Athalye et al., "Obfuscated Gradients Give a False Sense of Security", ICML 2018.
+        """
+        if defence is None:
+            return art_classifier(self._logits, value_range=(0, 1), input_shape=input_shape)
+        # The attacker knows how a defence draws, but not its seed.
+        seeds = range(_ATTACKER_SEED, _ATTACKER_SEED + (draws if defence.random else 1))
+        drawn = [straight_through(defence.reseeded(seed)) for seed in seeds]
+
+        def logits(images: tf.Tensor) -> tf.Tensor:
+            return tf.add_n([self._logits(draw(images)) for draw in drawn]) / len(drawn)
+
+        return art_classifier(logits, value_range=(0, 1), input_shape=input_shape)
+
+    def _outputs(self, images: tf.Tensor) -> tf.Tensor:
+        low, high = self.value_range
+        return tf.cast(self.model(low + (high - low) * images, training=False), tf.float32)
+
+    def _logits(self, images: tf.Tensor) -> tf.Tensor:
+        outputs = self._outputs(images)
+        if self.from_logits:
+            return outputs
+        return tf.math.log(tf.maximum(outputs, _LEAST_PROBABILITY))
+
+
+def straight_through(defence: Defence) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A defence on tensors of pixels from 0 to 1 with the identity's gradient.
+
+    A quantisation table runs in the graph; anything else is called from it.
+
+    Args:
+        defence: Any defence.
+
+    Example:
+        >>> from fd_keras.evaluation.defences import defence
+        >>> straight_through(defence("bits:1"))(tf.constant([[[[0.4], [0.6]]]])).numpy().ravel()
+        array([0., 1.], dtype=float32)
+    """
+    if defence.table is not None:
+        return FeatureDistillation(defence.table, value_range=(0, 1))
+
+    def defended(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return np.float32(defence(255 * images) / 255)
+
+    @tf.custom_gradient
+    def call(images: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        result = tf.numpy_function(defended, [images], tf.float32, stateful=False)
+        return tf.ensure_shape(result, images.shape), lambda upstream: upstream
+
+    return call
+
+
+def _architecture(model: keras.Model) -> str:
+    try:
+        text = str(model.to_json())
+    except Exception:  # Keras raises whatever a subclassed model's configuration raises
+        return f"{type(model).__module__}.{type(model).__qualname__}"
+    # Keras numbers the layers of a process: a model built again is still the same model.
+    names = [layer.name for layer in (model, *model._flatten_layers(include_self=False))]
+    for name in sorted(set(names), key=len, reverse=True):
+        text = text.replace(f'"{name}"', f'"#{names.index(name)}"')
+    return text

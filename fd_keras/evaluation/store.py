@@ -1,0 +1,71 @@
+"""Arrays that are computed once and kept on disk under what they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fd_keras.files import atomic_path
+
+
+class ArrayStore:
+    """A directory of arrays, each named by a hash of what it was computed from.
+
+    A process that is killed loses the array it was working on and no other. Several may
+    write to one directory at once.
+
+    Args:
+        directory: Made if missing.
+
+    Example:
+        >>> import tempfile
+        >>> store = ArrayStore(tempfile.mkdtemp())
+        >>> store.array({"sum of": [1, 2]}, lambda: np.array(3))
+        array(3)
+        >>> store.array({"sum of": [1, 2]}, lambda: 1 / 0)  # not computed again
+        array(3)
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory)
+
+    def array(
+        self, parts: Mapping[str, Any], compute: Callable[[], npt.NDArray[Any]]
+    ) -> npt.NDArray[Any]:
+        """The array that depends on ``parts``, computed and kept unless it is there.
+
+        Args:
+            parts: Plain JSON types, everything that ``compute`` depends on.
+            compute: Returns the array.
+        """
+        name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        path = self.directory / name[:2] / f"{name}.npy"
+        if path.exists():
+            return np.asarray(np.load(path))
+        array = compute()
+        with atomic_path(path) as temporary:
+            np.save(temporary, array)
+        return array
+
+
+def array_hash(*arrays: npt.NDArray[Any]) -> str:
+    """A hash of the values, shapes and dtypes of arrays.
+
+    Example:
+        >>> array_hash(np.zeros(3)) == array_hash(np.zeros(3))
+        True
+        >>> array_hash(np.zeros(3)) == array_hash(np.zeros(4))
+        False
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(str((array.shape, array.dtype)).encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

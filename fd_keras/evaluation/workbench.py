@@ -1,0 +1,199 @@
+"""Attacked images and what a classifier makes of them, each computed once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.progress import Progress
+
+from fd_keras.evaluation.attacks import Attack
+from fd_keras.evaluation.classifiers import EvaluatedClassifier, FloatArray
+from fd_keras.evaluation.defences import Defence
+from fd_keras.evaluation.selection import Selection
+from fd_keras.evaluation.store import ArrayStore, array_hash
+from fd_keras.extras import import_extra
+from fd_keras.progress import Advance, bar
+
+# Images in one file: what a killed process loses, and what memory must hold.
+_CHUNK = 16
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of an evaluation, attacked or not.
+
+    Args:
+        images: The benign images.
+        attack: What is done to them; ``None``: nothing.
+        through: The defence that the attacker knows and attacks through.
+
+    Example:
+        >>> chosen = Selection(np.zeros((3, 1, 1, 1)), np.array([0, 1, 0]), (0, 1), seen=3)
+        >>> ImageSet(chosen).threat_model
+        'benign'
+    """
+
+    images: Selection
+    attack: Attack | None = None
+    through: Defence | None = None
+
+    @property
+    def threat_model(self) -> str:
+        """What the attacker knows."""
+        if self.attack is None:
+            return "benign"
+        if self.through is None:
+            return "gray-box"
+        return "black-box" if self.attack.family == "Square" else "adaptive"
+
+    @property
+    def title(self) -> str:
+        """For progress bars."""
+        if self.attack is None:
+            return "benign"
+        behind = f" through {self.through.name}" if self.through else ""
+        return f"{self.attack.name}{behind}"
+
+    def first(self, count: int | None) -> ImageSet:
+        """The first images of the set."""
+        return ImageSet(self.images[:count], self.attack, self.through)
+
+
+class Workbench:
+    """Generates attacked images, and classifies images behind defences.
+
+    Everything is computed in small parts that are kept in ``store`` under a hash of the
+    classifier, the images, the attack, the defence and the seed. Whatever was computed
+    before, by another evaluation or by one that was killed, is not computed again.
+
+    Args:
+        classifier: The classifier.
+        store: Where the parts are kept.
+        seed: Of random attacks.
+        eot_draws: Draws of a random defence that an adaptive attacker averages over.
+        progress: Where bars are shown.
+    """
+
+    def __init__(
+        self,
+        classifier: EvaluatedClassifier,
+        store: ArrayStore,
+        *,
+        seed: int,
+        eot_draws: int,
+        progress: Progress,
+    ) -> None:
+        self.classifier = classifier
+        self.seed = seed
+        self.eot_draws = eot_draws
+        self._store = store
+        self._progress = progress
+        self._art: dict[tuple[str, Any], Any] = {}
+
+    def generate(self, images: ImageSet) -> None:
+        """Attack all images of a set that are not kept yet."""
+        if images.attack is None:
+            return
+        with self.bar(f"Attacking: {images.title}", len(images.images)) as advance:
+            for chunk in _chunks(images):
+                self._pixels(chunk)
+                advance(len(chunk.images))
+
+    def bar(self, text: str, total: int) -> AbstractContextManager[Advance]:
+        """A progress bar over images."""
+        return bar(self._progress, text, total)
+
+    def logits(
+        self, images: ImageSet, defence: Defence, *, on_batch: Advance | None = None
+    ) -> FloatArray:
+        """Logits of a set of images behind a defence, ``(n, classes)``."""
+        parts = []
+        for chunk in _chunks(images):
+            parts.append(self._chunk_logits(chunk, defence))
+            if on_batch:
+                on_batch(len(chunk.images))
+        return np.concatenate(parts)
+
+    def pixels(self, images: ImageSet) -> FloatArray:
+        """All images of a set at once, pixels from 0 to 1; for small sets."""
+        return np.concatenate([self._pixels(chunk) for chunk in _chunks(images)])
+
+    def _chunk_logits(self, chunk: ImageSet, defence: Defence) -> FloatArray:
+        parts = {
+            "logits": self.classifier.fingerprint,
+            "defence": _identity(defence),
+            "images": self._origin(chunk),
+        }
+
+        def compute() -> FloatArray:
+            defended = defence(255 * self._pixels(chunk)) / 255
+            return self.classifier.logits(defended, batch_size=_CHUNK)
+
+        return self._store.array(parts, compute)
+
+    def _pixels(self, chunk: ImageSet) -> FloatArray:
+        images, attack = chunk.images, chunk.attack
+        if attack is None:
+            return images.unit_images()
+        origin = self._origin(chunk)
+
+        def compute() -> FloatArray:
+            # A seed of its own, so that a part does not depend on those before it.
+            seed = int(array_hash(images.labels)[:8], 16) ^ self.seed
+            attacker = self._attacker(images.pixels.shape[1:], chunk.through)
+            return attack.generate(attacker, images.unit_images(), images.labels, seed=seed)
+
+        return self._store.array(origin, compute)
+
+    def _origin(self, chunk: ImageSet) -> dict[str, Any]:
+        """All that decides the pixels of a part."""
+        images = {
+            "pixels": array_hash(chunk.images.pixels),
+            "value range": list(chunk.images.value_range),
+        }
+        if chunk.attack is None:
+            return images
+        return {
+            "benign": images,
+            "labels": array_hash(chunk.images.labels),
+            "classifier": self.classifier.fingerprint,
+            "through": None if chunk.through is None else _identity(chunk.through),
+            "draws": self.eot_draws if chunk.through and chunk.through.random else 1,
+            "attack": chunk.attack.to_dict(),
+            "seed": self.seed,
+            "art": import_extra("art", "evaluate").__version__,
+        }
+
+    def _attacker(self, shape: tuple[int, ...], through: Defence | None) -> Any:
+        key = ("", None) if through is None else (through.name, str(through.settings))
+        if key not in self._art:
+            # One at a time: each holds compiled graphs.
+            self._art = {
+                key: self.classifier.art(shape, through, draws=self.eot_draws),
+            }
+        return self._art[key]
+
+
+def _chunks(images: ImageSet) -> Iterator[ImageSet]:
+    for start in range(0, len(images.images), _CHUNK):
+        chunk = images.images[start : start + _CHUNK]
+        yield ImageSet(chunk, images.attack, images.through)
+
+
+def _identity(defence: Defence) -> dict[str, Any]:
+    return {"family": defence.family, "settings": defence.settings, "seed": defence.seed}
+
+
+def correct(logits: FloatArray, labels: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+    """Which images are classified correctly.
+
+    Example:
+        >>> correct(np.array([[0.0, 1.0]], np.float32), np.array([1]))
+        array([ True])
+    """
+    return np.asarray(logits.argmax(axis=-1) == labels)
