@@ -28,12 +28,12 @@ RUNS = {
         "epsilon": 2.0,
         "max_images": 1000,
         "limits": {
-            "DeepFool": 40,
-            "CW-L2": 12,
-            "adaptive": 32,
-            "Square": 12,
-            "TVM": 60,
-            "quilting": 40,
+            "DeepFool": 32,
+            "CW-L2": 8,
+            "adaptive": 24,
+            "Square": 8,
+            "TVM": 48,
+            "quilting": 32,
         },
     },
     "cifar10": {
@@ -41,7 +41,7 @@ RUNS = {
         "protocol": "evademl-cifar10",
         "epsilon": 2.0,
         "max_images": 600,
-        "limits": {"DeepFool": 60, "CW-L2": 32, "adaptive": 80, "Square": 32, "quilting": 150},
+        "limits": {"DeepFool": 60, "CW-L2": 16, "adaptive": 64, "Square": 24, "quilting": 150},
     },
 }
 

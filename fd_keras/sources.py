@@ -18,7 +18,8 @@ from google.protobuf.message import DecodeError
 from fd_keras.images import READABLE_SUFFIXES, read_image
 
 ImageArray = npt.NDArray[np.uint8]
-Loader = Callable[[], ImageArray]
+# Typing alias: reads one image, uint8 (height, width, channels), or one with its label.
+Loader = Callable[[], Any]
 
 KERAS_DATASETS = ("cifar10", "cifar100", "fashion_mnist", "mnist")
 
@@ -33,7 +34,7 @@ class ImageSource:
     Args:
         name: What the source is called in provenance and messages.
         loaders: Starts a new run over functions that each read one image, uint8
-            ``(height, width, channels)``.
+            ``(height, width, channels)``, or one with its label.
         count: Number of images, or ``None`` when only reading tells.
         strict: Stop at the first image that cannot be read, instead of passing over it.
         skipped: Messages about the images that the latest run passed over.
@@ -50,7 +51,7 @@ class ImageSource:
     strict: bool = False
     skipped: list[str] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[ImageArray]:
+    def __iter__(self) -> Iterator[Any]:
         self.skipped.clear()
         for load in self.loaders():
             try:
@@ -97,10 +98,10 @@ def open_images(
     if not os.fspath(location):
         raise ValueError("`location` must not be empty. Received: location=''")
     path = Path(location)
-    convert = functools.partial(_with_channels, channels=channels)
+    convert = functools.partial(with_channels, channels=channels)
     if path.is_dir():
         return _open_directory(path, channels or 3, strict)
-    if path.name.endswith(_TFRECORD_SUFFIXES):
+    if is_record_file(path):
         path.stat()  # a missing file is an OSError here, not a TensorFlow error later
         return ImageSource(
             path.name, functools.partial(_record_loaders, path, channels or 3), None, strict
@@ -131,7 +132,7 @@ def _open_directory(path: Path, channels: int, strict: bool) -> ImageSource:
         )
 
     def load(file: Path) -> ImageArray:
-        return _with_channels(read_image(file).pixels, channels)
+        return with_channels(read_image(file).pixels, channels)
 
     return ImageSource(
         path.resolve().name,
@@ -142,29 +143,75 @@ def _open_directory(path: Path, channels: int, strict: bool) -> ImageSource:
 
 
 def _record_loaders(path: Path, channels: int) -> Iterator[Loader]:
-    compression = "GZIP" if path.suffix == ".gz" else ""
+    def load(name: str, record: bytes) -> ImageArray:
+        return encoded_image(example_features(name, record), name, channels)
 
-    def load(index: int, record: bytes) -> ImageArray:
-        name = f"{path}#{index}"
-        try:
-            feature = tf.train.Example.FromString(record).features.feature
-        except DecodeError as error:
-            raise ValueError(
-                f"`location` must hold records of tf.train.Example ({error}). Received: {name}"
-            ) from error
-        for key in _ENCODED_FEATURES:
-            if key in feature and feature[key].bytes_list.value:
-                content = feature[key].bytes_list.value[0]
-                return _with_channels(read_image(content, name=name).pixels, channels)
+    return (functools.partial(load, name, record) for name, record in read_records(path))
+
+
+def encoded_image(feature: Any, name: str, channels: int) -> ImageArray:
+    """The image in the features of a record.
+
+    Args:
+        feature: What ``example_features`` returns.
+        name: What messages call the record.
+        channels: 1 or 3.
+
+    Raises:
+        ValueError: There is none, or it cannot be read.
+    """
+    for key in _ENCODED_FEATURES:
+        if key in feature and feature[key].bytes_list.value:
+            content = feature[key].bytes_list.value[0]
+            return with_channels(read_image(content, name=name).pixels, channels)
+    raise ValueError(
+        f"`location` must hold records with one of the features {_ENCODED_FEATURES}. "
+        f"Received: {name} with {sorted(feature)}"
+    )
+
+
+def example_features(name: str, record: bytes) -> Any:
+    """The features of a serialised ``tf.train.Example``.
+
+    Args:
+        name: What messages call the record.
+        record: Its bytes.
+
+    Raises:
+        ValueError: It is no Example.
+    """
+    try:
+        return tf.train.Example.FromString(record).features.feature
+    except DecodeError as error:
         raise ValueError(
-            f"`location` must hold records with one of the features {_ENCODED_FEATURES}. "
-            f"Received: {name} with {sorted(feature)}"
-        )
+            f"`location` must hold records of tf.train.Example ({error}). Received: {name}"
+        ) from error
 
+
+def is_record_file(path: Path) -> bool:
+    """Whether the name is that of a TFRecord file.
+
+    Example:
+        >>> is_record_file(Path("train.tfrecord.gz"))
+        True
+    """
+    return path.name.endswith(_TFRECORD_SUFFIXES)
+
+
+def read_records(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Names, for messages, and bytes of the records of a TFRecord file.
+
+    Args:
+        path: The file; compressed if it ends in ``.gz``.
+
+    Raises:
+        ValueError: It is no intact TFRecord file.
+    """
+    compression = "GZIP" if path.suffix == ".gz" else ""
     records = tf.data.TFRecordDataset(os.fspath(path), compression).as_numpy_iterator()
     try:
         for index, record in enumerate(records):
-            yield functools.partial(load, index, record)
+            yield f"{path}#{index}", record
     except tf.errors.DataLossError as error:
         raise ValueError(
             f"`location` is no TFRecord file, or a broken one ({error.message}). "
@@ -173,7 +220,7 @@ def _record_loaders(path: Path, channels: int) -> Iterator[Loader]:
 
 
 def _only_images(path: Path) -> npt.NDArray[Any]:
-    arrays = _arrays(path)
+    arrays = read_arrays(path)
     candidates = [name for name, array in arrays.items() if array.ndim == 4]
     named = [name for name in candidates if name in ("x", "images")]
     if len(named or candidates) != 1:
@@ -189,7 +236,16 @@ def _only_images(path: Path) -> npt.NDArray[Any]:
     return array
 
 
-def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an ``.npz`` file by name.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: It is no intact archive of numeric arrays.
+        OSError: It cannot be read.
+    """
     try:
         with np.load(path) as archive:
             return {name: archive[name] for name in archive.files}
@@ -204,14 +260,39 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _keras_images(name: str) -> npt.NDArray[np.uint8]:
+    return load_keras_dataset(name)[0][0]
+
+
+def load_keras_dataset(name: str) -> Any:
+    """Training and test images with labels, ``(x, y), (x_test, y_test)``.
+
+    Args:
+        name: One of ``KERAS_DATASETS``.
+
+    Raises:
+        OSError: It could not be downloaded.
+    """
     try:
-        (images, _), _ = getattr(keras.datasets, name).load_data()
+        train, test = getattr(keras.datasets, name).load_data()
     except Exception as error:  # urllib's, or Keras' own bare Exception
         raise OSError(f"`location` {name!r} could not be downloaded: {error}") from error
-    return images if images.ndim == 4 else images[..., np.newaxis]
+    return [(x if x.ndim == 4 else x[..., np.newaxis], y) for x, y in (train, test)]
 
 
-def _with_channels(image: ImageArray, channels: int | None) -> ImageArray:
+def with_channels(image: ImageArray, channels: int | None) -> ImageArray:
+    """An image as grey (1) or RGB (3).
+
+    Args:
+        image: ``(height, width, channels)``, uint8.
+        channels: 3: grey is repeated. 1: colours become luma. ``None``: as it is.
+
+    Raises:
+        ValueError: The image has neither 1 nor 3 channels, and others are asked for.
+
+    Example:
+        >>> with_channels(np.zeros((2, 2, 1), np.uint8), 3).shape
+        (2, 2, 3)
+    """
     if channels in (None, image.shape[-1]):
         return image
     if image.shape[-1] not in (1, 3):

@@ -13,6 +13,7 @@ from fd_keras_cli.calibrate import calibrate
 from fd_keras_cli.compress import compress
 from fd_keras_cli.console import USER_ERRORS, print_error
 from fd_keras_cli.demo import demo
+from fd_keras_cli.evaluate import evaluate
 from fd_keras_cli.inspect import inspect
 
 app = typer.Typer(
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (apply, calibrate, compress, demo, inspect):
+for command in (apply, calibrate, compress, demo, evaluate, inspect):
     app.command()(command)
 
 

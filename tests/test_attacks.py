@@ -11,9 +11,12 @@ from fd_keras.evaluation import (
     accuracy,
     art_classifier,
     bim,
+    carlini_wagner_l2,
+    deepfool,
     fgsm,
     pgd,
     predicted_classes,
+    square,
 )
 
 pytest.importorskip("art", reason="ART is not installed")
@@ -162,3 +165,79 @@ def test_accuracy_counts():
     images = images.reshape(4, 1, 3, 1)
     assert predicted_classes(model, images, batch_size=3).tolist() == [2, 0, 1, 2]
     assert accuracy(model, images, np.array([2, 0, 2, 2])) == 0.75
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pgd(4 / 255, 5, restarts=2),
+        deepfool(10),
+        carlini_wagner_l2(0.0, 20),
+        square(8 / 255, 30),
+    ],
+    ids=lambda attack: attack.family,
+)
+def test_every_family_runs_within_its_bound_and_repeats(weights, attack):
+    """The same seed gives the same images, and NumPy's generator is left as it was."""
+    model = linear_model(100 * weights)
+    images, _ = random_batch((0, 1), count=4)
+    labels = predicted_classes(model, images)
+    classifier = art_classifier(model, value_range=(0, 1))
+    np.random.seed(11)
+    state = np.random.get_state()[1].copy()
+
+    attacked = attack.generate(classifier, images, labels, seed=5)
+
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+    np.testing.assert_array_equal(attacked, attack.generate(classifier, images, labels, seed=5))
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    if attack.epsilon is not None:
+        assert np.abs(attacked - images).max() <= attack.epsilon + 1e-6
+
+
+def test_deepfool_finds_the_nearest_boundary(weights):
+    """For a linear model, the distance to the plane between two classes is known."""
+    model = linear_model(100 * weights)
+    images = np.full((1, 16, 16, 3), 0.5, np.float32)
+    labels = predicted_classes(model, images)
+    attacked = deepfool(overshoot=0.0).generate(
+        art_classifier(model, value_range=(0, 1)), images, labels
+    )
+    logits = model.predict(images, verbose=0)[0]
+    difference = np.float64(weights[:, 0] - weights[:, 1]) * 0.01
+    nearest = abs(float(logits[0] - logits[1])) / np.linalg.norm(difference)
+    assert np.linalg.norm(attacked - images) == pytest.approx(nearest, rel=1e-3)
+
+
+def test_class_gradients_of_each_image(weights):
+    """One pass for all; ART's own would make one per class."""
+    classifier = art_classifier(linear_model(weights), value_range=(0, 1))
+    images, labels = random_batch((0, 1))
+    gradients = classifier.class_gradient(images, labels)
+    expected = (weights * 1e-4).T[labels].reshape(5, 1, 16, 16, 3)
+    np.testing.assert_allclose(gradients, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        classifier.class_gradient(images, 1)[:, 0],
+        np.broadcast_to((weights * 1e-4)[:, 1].reshape(16, 16, 3), images.shape),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("epsilon", [0, -0.1, 8.0, np.nan])
+def test_epsilon_is_in_pixels_from_0_to_1(epsilon):
+    with pytest.raises(ValueError, match="`epsilon` must lie above 0 and not above 1"):
+        fgsm(epsilon)
+
+
+def test_names_tell_the_strength():
+    assert [a.name for a in (fgsm(0.0078), bim(0.008, 0.0012), pgd(4 / 255, 40, restarts=3))] == [
+        "FGSM .0078",
+        "BIM .008",
+        "PGD-40 x3 4/255",
+    ]
+
+
+def test_a_function_without_a_shape_needs_one():
+    with pytest.raises(ValueError, match="`input_shape` must be the shape of one image"):
+        art_classifier(lambda x: x)

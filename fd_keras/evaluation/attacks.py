@@ -303,8 +303,8 @@ def autoattack(epsilon: float) -> Attack:
 def _text(epsilon: float) -> str:
     """``.0078``, or ``2/255`` where it is a whole number of grey levels."""
     levels = 255 * epsilon
-    if abs(levels - round(levels)) < 1e-9:
-        return f"{round(levels)}/255"
+    if abs(levels - np.rint(levels)) < 1e-9:
+        return f"{levels:.0f}/255"
     return f"{epsilon:g}".lstrip("0")
 
 

@@ -117,7 +117,7 @@ def own_gradient(model: Callable[..., Any], images: Any, labels: Any) -> FloatAr
     with tf.GradientTape() as tape:
         tape.watch(pixels)
         own = tf.gather(model(pixels), labels, batch_dims=1)
-    return np.asarray(tape.gradient(own, pixels), np.float32)
+    return np.array(tape.gradient(own, pixels))  # a copy: ART writes into it
 
 
 class EvaluatedClassifier:

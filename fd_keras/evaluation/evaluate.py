@@ -70,7 +70,8 @@ def evaluate(
 
     Gray-box attacks are made on the classifier alone, once for all defences. Adaptive ones are
     made through each defence (BPDA; EOT where it is random), black-box ones by querying the
-    classifier behind it; both are left out for the slow TVM and quilting. The evaluation checks
+    classifier behind it; both are left out for the slow TVM and quilting. For the classifier
+    without defence, adaptive means that the attacker knows all there is. The evaluation checks
     itself: an attacker who was too weak shows in ``report.checks``.
 
     Everything computed is kept in ``cache_dir`` under a hash of what it depends on. An
@@ -261,7 +262,7 @@ class _Plan:
     def outcomes(self, defence: Defence) -> list[_Outcome]:
         """What a defence makes of benign and attacked images."""
         sets = [ImageSet(self._reported), *self.gray_box]
-        if defence.family not in ("none", *_TOO_SLOW_TO_ATTACK_THROUGH):
+        if defence.family not in _TOO_SLOW_TO_ATTACK_THROUGH:
             sets += [ImageSet(self._reported, a, defence) for a in self._protocol.adaptive]
             sets += [ImageSet(self._reported, a, defence) for a in self._protocol.black_box]
         limited = [self._limited(full).first(self._limits.get(defence.family)) for full in sets]

@@ -52,6 +52,11 @@ class ImageSet:
         return "black-box" if self.attack.family == "Square" else "adaptive"
 
     @property
+    def obstacle(self) -> Defence | None:
+        """The defence that gradients must pass; none at all where it leaves images alone."""
+        return None if self.through is None or self.through.family == "none" else self.through
+
+    @property
     def title(self) -> str:
         """For progress bars."""
         if self.attack is None:
@@ -145,7 +150,7 @@ class Workbench:
         def compute() -> FloatArray:
             # A seed of its own, so that a part does not depend on those before it.
             seed = int(array_hash(images.labels)[:8], 16) ^ self.seed
-            attacker = self._attacker(images.pixels.shape[1:], chunk.through)
+            attacker = self._attacker(images.pixels.shape[1:], chunk.obstacle)
             return attack.generate(attacker, images.unit_images(), images.labels, seed=seed)
 
         return self._store.array(origin, compute)
@@ -162,8 +167,8 @@ class Workbench:
             "benign": images,
             "labels": array_hash(chunk.images.labels),
             "classifier": self.classifier.fingerprint,
-            "through": None if chunk.through is None else _identity(chunk.through),
-            "draws": self.eot_draws if chunk.through and chunk.through.random else 1,
+            "through": None if chunk.obstacle is None else _identity(chunk.obstacle),
+            "draws": self.eot_draws if chunk.obstacle and chunk.obstacle.random else 1,
             "attack": chunk.attack.to_dict(),
             "seed": self.seed,
             "art": import_extra("art", "evaluate").__version__,
@@ -173,9 +178,7 @@ class Workbench:
         key = ("", None) if through is None else (through.name, str(through.settings))
         if key not in self._art:
             # One at a time: each holds compiled graphs.
-            self._art = {
-                key: self.classifier.art(shape, through, draws=self.eot_draws),
-            }
+            self._art = {key: self.classifier.art(shape, through, draws=self.eot_draws)}
         return self._art[key]
 
 

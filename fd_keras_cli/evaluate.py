@@ -1,0 +1,189 @@
+"""``fd-keras evaluate``: what a table saves, what it costs, against whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fd_keras_cli.console import path_argument, print_error, quiet_libraries
+
+if TYPE_CHECKING:
+    from fd_keras.evaluation import EvaluationReport
+
+_INTERRUPTED = 130
+
+
+def evaluate(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            parser=path_argument,
+            metavar="MODEL",
+            help="The classifier without the layer, as Keras saves it (.keras, .h5).",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Labelled images: a directory with a subdirectory per class, an .npz file with "
+            "x and y, a .tfrecord(.gz) file, or cifar10, cifar100, mnist, fashion_mnist.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=path_argument, metavar="PATH", help="Directory of the report; made if missing."
+        ),
+    ],
+    table: Annotated[
+        list[str] | None,
+        typer.Option(help="A preset's name or a table's JSON file; may be given repeatedly."),
+    ] = None,
+    rival: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A rival: jpeg:75, bits:5, median:2, slq, tvm, quilting; or a family, of which "
+            "the best setting is chosen on a tuning split: JPEG, 'bit depth', median, SLQ, TVM, "
+            "quilting. May be given repeatedly."
+        ),
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="evademl-imagenet, evademl-cifar10, linf-sweep or autoattack.")
+    ] = "linf-sweep",
+    value_range: Annotated[
+        tuple[float, float], typer.Option(help="Pixel values that the model takes, low and high.")
+    ] = (0.0, 255.0),
+    probabilities: Annotated[
+        bool, typer.Option(help="The model returns probabilities, not logits.")
+    ] = False,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path_argument,
+            metavar="PATH",
+            help="Text file with one class per line in the model's order, as the "
+            "subdirectories of DATA are named.",
+        ),
+    ] = None,
+    max_images: Annotated[
+        int, typer.Option(min=1, help="Use so many images that the model gets right.")
+    ] = 1000,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=COUNT",
+            help="Fewer images for what is slow: an attack (CW-L2=50), a threat model "
+            "(adaptive=100) or a kind of rival (quilting=20). May be given repeatedly.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random attacks and defences.")] = 1,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path_argument,
+            metavar="PATH",
+            help="Where what was computed is kept, so that an interrupted run goes on. Default: "
+            "~/.keras/fd_keras/evaluation.",
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option(help="Stop at the first unreadable image.")] = False,
+) -> None:
+    """Attack a classifier with and without knowledge of its defences, and write a report.
+
+    Writes report.html and report.json. Every accuracy names its threat model: gray-box (the
+    attacker does not know the defence), adaptive (the attacker differentiates through it) or
+    black-box. Interrupt it at any time: the same command goes on where it was.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"`--out` must be a directory. Received: --out {out}")
+    limits = dict(map(_parsed_limit, limit or []))
+    try:
+        report = _report(
+            model,
+            data,
+            [*(table or ["liu2019"]), *(rival or [])],
+            protocol,
+            classes,
+            strict,
+            value_range=value_range,
+            from_logits=not probabilities,
+            max_images=max_images,
+            limits=limits,
+            seed=seed,
+            cache_dir=cache,
+        )
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    report.to_json(out / "report.json")
+    report.to_html(out / "report.html")
+    typer.echo(report.table())
+    typer.echo()
+    typer.echo(report.verdict)
+    for check in report.checks:
+        if not check["passed"]:
+            print_error(f"failed check on {check['defence']}: {check['name']}: {check['detail']}")
+    typer.echo(f"Wrote {out / 'report.html'} and {out / 'report.json'}")
+
+
+def _report(
+    model: Path,
+    data: str,
+    defences: list[str],
+    protocol: str,
+    classes: Path | None,
+    strict: bool,
+    *,
+    value_range: tuple[float, float],
+    **options: Any,
+) -> EvaluationReport:
+    with quiet_libraries() as console:
+        with console.status("Starting TensorFlow"):
+            import keras
+
+            from fd_keras.evaluation import evaluate
+            from fd_keras.labelled import labelled_batches, open_labelled_images
+        classifier = keras.saving.load_model(model, compile=False)
+        names = None if classes is None else classes.read_text(encoding="utf-8").split("\n")
+        names = None if names is None else [name.strip() for name in names if name.strip()]
+        source = open_labelled_images(
+            data, _image_shape(classifier), class_names=names, strict=strict
+        )
+        try:
+            report = evaluate(
+                classifier,
+                labelled_batches(source, value_range),
+                defences,
+                protocol,
+                value_range=value_range,
+                class_names=names,
+                console=console,
+                **options,
+            )
+        finally:
+            for message in source.skipped:
+                print_error(message, console)
+            if source.skipped:
+                console.print(f"{len(source.skipped)} images were skipped")
+    report.settings["data"] = source.name
+    return report
+
+
+def _image_shape(classifier: Any) -> tuple[int, int, int]:
+    shape = tuple(getattr(classifier, "input_shape", None) or ())[1:]
+    if len(shape) != 3 or None in shape:
+        raise ValueError(
+            "`MODEL` must take images of one size (height, width, channels); evaluate others "
+            f"with fd_keras.evaluate. Received: a model with inputs of shape {shape}"
+        )
+    return shape
+
+
+def _parsed_limit(text: str) -> tuple[str, int]:
+    name, _, count = text.partition("=")
+    if not count.isdigit():
+        raise ValueError(f"`--limit` must be NAME=COUNT, such as CW-L2=50. Received: {text!r}")
+    return name, int(count)

@@ -1,0 +1,81 @@
+"""``fd-keras evaluate`` on a model and data made for it."""
+
+import json
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import fd_keras_cli
+from fd_keras.evaluation import Protocol, bim, protocols
+
+pytest.importorskip("art", reason="ART is not installed")
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A linear model of two classes, images it mostly gets right, and a short protocol."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((16, 16, 1))
+    outputs = keras.layers.Dense(2)(keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs)))
+    model = keras.Model(inputs, outputs)
+    model.save(tmp_path / "model.keras")
+    images = np.random.default_rng(2).integers(0, 256, (40, 16, 16, 1)).astype(np.uint8)
+    labels = model.predict(images, verbose=0).argmax(-1)
+    labels[:3] = 1 - labels[:3]
+    np.savez(tmp_path / "data.npz", x=images, y=labels)
+    short = Protocol("short", "", (bim(8 / 255, 2 / 255),), (bim(8 / 255, 2 / 255),))
+    monkeypatch.setitem(protocols.PROTOCOLS, "short", short)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, files):
+    def run(*arguments):
+        command = ["fd-keras", "evaluate", *map(str, arguments), "--protocol", "short"]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            fd_keras_cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return run
+
+
+def test_report(run, files):
+    code, out, err = run(
+        files / "model.keras", files / "data.npz", "--out", files / "out", "--rival", "bits:3"
+    )
+    assert code == 0, err
+    report = json.loads((files / "out" / "report.json").read_text())
+    assert report["settings"]["count"] == 37
+    assert report["settings"]["data"] == "data.npz"
+    assert {row["defence"] for row in report["rows"]} == {"none", "liu2019", "3 bits"}
+    assert "gray-box" in out
+    assert "adaptive" in out
+    page = (files / "out" / "report.html").read_text()
+    assert "liu2019" in page
+    assert list((files / "keras" / "fd_keras" / "evaluation").rglob("*.npy"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model.keras", "none.npz", "--out", "out"], "none.npz"),
+        (["none.keras", "data.npz", "--out", "out"], "none.keras"),
+        (["model.keras", "data.npz", "--out", "data.npz"], "`--out` must be a directory"),
+        (["model.keras", "data.npz", "--out", "out", "--limit", "BIM"], "must be NAME=COUNT"),
+        (["model.keras", "data.npz", "--out", "out", "--limit", "XX=1"], "`limits` must map"),
+        (["model.keras", "data.npz", "--out", "out", "--table", "no.json"], "no.json"),
+        (["model.keras", "data.npz", "--out", "out", "--probabilities"], "return probabilities"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(run, files, monkeypatch, arguments, message):
+    monkeypatch.chdir(files)
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in err
+    assert not (files / "out").exists()

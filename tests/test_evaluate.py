@@ -1,0 +1,390 @@
+"""`evaluate` on a small network that reads scikit-learn's digits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import fd_keras
+from fd_keras.demo.classifier import build_classifier, train_classifier
+from fd_keras.demo.digits import load_digits
+from fd_keras.evaluation import (
+    Attack,
+    Protocol,
+    accuracy,
+    art_classifier,
+    bim,
+    evaluate,
+    fgsm,
+    pgd,
+    predicted_classes,
+    square,
+)
+from fd_keras.evaluation.classifiers import EvaluatedClassifier
+from fd_keras.evaluation.defences import Defence, defence, jpeg_compression
+
+pytest.importorskip("art", reason="ART is not installed")
+
+SMALL = Protocol(
+    "small",
+    "Two strengths, gray-box and adaptive.",
+    gray_box=(fgsm(8 / 255), bim(8 / 255, 2 / 255)),
+    adaptive=(pgd(8 / 255, 10),),
+)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    keras.utils.set_random_seed(1)
+    return load_digits(1)
+
+
+@pytest.fixture(scope="module")
+def model(digits):
+    """The demo's network after a short training."""
+    classifier = build_classifier()
+    train_classifier(classifier, digits.train, epochs=4)
+    return classifier
+
+
+@pytest.fixture(scope="module")
+def data(digits):
+    return digits.test.images[:60], digits.test.labels[:60]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def report(model, data, cache):
+    return evaluate(model, data, ["liu2019", "bits:3"], SMALL, cache_dir=cache)
+
+
+def figure(report, defence_name, threat_model, attack="none"):
+    (row,) = (
+        row
+        for row in report.rows
+        if (row["defence"], row["threat_model"], row["attack"])
+        == (defence_name, threat_model, attack)
+    )
+    return row
+
+
+def test_figures_are_those_of_the_protected_model(report, model, data):
+    """Attacks and predictions by hand, in the model's own range."""
+    images, labels = data
+    right = predicted_classes(model, images) == labels
+    images, labels = images[right], labels[right]
+    protected = fd_keras.protect(model, fd_keras.FeatureDistillation("liu2019"))
+    single = fgsm(8 / 255).generate(art_classifier(model), images, labels)
+
+    assert figure(report, "none", "benign")["accuracy"] == 1.0
+    assert figure(report, "none", "benign")["count"] == len(images)
+    for name, classifier in (("none", model), ("liu2019", protected)):
+        row = figure(report, name, "gray-box", "FGSM 8/255")
+        assert row["correct"] == round(accuracy(classifier, single, labels) * len(labels))
+    benign = figure(report, "liu2019", "benign")
+    assert benign["correct"] == round(accuracy(protected, images, labels) * len(labels))
+
+
+def test_adaptive_attacks_go_through_the_defence(report, model, data):
+    """They are made on the protected model: on the bare one they would be weaker."""
+    images, labels = data
+    right = predicted_classes(model, images) == labels
+    images, labels = images[right], labels[right]
+    protected = fd_keras.protect(model, fd_keras.FeatureDistillation("liu2019"))
+    attacked = pgd(8 / 255, 10).generate(art_classifier(protected), images, labels)
+    by_hand = accuracy(protected, attacked, labels)
+    found = figure(report, "liu2019", "adaptive", "PGD-10 8/255")["accuracy"]
+    assert abs(found - by_hand) <= 0.08  # another random start
+    assert found < figure(report, "liu2019", "gray-box", "FGSM 8/255")["accuracy"]
+
+
+def test_report_says_how_to_get_it_again(report):
+    settings = report.settings
+    assert settings["protocol"] == "small"
+    assert settings["seed"] == 1
+    assert settings["versions"]["tensorflow"] == tf.__version__
+    assert [attack["name"] for attack in settings["attacks"]["adaptive"]] == ["PGD-10 8/255"]
+    assert {entry["name"] for entry in report.defences} == {"none", "liu2019", "3 bits"}
+    assert all(entry["ms_per_image"] > 0 for entry in report.defences)
+    assert "gets right" in settings["selection"]
+
+
+def test_pictures_and_detection_are_gray_box(report):
+    assert {entry["threat_model"] for entry in report.detection} == {"gray-box"}
+    assert {entry["defence"] for entry in report.detection} == {"liu2019"}
+    for picture in report.pictures:
+        assert picture["true"] != picture["predicted_attacked"]
+        change = picture["attacked"].astype(int) - picture["benign"]
+        assert 0 < np.abs(change).max() <= 8
+
+
+def test_nothing_is_computed_twice(report, model, data, cache, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("attacked again")
+
+    monkeypatch.setattr(Attack, "generate", refuse)
+    again = evaluate(model, data, ["liu2019", "bits:3"], SMALL, cache_dir=cache)
+    assert again.rows == report.rows
+    assert again.checks == report.checks
+    assert again.detection == report.detection
+
+
+def test_other_seeds_and_images_are_not_taken_from_the_cache(model, data, cache, monkeypatch):
+    """The hash must cover whatever decides an attack."""
+    generated = []
+    original = Attack.generate
+
+    def count(self, classifier, images, *rest, **options):
+        generated.append(len(images))
+        return original(self, classifier, images, *rest, **options)
+
+    monkeypatch.setattr(Attack, "generate", count)
+    one = Protocol("one", "", gray_box=(fgsm(8 / 255),))
+    images, labels = data
+    evaluate(model, (images, labels), ["none"], one, cache_dir=cache)
+    assert generated == []
+    evaluate(model, (images, labels), ["none"], one, seed=2, cache_dir=cache)
+    assert generated
+    generated.clear()
+    evaluate(model, (0.9 * images, labels), ["none"], one, cache_dir=cache)
+    assert generated
+
+
+def test_tuning_takes_no_reported_image(model, data, cache):
+    """The setting is chosen on every second image, and its figures come from the others."""
+    images, labels = data
+    candidates = ["bits:1", "bits:4", "jpeg:5"]
+    report = evaluate(
+        model, (images, labels), [candidates], SMALL, limits={"adaptive": 4}, cache_dir=cache
+    )
+    right = np.flatnonzero(predicted_classes(model, images) == labels)
+    half = right[1::2]
+    chosen = report.defences[1]
+    assert (
+        chosen["chosen_from"] == ["1 bits", "4 bits", "JPEG q5"] or len(chosen["chosen_from"]) == 3
+    )
+    assert report.settings["count"] == len(half)
+    picked = next(d for d in map(defence, candidates) if d.name == chosen["name"])
+    expected = accuracy(model, picked(images[half]), labels[half])
+    assert figure(report, picked.name, "benign")["accuracy"] == pytest.approx(expected)
+    assert figure(report, picked.name, "adaptive", "PGD-10 8/255")["count"] == 4
+
+
+def test_limits_apply_to_attacks_defences_and_threat_models(model, data, cache):
+    protocol = Protocol(
+        "p", "", gray_box=(fgsm(8 / 255), bim(8 / 255, 2 / 255)), black_box=(square(8 / 255, 5),)
+    )
+    report = evaluate(
+        model,
+        data,
+        ["median:3"],
+        protocol,
+        limits={"BIM": 7, "median": 9, "black-box": 0},
+        cache_dir=cache,
+    )
+    assert figure(report, "none", "gray-box", "BIM 8/255")["count"] == 7
+    assert figure(report, "median 3x3", "gray-box", "BIM 8/255")["count"] == 7
+    assert figure(report, "median 3x3", "gray-box", "FGSM 8/255")["count"] == 9
+    assert figure(report, "none", "gray-box", "FGSM 8/255")["count"] > 40
+    assert not [row for row in report.rows if row["threat_model"] == "black-box"]
+
+
+def test_values_and_data_sets_make_no_difference(model, data, report, cache):
+    """The same images in [-1, 1], from tf.data, before a model that takes them so."""
+    images, labels = data
+    scaled = keras.Sequential(
+        [keras.Input(images.shape[1:]), keras.layers.Rescaling(127.5, 127.5), model]
+    )
+    batches = tf.data.Dataset.from_tensor_slices(((images / 127.5 - 1), labels)).batch(7)
+    one = Protocol("one", "", gray_box=(fgsm(8 / 255),))
+    found = evaluate(scaled, batches, ["liu2019"], one, value_range=(-1, 1), cache_dir=cache)
+    expected = figure(report, "liu2019", "gray-box", "FGSM 8/255")["correct"]
+    assert abs(figure(found, "liu2019", "gray-box", "FGSM 8/255")["correct"] - expected) <= 1
+
+
+def test_probabilities_are_turned_into_logits(model, data, report, cache):
+    """Softmax probabilities that are not saturated lead to the same attack."""
+    soft = keras.Sequential([model, keras.layers.Softmax()])
+    soft.build((None, *data[0].shape[1:]))
+    one = Protocol("one", "", gray_box=(fgsm(8 / 255),))
+    found = evaluate(soft, data, ["liu2019"], one, from_logits=False, cache_dir=cache)
+    for name in ("none", "liu2019"):
+        expected = figure(report, name, "gray-box", "FGSM 8/255")["correct"]
+        assert abs(figure(found, name, "gray-box", "FGSM 8/255")["correct"] - expected) <= 1
+
+
+@keras.saving.register_keras_serializable(package="test_evaluate")
+class Masking(keras.layers.Layer):
+    """Coarse rounding whose gradient is zero: every gradient attack fails behind it."""
+
+    def call(self, inputs):
+        return tf.stop_gradient(tf.round(inputs / 32) * 32) + 0.0 * inputs
+
+
+def test_a_masked_gradient_is_caught(model, data, cache):
+    masked = keras.Sequential([keras.Input(data[0].shape[1:]), Masking(), model])
+    protocol = Protocol(
+        "masked",
+        "",
+        gray_box=(fgsm(16 / 255),),
+        adaptive=(pgd(32 / 255, 5), pgd(0.5, 10)),
+        black_box=(square(32 / 255, 200),),
+    )
+    report = evaluate(masked, data, ["none"], protocol, limits={"Square": 20}, cache_dir=cache)
+    failed = {check["name"] for check in report.checks if not check["passed"]}
+    assert "accuracy falls to about 0 without a bound" in failed
+    assert "black-box is not stronger than adaptive" in failed
+    assert "failed" in report.verdict
+
+
+def test_a_masking_defence_is_caught(model, data, cache):
+    """A defence with a gradient that points nowhere; gray-box attacks then hurt more."""
+    honest = jpeg_compression(90)
+    useless = Defence("useless", "example", lambda batch, _: honest(batch), {"quality": 90})
+    weak = Protocol("weak", "", gray_box=(pgd(16 / 255, 20),), adaptive=(pgd(1 / 255, 1),))
+    report = evaluate(model, data, [useless], weak, cache_dir=cache)
+    failed = [check for check in report.checks if not check["passed"]]
+    assert {check["name"] for check in failed} == {"adaptive is never gentler than gray-box"}
+
+
+def test_random_defences_are_attacked_through_their_expectation(model, data, cache):
+    """Twice the same figures, and an attacker who does not know the draw."""
+    protocol = Protocol("eot", "", adaptive=(pgd(16 / 255, 3),))
+    options = {"limits": {"adaptive": 8}, "eot_draws": 2}
+    first = evaluate(model, data, ["slq"], protocol, cache_dir=cache, **options)
+    assert first.settings["eot_draws"] == 2
+    assert "random" not in str(first.rows)
+    again = evaluate(model, data, ["slq"], protocol, cache_dir=cache / "other", **options)
+    assert first.rows == again.rows
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": 10}, "`data` must have labels from 0 to 9"),
+        ({"labels": -1}, "`data` must have labels from 0 to 9"),
+        ({"images": 300.0}, "`data` must be finite and lie within value_range, 0 to 255"),
+        ({"images": np.nan}, "`data` must be finite and lie within value_range, 0 to 255"),
+        ({"options": {"value_range": (0, 1)}}, "within value_range, 0 to 1"),
+        ({"options": {"from_logits": False}}, "must return probabilities"),
+        ({"options": {"protocol": "nips"}}, "`protocol` must be a Protocol or one of"),
+        ({"options": {"limits": {"CW": 5}}}, "`limits` must map some of"),
+        ({"options": {"limits": {"FGSM": -1}}}, "`limits` must map some of"),
+        ({"options": {"defences": ["nothing"]}}, "must be one of none"),
+        ({"options": {"defences": ["quilting:5,1"]}}, "`background` must hold benign images"),
+        ({"shape": (12, 12, 1)}, "which `model` takes. Received: images of shape"),
+    ],
+)
+def test_what_does_not_fit_is_refused(model, data, cache, change, message):
+    images, labels = data[0][:10].copy(), data[1][:10].copy()
+    if "labels" in change:
+        labels[3] = change["labels"]
+    if "images" in change:
+        images[2, 0, 0, 0] = change["images"]
+    if "shape" in change:
+        images = np.zeros((10, *change["shape"]), np.float32)
+    options = {"defences": ["none"], "protocol": SMALL, **change.get("options", {})}
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, (images, labels), cache_dir=cache, **options)
+
+
+def test_logits_announced_and_probabilities_returned(model, data, cache):
+    soft = keras.Sequential([model, keras.layers.Softmax()])
+    soft.build((None, *data[0].shape[1:]))
+    with pytest.raises(ValueError, match="from_logits=False"):
+        evaluate(soft, data, ["none"], SMALL, cache_dir=cache)
+
+
+def test_no_image_classified_correctly(model, data, cache):
+    images, _ = data
+    wrong = (predicted_classes(model, images) + 1) % 10
+    with pytest.raises(ValueError, match="it gets none of the 60 right"):
+        evaluate(model, (images, wrong), ["none"], SMALL, cache_dir=cache)
+
+
+def test_data_of_other_kinds(model, cache):
+    with pytest.raises(TypeError, match=r"`data` must be \(images, labels\)"):
+        evaluate(model, 3, ["none"], SMALL, cache_dir=cache)
+    with pytest.raises(TypeError, match=r"`data` must be \(images, labels\)"):
+        evaluate(model, [np.zeros((2, 8, 8, 1))], ["none"], SMALL, cache_dir=cache)
+
+
+def test_fingerprint_tells_models_apart_but_not_their_names():
+    def build(activation="relu", seed=1):
+        keras.utils.set_random_seed(seed)
+        layers = [keras.layers.Dense(3, activation=activation), keras.layers.Flatten()]
+        return keras.Sequential([keras.Input((2, 2, 1)), *layers])
+
+    def fingerprint(classifier, **options):
+        options = {"value_range": (0, 1), "from_logits": True, **options}
+        return EvaluatedClassifier(classifier, **options).fingerprint
+
+    first = fingerprint(build())
+    assert first == fingerprint(build())  # Keras has counted on in the names
+    assert first != fingerprint(build(seed=2))
+    assert first != fingerprint(build(activation="tanh"))
+    assert first != fingerprint(build(), value_range=(0, 255))
+    assert first != fingerprint(build(), from_logits=False)
+
+
+_SCRIPT = """
+import sys, keras, numpy as np
+from fd_keras.demo.digits import load_digits
+from fd_keras.evaluation import Protocol, bim, evaluate, pgd
+model = keras.saving.load_model(sys.argv[1])
+test = load_digits(1).test
+report = evaluate(
+    model,
+    (test.images[:96], test.labels[:96]),
+    ["liu2019", ["bits:2", "bits:4"], "slq"],
+    Protocol("p", "", (bim(8 / 255, 1 / 255, 20),), (pgd(8 / 255, 20),)),
+    cache_dir=sys.argv[2],
+)
+report.to_json(sys.argv[3])
+"""
+
+
+def test_killed_and_started_again_gives_the_same_report(model, tmp_path):
+    """SIGKILL once some results are kept; the second run must not begin again."""
+    model.save(tmp_path / "model.keras")
+
+    def start(cache, out):
+        command = [sys.executable, "-c", _SCRIPT, str(tmp_path / "model.keras"), cache, out]
+        environment = {**os.environ, "PYTHONPATH": str(Path(fd_keras.__file__).parents[1])}
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+
+    killed = start(tmp_path / "killed", tmp_path / "killed.json")
+    deadline = time.monotonic() + 120
+    while len(kept := list((tmp_path / "killed").rglob("*.npy"))) < 4:
+        assert killed.poll() is None, killed.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "killed.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in kept}
+
+    for name in ("killed", "undisturbed"):
+        process = start(tmp_path / name, tmp_path / f"{name}.json")
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()
+
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+    resumed, undisturbed = (
+        fd_keras.EvaluationReport.from_json(tmp_path / f"{name}.json")
+        for name in ("killed", "undisturbed")
+    )
+    assert resumed.rows == undisturbed.rows
+    assert resumed.checks == undisturbed.checks
+    assert resumed.detection == undisturbed.detection
