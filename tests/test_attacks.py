@@ -5,6 +5,9 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 import fd_keras
 from fd_keras.evaluation import (
@@ -18,8 +21,11 @@ from fd_keras.evaluation import (
     predicted_classes,
     square,
 )
+from fd_keras.evaluation.classifiers import LogOdds
 
 pytest.importorskip("art", reason="ART is not installed")
+
+REDUCTION = "none"
 
 CLASSES = 2
 VALUE_RANGES = [(0, 255), (0, 1), (-1, 1)]
@@ -33,7 +39,6 @@ def weights():
 def linear_model(weights):
     """Logits linear in the pixels: the loss gradient's sign is known everywhere."""
     dense = keras.layers.Dense(CLASSES, use_bias=False)
-    # Small logits, because float32's softmax gradient is exactly 0 at confident ones.
     model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), dense])
     dense.set_weights([weights * 1e-4])
     return model
@@ -241,3 +246,25 @@ def test_names_tell_the_strength():
 def test_a_function_without_a_shape_needs_one():
     with pytest.raises(ValueError, match="`input_shape` must be the shape of one image"):
         art_classifier(lambda x: x)
+
+
+@settings(deadline=None)
+@given(arrays(np.float32, (4, 5), elements=st.floats(-20, 20, width=32)))
+def test_log_odds_are_what_cross_entropy_is_a_function_of(logits):
+    labels = np.array([0, 4, 2, 2])
+    expected = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=REDUCTION)(
+        labels, logits
+    )
+    found = LogOdds(reduction=REDUCTION)(labels, logits)
+    np.testing.assert_allclose(np.logaddexp(0, found), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 100])
+def test_a_classifier_that_is_sure_still_shows_its_gradient(weights, scale):
+    """Cross-entropy's gradient is rounded to 0 in float32 there, and looked like robustness."""
+    model = linear_model(weights * scale / 1e-4)
+    images, _ = random_batch((0, 1))
+    labels = predicted_classes(model, images)
+    attacked = fgsm(8 / 255).generate(art_classifier(model, value_range=(0, 1)), images, labels)
+    expected = linear_attack(weights, images, labels, 8 / 255, (0, 1))
+    np.testing.assert_allclose(attacked, expected, atol=1e-6)

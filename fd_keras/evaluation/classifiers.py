@@ -75,9 +75,35 @@ def art_classifier(
         model=logits,
         nb_classes=int(graph.get_concrete_function().output_shapes[-1]),
         input_shape=tuple(shape),
-        loss_object=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss_object=LogOdds(),
         clip_values=(float(low), float(high)),
     )
+
+
+class LogOdds(keras.losses.SparseCategoricalCrossentropy):
+    """Log odds of the wrong classes: what cross-entropy is a function of.
+
+    With ``m = log(sum of exp of the other logits) - (right logit)``, cross-entropy is
+    ``softplus(m)``. Both have the same gradient for each image but for a positive factor, so
+    FGSM, BIM and PGD, which take its sign, are the same attacks. But where a classifier is sure,
+    float32 rounds the factor to 0 and cross-entropy's gradient with it, which would look like
+    robustness; the gradient of ``m`` stays.
+
+    Example:
+        >>> float(LogOdds()(np.array([0]), np.array([[50.0, 0.0]], np.float32)))
+        -50.0
+
+    References:
+        Masking by saturated losses: Carlini & Wagner, "Defensive Distillation is Not Robust to
+        Adversarial Examples", arXiv:1607.04311.
+    """
+
+    def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
+        """Log odds of each prediction."""
+        logits = tf.convert_to_tensor(y_pred)
+        own = tf.one_hot(tf.reshape(tf.cast(y_true, tf.int32), [-1]), tf.shape(logits)[-1])
+        others = tf.where(own > 0, logits.dtype.min, logits)
+        return tf.reduce_logsumexp(others, axis=-1) - tf.reduce_sum(own * logits, axis=-1)
 
 
 @functools.cache

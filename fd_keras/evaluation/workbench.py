@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rich.progress import Progress
 
 from fd_keras.evaluation.attacks import Attack
-from fd_keras.evaluation.classifiers import EvaluatedClassifier, FloatArray
+from fd_keras.evaluation.classifiers import EvaluatedClassifier, FloatArray, LogOdds
 from fd_keras.evaluation.defences import Defence
 from fd_keras.evaluation.selection import Selection
 from fd_keras.evaluation.store import ArrayStore, array_hash
@@ -21,6 +21,9 @@ from fd_keras.progress import Advance, bar
 
 # Images in one file: what a killed process loses, and what memory must hold.
 _CHUNK = 16
+
+# Attacks that climb the classifier's own loss.
+_BY_LOSS = ("FGSM", "BIM", "PGD")
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +173,7 @@ class Workbench:
             "through": None if chunk.obstacle is None else _identity(chunk.obstacle),
             "draws": self.eot_draws if chunk.obstacle and chunk.obstacle.random else 1,
             "attack": chunk.attack.to_dict(),
+            **({"loss": LogOdds.__name__} if chunk.attack.family in _BY_LOSS else {}),
             "seed": self.seed,
             "art": import_extra("art", "evaluate").__version__,
         }
