@@ -8,7 +8,7 @@ DEMO_OUT ?= demo-output
 # TensorFlow's start-up chatter would bury what the commands themselves say.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-legacy lint clean
+.PHONY: demo test test-legacy lint paper-table clean
 
 demo: $(VENV)/.installed  ## train, attack, defend and export on packaged images
 	$(VENV)/bin/fd-keras demo --out $(DEMO_OUT)
@@ -18,6 +18,9 @@ test: $(VENV)/.installed  ## tests on the main stack
 
 test-legacy: $(LEGACY_VENV)/.installed  ## tests on TensorFlow 2.15.1 with tensorflow-addons
 	$(LEGACY_VENV)/bin/python -m pytest
+
+paper-table: $(VENV)/.installed  ## every attack and defence on ../shared; resumes; hours
+	$(VENV)/bin/python -m benchmarks.paper_table
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

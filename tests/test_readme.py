@@ -16,6 +16,7 @@ def blocks(document, language):
 @pytest.mark.parametrize("document", ["README.md", "export/README.md"])
 def test_python_examples_run(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))  # where evaluations keep attacked images
     examples = blocks(document, "python")
     assert examples
     for example in examples:
