@@ -24,13 +24,14 @@ PAPER_SPEED_UP = 259
 RUNS = {
     "imagenet": {
         "title": "MobileNetV2 1.0/224 on ImageNet images",
+        "data": "500 ImageNet images, one for every second class",
         "protocol": "evademl-imagenet",
         "epsilon": 2.0,
         "max_images": 1000,
         "limits": {
             "DeepFool": 32,
             "CW-L2": 8,
-            "adaptive": 24,
+            "adaptive": 16,
             "Square": 8,
             "TVM": 48,
             "quilting": 32,
@@ -38,10 +39,11 @@ RUNS = {
     },
     "cifar10": {
         "title": "ResNet-14 on lossless CIFAR-10 images",
+        "data": "2000 lossless CIFAR-10 images",
         "protocol": "evademl-cifar10",
         "epsilon": 2.0,
         "max_images": 600,
-        "limits": {"DeepFool": 60, "CW-L2": 16, "adaptive": 64, "Square": 24, "quilting": 150},
+        "limits": {"DeepFool": 48, "CW-L2": 16, "adaptive": 32, "Square": 16, "quilting": 150},
     },
 }
 
@@ -80,7 +82,7 @@ def run(name, cache, console):
     tables = designed(
         tuning_images(model, images, labels, settings["max_images"]), settings["epsilon"]
     )
-    return evaluate(
+    report = evaluate(
         model,
         ((images / 255).astype("float32"), labels),
         ["liu2019", "zigzag15", tables, *RIVALS],
@@ -91,6 +93,9 @@ def run(name, cache, console):
         cache_dir=cache,
         console=console,
     )
+    report.settings["command"] = "python -m benchmarks.paper_table"
+    report.settings["data"] = settings["data"]
+    return report
 
 
 def tuning_images(model, images, labels, count):
