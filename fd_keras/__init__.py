@@ -4,7 +4,13 @@ from fd_keras import jpeg
 from fd_keras.design import design_table, perturbation_profile, rank_bands, removal_probability
 from fd_keras.detection import DistillationDetector
 from fd_keras.evaluation import EvaluationReport, evaluate
-from fd_keras.export import export_saved_model, export_tflite
+from fd_keras.export import (
+    ExportCheck,
+    ExportProofError,
+    export_saved_model,
+    export_tflite,
+    verify_export,
+)
 from fd_keras.layer import FeatureDistillation
 from fd_keras.pipelines import Pipeline, make_pipeline
 from fd_keras.presets import PRESETS, preset_table
@@ -19,6 +25,8 @@ __all__ = [
     "CoefficientStatistics",
     "DistillationDetector",
     "EvaluationReport",
+    "ExportCheck",
+    "ExportProofError",
     "FeatureDistillation",
     "Pipeline",
     "QuantizationTable",
@@ -33,4 +41,5 @@ __all__ = [
     "protect",
     "rank_bands",
     "removal_probability",
+    "verify_export",
 ]

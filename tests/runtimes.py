@@ -55,13 +55,21 @@ def compile_c_program(folder):
     return program
 
 
-def run_c_api(program, saved_model, images, folder):
-    """Outputs by name, from the C program."""
-    signature = _signature(saved_model)
-    (folder / "input.raw").write_bytes(np.ascontiguousarray(images, np.float32).tobytes())
+def run_c_api(program, saved_model, request, folder, name="serving_default"):
+    """Outputs of a signature by name, from the C program.
+
+    The request is a batch of images, or the content of one file.
+    """
+    signature = _signature(saved_model, name)
+    (source,) = signature.inputs.values()
+    if isinstance(request, bytes):
+        dims = "string"
+        (folder / "input.raw").write_bytes(request)
+    else:
+        dims = ",".join(map(str, request.shape))
+        (folder / "input.raw").write_bytes(np.ascontiguousarray(request, np.float32).tobytes())
     files = {name: folder / f"{name}.raw" for name in signature.outputs}
-    arguments = [program, saved_model, signature.inputs["images"].name]
-    arguments += [",".join(map(str, images.shape)), folder / "input.raw"]
+    arguments = [program, saved_model, source.name, dims, folder / "input.raw"]
     for name, file in files.items():
         arguments += [signature.outputs[name].name, file]
     shapes = [tuple(map(int, line.split(","))) for line in _run(arguments).split()]
@@ -86,7 +94,8 @@ def interpreter(tflite_file, *, delegates=True):
 
 def run_tflite(tflite_file, images, *, delegates=True):
     """Outputs by name, from LiteRT."""
-    return interpreter(tflite_file, delegates=delegates).get_signature_runner()(images=images)
+    runner = interpreter(tflite_file, delegates=delegates).get_signature_runner("serving_default")
+    return runner(images=images)
 
 
 def tflite_model(tflite_file):
@@ -107,12 +116,12 @@ def tflite_operations(tflite_file):
     }
 
 
-def _signature(saved_model):
+def _signature(saved_model, name):
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     content = (Path(saved_model) / "saved_model.pb").read_bytes()
     (graph,) = SavedModel.FromString(content).meta_graphs
-    return graph.signature_def["serving_default"]
+    return graph.signature_def[name]
 
 
 def _run(arguments):

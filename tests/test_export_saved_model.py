@@ -1,14 +1,24 @@
 """The SavedModel exporter: what a server finds, and what is left when writing fails."""
 
+import functools
+import io
+import json
+import sys
+
 import keras
 import numpy as np
 import pytest
 import runtimes
 import tensorflow as tf
 from keras import layers
+from PIL import Image
 
-from fd_keras import FeatureDistillation, export_saved_model, protect
+import fd_keras
+from fd_keras import DistillationDetector, FeatureDistillation, protect
 from fd_keras.export import saved_model as exporter
+
+# Proofs have their own tests, in test_verification.py.
+export_saved_model = functools.partial(fd_keras.export_saved_model, verify=False)
 
 
 @pytest.fixture
@@ -35,10 +45,9 @@ def protected(model=None, **kwargs):
     return protect(model or classifier(), FeatureDistillation("liu2019"), **kwargs)
 
 
-def signature(path):
+def signature(path, name="serving_default"):
     loaded = tf.saved_model.load(str(path))
-    assert list(loaded.signatures) == ["serving_default"]
-    function = loaded.signatures["serving_default"]
+    function = loaded.signatures[name]
     function.keep_alive = loaded  # the loaded object owns the variables
     return function
 
@@ -82,7 +91,7 @@ def test_bad_version_is_refused(version, tmp_path):
 def test_failed_export_leaves_nothing_behind(stage, error, tmp_path, monkeypatch):
     export_saved_model(protected(), tmp_path)
 
-    def half_written(model, directory):
+    def half_written(tracked, endpoints, directory):
         directory.mkdir()
         (directory / "saved_model.pb").write_bytes(b"half")
         raise error
@@ -197,3 +206,165 @@ def test_signal_method_is_served_too(images, tmp_path):
 def test_nothing_is_printed_to_stdout(tmp_path, capfd):
     export_saved_model(protected(), tmp_path)
     assert capfd.readouterr().out == ""
+
+
+def png(image):
+    return tf.io.encode_png(image).numpy()
+
+
+def served_bytes(path, contents):
+    return signature(path, "serving_bytes")(image_bytes=tf.constant(contents))["predictions"]
+
+
+@pytest.mark.parametrize("value_range", [(0, 255), (-1, 1)])
+def test_encoded_images_of_the_models_size_keep_their_pixels(value_range, photos, tmp_path):
+    low, high = value_range
+    layer = FeatureDistillation("jpeg:50", value_range=value_range)
+    model = protect(keras.Sequential([keras.Input((32, 32, 3)), layers.Flatten()]), layer)
+    path = export_saved_model(model, tmp_path)
+    pixels = photos[:, 7:39, 406:438]
+    expected = model(low + pixels / np.float32(255) * (high - low))
+    served = served_bytes(path, [png(image) for image in pixels])
+    np.testing.assert_allclose(served, expected, atol=1e-3)
+    # TensorFlow's own default decodes JPEG with a fast DCT, which no other decoder does.
+    jpegs = [tf.io.encode_jpeg(image, quality=95).numpy() for image in pixels]
+    decoded = np.stack([np.asarray(Image.open(io.BytesIO(content))) for content in jpegs])
+    expected = model(low + decoded / np.float32(255) * (high - low))
+    np.testing.assert_allclose(served_bytes(path, jpegs), expected, atol=1e-3)
+
+
+def size_model(shape):
+    return keras.Sequential([keras.Input(shape), layers.Flatten()])
+
+
+def test_crop_keeps_the_aspect_ratio_and_the_centre(tmp_path):
+    image = np.zeros((16, 48, 1), np.uint8)
+    image[:, 16:32] = 200
+    for resize, expected in (("crop", [200] * 8), ("stretch", [0, 0, None, 200, 200, None, 0, 0])):
+        path = export_saved_model(size_model((8, 8, 1)), tmp_path / resize, resize=resize)
+        row = np.reshape(served_bytes(path, [png(image)]), (8, 8))[4]
+        for value, wanted in zip(row, expected):
+            assert wanted is None or abs(value - wanted) < 30, (resize, row)
+    with pytest.raises(ValueError, match="`resize` must be one of"):
+        export_saved_model(size_model((8, 8, 1)), tmp_path, resize="bend")
+
+
+def test_sizes_around_the_models_are_all_taken(rng, tmp_path):
+    path = export_saved_model(size_model((8, 12, 3)), tmp_path)
+    for shape in [(8, 12), (12, 8), (7, 12), (9, 13), (1, 1), (100, 3), (5, 301)]:
+        content = png(rng.integers(0, 256, (*shape, 3), np.uint8))
+        assert served_bytes(path, [content]).shape == (1, 8 * 12 * 3)
+
+
+def test_grey_alpha_and_sixteen_bits_are_converted(tmp_path):
+    path = export_saved_model(size_model((8, 8, 3)), tmp_path)
+    contents = [
+        png(np.full((8, 8, 1), 77, np.uint8)),
+        png(np.full((8, 8, 4), 77, np.uint8)),
+        png(np.full((8, 8, 3), 77 * 257, np.uint16)),
+    ]
+    np.testing.assert_array_equal(served_bytes(path, contents), np.full((3, 192), 77.0))
+
+
+def test_models_of_other_channels_take_no_files(tmp_path):
+    loaded = tf.saved_model.load(str(export_saved_model(size_model((8, 8, 7)), tmp_path)))
+    assert list(loaded.signatures) == ["serving_default"]
+
+
+@pytest.fixture(scope="module")
+def served(photos, tmp_path_factory):
+    """A version with everything, and the model, detector and images it was made of."""
+    pytest.importorskip("tensorflow_serving.apis")
+    model = classifier((32, 32, 3))
+    layer = FeatureDistillation("liu2019")
+    detector = DistillationDetector(model, layer)
+    crops = photos[:, 7:39, 406:438].astype(np.float32)
+    detector.adapt(crops[:1], 0.5)
+    path = export_saved_model(
+        protect(model, layer),
+        tmp_path_factory.mktemp("served") / "classifier",
+        detector=detector,
+        labels=["tower", "flower", "other"],
+        warmup=True,
+        images=crops,
+    )
+    return path, detector, crops
+
+
+def test_detect_returns_what_the_detector_does(served):
+    path, detector, crops = served
+    result = signature(path, "detect")(images=tf.constant(crops))
+    expected = detector(crops)
+    assert set(result) == {"logits", "score", "flag"}
+    np.testing.assert_allclose(result["score"], expected["score"], atol=1e-5)
+    np.testing.assert_allclose(result["logits"], expected["logits"], atol=1e-4)
+    flags = detector.score(crops) > detector.threshold * (1 + 1e-4)
+    np.testing.assert_array_equal(np.array(result["flag"]) >= flags, True)
+
+
+def test_a_detector_of_other_images_is_refused(tmp_path):
+    detector = DistillationDetector(classifier((16, 16, 3)), FeatureDistillation())
+    with pytest.raises(ValueError, match="`detector` must take the images that `model` takes"):
+        export_saved_model(classifier((32, 32, 3)), tmp_path, detector=detector)
+
+
+def test_extras_say_what_it_is(served):
+    path, _, _ = served
+    assert (path / "assets.extra/labels.txt").read_text() == "tower\nflower\nother\n"
+    details = json.loads((path / "assets.extra/fd_keras.json").read_text())
+    assert details["fd_keras"] == fd_keras.__version__
+    assert details["value_range"] == [0, 255]
+    assert (details["resize"], details["labels"]) == ("crop", ["tower", "flower", "other"])
+
+
+def test_the_warmup_file_replays(served):
+    """As TF Serving does: parse each record, and run the request it holds."""
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    path, _, crops = served
+    loaded = tf.saved_model.load(str(path))
+    file = path / "assets.extra/tf_serving_warmup_requests"
+    results = {"serving_default": [], "serving_bytes": []}
+    for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+        request = PredictionLog.FromString(record).predict_log.request
+        assert request.model_spec.name == "classifier"
+        inputs = {name: tf.constant(tf.make_ndarray(t)) for name, t in request.inputs.items()}
+        name = request.model_spec.signature_name
+        results[name].append(loaded.signatures[name](**inputs)["predictions"])
+    expected = loaded.signatures["serving_default"](images=tf.constant(crops))["predictions"]
+    for rows in results.values():
+        np.testing.assert_allclose(np.concatenate(rows), expected, atol=1e-4)
+
+
+def test_the_warmup_file_needs_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
+    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis.prediction_log_pb2", None)
+    with pytest.raises(ImportError, match=r"tensorflow_serving is not installed.*\[export\]"):
+        export_saved_model(classifier(), tmp_path, warmup=True)
+    assert names(tmp_path) == []
+
+
+def test_every_signature_runs_without_python(served, tmp_path):
+    path, detector, crops = served
+    program = runtimes.compile_c_program(tmp_path)
+    distilled = runtimes.run_c_api(program, path, crops, tmp_path, "distill")["distilled"]
+    runtimes.assert_same_images(distilled, detector.distillation(crops))
+    expected = signature(path)(images=tf.constant(crops))["predictions"]
+    content = png(crops[0].astype(np.uint8))
+    for name, request in (("serving_default", crops[:1]), ("serving_bytes", content)):
+        result = runtimes.run_c_api(program, path, request, tmp_path, name)["predictions"]
+        np.testing.assert_allclose(result, expected[:1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_plugin_distils_images_of_any_size(photos, tmp_path):
+    layer = FeatureDistillation("zigzag15")
+    path = export_saved_model(layer, tmp_path)
+    images = photos[:, 15:116, 350:499].astype(np.float32)
+    result = signature(path)(images=tf.constant(images))["distilled"]
+    runtimes.assert_same_images(result, layer(images))
+
+
+def test_a_file_in_place_of_the_directory_is_refused(tmp_path):
+    (tmp_path / "served").write_text("")
+    with pytest.raises(ValueError, match="`directory` must be a directory"):
+        export_saved_model(classifier(), tmp_path / "served")

@@ -1,5 +1,6 @@
 """The TFLite exporter: builtin operations only, any size at run time, or a clear refusal."""
 
+import functools
 import tempfile
 
 import keras
@@ -9,7 +10,11 @@ import runtimes
 import tensorflow as tf
 from keras import layers
 
-from fd_keras import FeatureDistillation, export_tflite, protect
+import fd_keras
+from fd_keras import FeatureDistillation, protect
+
+# Proofs have their own tests, in test_verification.py.
+export_tflite = functools.partial(fd_keras.export_tflite, verify=False)
 
 # A crop without chance ties, see test_runtimes_agree.py; smaller ones keep its block grid.
 TOP, LEFT = 7, 406
@@ -232,7 +237,9 @@ def test_other_failures_are_not_blamed_on_operations(tmp_path, monkeypatch):
         def convert(self):
             raise MemoryError("32 GiB")
 
-    monkeypatch.setattr(tf.lite.TFLiteConverter, "from_saved_model", lambda path: Converter())
+    monkeypatch.setattr(
+        tf.lite.TFLiteConverter, "from_saved_model", lambda path, **kwargs: Converter()
+    )
     with pytest.raises(MemoryError, match="^32 GiB$"):
         export_tflite(model_of(FeatureDistillation()), tmp_path / "model.tflite")
 

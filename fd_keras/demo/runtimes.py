@@ -1,29 +1,15 @@
-"""Running exported models where neither Keras nor fd_keras is at hand."""
+"""Predictions of exported models where neither Keras nor fd_keras is at hand."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras.extras import import_extra
-
-# Python would import fd_keras without being asked if the SavedModel needed it; it must not.
-_SERVE = """
-import sys
-sys.modules["fd_keras"] = None
-import numpy as np
-import tensorflow as tf
-directory, images, predictions = sys.argv[1:]
-serve = tf.saved_model.load(directory).signatures["serving_default"]
-outputs = serve(images=tf.constant(np.load(images)))
-np.save(predictions, outputs["predictions"].numpy())
-"""
+from fd_keras.export.runtimes import run_saved_model, run_tflite
+from fd_keras.export.signatures import SERVING
 
 
 def predict_with_saved_model(
@@ -42,21 +28,18 @@ def predict_with_saved_model(
         RuntimeError: The process failed; the message ends with what it printed.
 
     Example:
+        >>> import tempfile
         >>> import keras
         >>> from fd_keras import export_saved_model
         >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
-        >>> version = export_saved_model(model, tempfile.mkdtemp())
+        >>> version = export_saved_model(model, tempfile.mkdtemp(), verify=False)
         >>> predict_with_saved_model(version, np.array([[[[3], [5]]]], np.float32))
         array([[3., 5.]], dtype=float32)
     """
-    with tempfile.TemporaryDirectory() as folder:
-        inputs, outputs = Path(folder, "images.npy"), Path(folder, "predictions.npy")
-        np.save(inputs, images)
-        command = [sys.executable, "-c", _SERVE, os.fspath(directory), str(inputs), str(outputs)]
-        process = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        if process.returncode:
-            raise RuntimeError(f"the SavedModel could not be run: {process.stderr[-2000:]}")
-        predictions: npt.NDArray[np.float32] = np.load(outputs)
+    requests = {SERVING: {"images": images}}
+    predictions: npt.NDArray[np.float32] = run_saved_model(directory, requests)[SERVING].outputs[
+        "predictions"
+    ]
     return predictions
 
 
@@ -72,18 +55,15 @@ def predict_with_tflite(
     Returns:
         What the signature ``serving_default`` names ``predictions``.
 
-    Raises:
-        ImportError: LiteRT is not installed.
-
     Example:
+        >>> import tempfile
         >>> import keras
         >>> from fd_keras import export_tflite
         >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
-        >>> path = export_tflite(model, tempfile.mkdtemp() + "/model.tflite")
+        >>> path = export_tflite(model, tempfile.mkdtemp() + "/model.tflite", verify=False)
         >>> predict_with_tflite(path, np.array([[[[3], [5]]]], np.float32))
         array([[3., 5.]], dtype=float32)
     """
-    litert = import_extra("ai_edge_litert.interpreter", "export")
-    serve = litert.Interpreter(os.fspath(path)).get_signature_runner("serving_default")
-    predictions: npt.NDArray[np.float32] = serve(images=images)["predictions"]
+    outputs = run_tflite(Path(path).read_bytes(), images).outputs
+    predictions: npt.NDArray[np.float32] = outputs["predictions"]
     return predictions

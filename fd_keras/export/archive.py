@@ -6,46 +6,57 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 
-def write_archive(model: keras.Model, directory: str | os.PathLike[str]) -> None:
-    """Write a SavedModel with the signature ``serving_default``.
+@dataclass(frozen=True)
+class Endpoint:
+    """One signature: a function of one tensor, and that tensor's shape, type and name.
 
-    Its input is named ``images``. An output that is one tensor is named ``predictions``; a
-    model with a dictionary of outputs keeps its names. Batch size is free.
+    Args:
+        function: Takes the tensor, returns a dictionary of named tensors.
+        input: The tensor's specification; its name is the input's name.
+    """
+
+    function: Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
+    input: tf.TensorSpec
+
+
+def write_archive(
+    tracked: Sequence[Any],
+    endpoints: Mapping[str, Endpoint],
+    directory: str | os.PathLike[str],
+) -> None:
+    """Write a SavedModel with the given signatures.
 
     ``keras.export.ExportArchive`` is used because ``tf.saved_model.save`` of a Keras 3 model
     gives a directory that Python loads and the C API, so TF Serving, does not.
 
     Args:
-        model: A built Keras model with one input.
+        tracked: Models, layers, and what else holds the weights that the functions read.
+        endpoints: Signatures by name.
         directory: Where to write; must not exist.
-
-    Raises:
-        ValueError: ``model`` is not built, or has several inputs.
 
     Example:
         >>> import tempfile
         >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+        >>> images = tf.TensorSpec((None, 8, 8, 1), name="images")
         >>> target = tempfile.mkdtemp() + "/saved_model"
-        >>> write_archive(model, target)
+        >>> serve = Endpoint(lambda images: {"flat": model(images)}, images)
+        >>> write_archive([model], {"serving_default": serve}, target)
         >>> list(tf.saved_model.load(target).signatures)
         ['serving_default']
     """
-    signature = _image_signature(model)
-
-    def serve(images: tf.Tensor) -> Any:
-        outputs = model(images, training=False)
-        return {"predictions": outputs} if isinstance(outputs, tf.Tensor) else outputs
-
     archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint("serving_default", serve, [signature])
+    for resource in tracked:
+        archive.track(resource)
+    for name, endpoint in endpoints.items():
+        archive.add_endpoint(name, endpoint.function, [endpoint.input])
     with _silence():
         archive.write_out(os.fspath(directory))
 
@@ -62,14 +73,3 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _image_signature(model: keras.Model) -> tf.TensorSpec:
-    inputs = getattr(model, "inputs", None) or []
-    if len(inputs) != 1:
-        raise ValueError(
-            "`model` must be a built model with one input; `fd_keras.protect` returns one. "
-            f"Received: model {model.name!r} with {len(inputs)} inputs"
-        )
-    (tensor,) = inputs
-    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name="images")

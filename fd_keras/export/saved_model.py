@@ -2,37 +2,94 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy.typing as npt
 
+from fd_keras.detection import DistillationDetector
 from fd_keras.export.archive import write_archive
+from fd_keras.export.details import Labels, export_details
+from fd_keras.export.encoded_images import ResizePolicy
+from fd_keras.export.proof_images import proof_images
+from fd_keras.export.saved_model_file import DETAILS_FILE, LABELS_FILE
+from fd_keras.export.signatures import (
+    BYTES,
+    DETECT,
+    SERVING,
+    bytes_endpoint,
+    detect_endpoint,
+    exportable,
+    model_endpoints,
+    value_range_of,
+)
+from fd_keras.export.verification import checked_images, verify_export
+from fd_keras.export.warmup import png_files, write_warmup
+from fd_keras.layer import FeatureDistillation
+
+_WARMUP_IMAGES = 4
 
 
 def export_saved_model(
-    model: keras.Model, directory: str | os.PathLike[str], *, version: int | None = None
+    model: keras.Model | FeatureDistillation,
+    directory: str | os.PathLike[str],
+    *,
+    version: int | None = None,
+    detector: DistillationDetector | None = None,
+    labels: Labels | None = None,
+    resize: ResizePolicy = "crop",
+    warmup: bool = False,
+    images: npt.ArrayLike | None = None,
+    verify: bool = True,
 ) -> Path:
-    """Write a model as a version that TF Serving picks up by itself.
+    """Write a model as a version that TF Serving picks up by itself, and prove it.
 
     The graph holds the whole model, distillation included: a server needs no Python, no
-    custom op and no fd_keras. The version appears in one rename, so that a server that polls
-    ``directory`` never loads half of it.
+    custom op and no fd_keras. The version appears in one rename, and only after its proof, so that
+    a server that polls ``directory`` never loads half of it or a wrong one.
+
+    Signatures:
+
+    * ``serving_default``: ``images``, a batch of any size in the model's value range, to
+      ``predictions`` (or the names of a model with several outputs);
+    * ``serving_bytes``: ``image_bytes``, the content of JPEG or PNG files, to the same; for models
+      of one or three channels, channels last;
+    * ``distill``: ``images`` to ``distilled``; for models that distil;
+    * ``detect``: ``images`` to what ``detector`` returns.
+
+    ``assets.extra`` holds ``fd_keras.json`` (value range, tables, labels, version of fd_keras),
+    ``labels.txt`` and the warm-up requests.
 
     Args:
-        model: A built Keras model with one input, such as ``protect`` returns.
-        directory: Base directory of the served model; made if missing.
+        model: A built Keras model with one input, such as ``protect`` returns; or a
+            ``FeatureDistillation`` alone, to put in front of a model of another origin.
+        directory: Base directory of the served model; made if missing. Its name is the model's.
         version: Version number. Default: one more than the highest in ``directory``.
+        detector: Adds the signature ``detect``. A ``DistillationDetector`` as ``model`` has it
+            anyway.
+        labels: Names of the classes, or a text file with one on each line.
+        resize: What ``serving_bytes`` does to images of another size than the model's:
+            ``"crop"`` keeps the aspect ratio and cuts out the centre, ``"stretch"`` does not.
+        warmup: Whether to write requests that TF Serving replays before it serves the version.
+        images: Images for the proof and the warm-up. Default: those of ``verify_export``.
+        verify: Whether to run ``verify_export`` and to refuse a model that fails it.
 
     Returns:
-        ``directory/<version>``. Its signature ``serving_default`` takes ``images``, a batch of
-        any size, and returns ``predictions`` (or the names of a model with several outputs).
+        ``directory/<version>``.
 
     Raises:
         FileExistsError: The version exists already.
-        ValueError: ``version`` is not a positive integer, or ``model`` is not built.
+        ValueError: An argument does not fit, or ``model`` is not built.
+        ImportError: ``warmup`` needs the extra ``export``.
+        ExportProofError: The file does not compute what the model does; nothing was written.
 
     Example:
         >>> import tempfile
@@ -40,7 +97,56 @@ def export_saved_model(
         >>> export_saved_model(model, tempfile.mkdtemp()).name
         '1'
     """
+    model = exportable(model)
+    if detector is None and isinstance(model, DistillationDetector):
+        detector = model
+    endpoints = model_endpoints(model)
+    if from_bytes := bytes_endpoint(model, resize):
+        endpoints[BYTES] = from_bytes
+    if detector is not None:
+        endpoints[DETECT] = detect_endpoint(model, detector)
+    details = export_details(model, labels, resize=resize if from_bytes else None)
+    tracked = [model] if detector in (None, model) else [model, detector]
+    with new_version(directory, version) as (temporary, target):
+        write_archive(tracked, endpoints, temporary)
+        write_extras(temporary, details)
+        if warmup:
+            batch = proof_images(model) if images is None else checked_images(model, images)
+            requests: dict[str, Any] = {SERVING: {"images": batch[:_WARMUP_IMAGES]}}
+            if from_bytes:
+                files = png_files(batch[:_WARMUP_IMAGES], value_range_of(model))
+                requests[BYTES] = {"image_bytes": files}
+            write_warmup(temporary, target.parent.resolve().name, requests)
+        if verify:
+            check = verify_export(temporary, model, images)
+            dataclasses.replace(check, path=os.fspath(target)).raise_for_problems()
+    return target
+
+
+@contextlib.contextmanager
+def new_version(
+    directory: str | os.PathLike[str], version: int | None
+) -> Iterator[tuple[Path, Path]]:
+    """Yield a temporary directory that becomes a version when the block succeeds.
+
+    Args:
+        directory: Base directory of the served model; made if missing.
+        version: Version number. Default: one more than the highest in ``directory``.
+
+    Raises:
+        FileExistsError: The version exists already.
+        ValueError: ``version`` is not a positive integer, or ``directory`` is a file.
+
+    Example:
+        >>> import tempfile
+        >>> with new_version(tempfile.mkdtemp(), None) as (temporary, target):
+        ...     temporary.mkdir()
+        >>> target.is_dir()
+        True
+    """
     base = Path(directory)
+    if base.exists() and not base.is_dir():
+        raise ValueError(f"`directory` must be a directory. Received: directory={base}")
     if version is None:
         version = 1 + max((int(p.name) for p in _versions(base)), default=0)
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -51,12 +157,33 @@ def export_saved_model(
     base.mkdir(parents=True, exist_ok=True)
     temporary = base / f".{version}.{uuid.uuid4().hex}"  # not a number: servers pass over it
     try:
-        write_archive(model, temporary)
+        yield temporary, target
         # Renaming onto a directory that somebody filled meanwhile fails, as it should.
         os.rename(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return target
+
+
+def write_extras(version: Path, details: dict[str, Any]) -> None:
+    """Write the files that say what a SavedModel is, where no server looks for anything.
+
+    Args:
+        version: The directory with ``saved_model.pb``.
+        details: What ``export_details`` returned.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_extras(folder, {"labels": ["cat", "dog"]})
+        >>> (folder / LABELS_FILE).read_text().splitlines()
+        ['cat', 'dog']
+    """
+    file = version / DETAILS_FILE
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(details, indent=1), encoding="utf-8")
+    if details["labels"] is not None:
+        lines = "".join(f"{label}\n" for label in details["labels"])
+        (version / LABELS_FILE).write_text(lines, encoding="utf-8")
 
 
 def _versions(base: Path) -> list[Path]:

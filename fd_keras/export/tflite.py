@@ -2,48 +2,133 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras.export.archive import write_archive
+from fd_keras.data import image_batches
+from fd_keras.export.archive import Endpoint, write_archive
+from fd_keras.export.details import Labels, export_details
+from fd_keras.export.distilled import distillation_layers, named_outputs, recorded_distillations
+from fd_keras.export.flatbuffer import HIDDEN_PREFIX, TFLiteFile
+from fd_keras.export.quantization import QUANTIZATIONS, Quantization, quantized
+from fd_keras.export.signatures import (
+    DISTILL,
+    SERVING,
+    exportable,
+    image_signature,
+    model_endpoints,
+)
+from fd_keras.export.verification import verify_export
 from fd_keras.files import atomic_path
 from fd_keras.layer import FeatureDistillation
 
+# The converter sorts signatures by name. `serving_default` has to come first: runtimes that know
+# nothing of signatures run the first graph.
+_SORTED_NAMES = {"0": SERVING, "1": DISTILL}
 
-def export_tflite(model: keras.Model, path: str | os.PathLike[str]) -> Path:
-    """Write a model as a float32 TFLite file of builtin operations.
+# More of them hardly change the ranges, and all activations of each are looked at.
+_REPRESENTATIVE_IMAGES = 100
+
+# Of those, so many also prove the file.
+_PROOF_IMAGES = 32
+
+
+def export_tflite(
+    model: keras.Model | FeatureDistillation,
+    path: str | os.PathLike[str],
+    *,
+    quantize: Quantization = "none",
+    representative_data: Any = None,
+    labels: Labels | None = None,
+    images: npt.ArrayLike | None = None,
+    verify: bool = True,
+) -> Path:
+    """Write a model as a TFLite file of builtin operations, and prove it.
 
     Batch size, and height and width where the model leaves them open, can be chosen at run
-    time with ``resize_tensor_input``.
+    time with ``resize_tensor_input``. Whatever ``quantize`` does to the model's body, the
+    distillation stays float32: in eight bits it would move most of the distilled pixels, and hardly
+    any benign accuracy, so that nothing but the defence breaks.
+
+    The file carries a metadata entry ``fd_keras.json`` with the value range, the tables, the
+    labels and the version of fd_keras.
 
     Args:
-        model: A built Keras model with one input, such as ``protect`` returns.
+        model: A built Keras model with one input, such as ``protect`` returns; or a
+            ``FeatureDistillation`` alone, to put in front of a model of another origin.
         path: File to write, usually ``*.tflite``. An existing one is replaced atomically.
+        quantize: ``"none"``; ``"dynamic"``: int8 weights, a quarter of the size;
+            ``"float16"``: float16 weights, half the size; ``"int8"``: int8 weights and activations.
+            Inputs and outputs stay as in the model.
+        representative_data: For ``"int8"``: images like those the model will see, from which the
+            ranges of activations are measured. An array, a ``tf.data.Dataset``, a ``PyDataset`` or
+            an iterable of images; the first hundred are used.
+        labels: Names of the classes, or a text file with one on each line.
+        images: Images to prove the file on. Default: ``representative_data``, else those of
+            ``verify_export``.
+        verify: Whether to run ``verify_export`` and to refuse a file that fails it.
 
     Returns:
         ``path``. Its signature ``serving_default`` takes ``images`` and returns ``predictions``
-        (or the names of a model with several outputs).
+        (or the names of a model with several outputs); ``distill`` returns the distilled images.
 
     Raises:
         ValueError: The model needs an operation that is no TFLite builtin; the message names
-            it and the way out. Or ``model`` is not built.
+            it and the way out. Or the model is not built, or cannot be quantised as asked.
+        ImportError: ``quantize`` needs the extra ``export``.
+        ExportProofError: The file does not compute what the model does; nothing was written.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
         >>> export_tflite(model, tempfile.mkdtemp() + "/model.tflite").name
         'model.tflite'
     """
+    if quantize not in QUANTIZATIONS:
+        raise ValueError(
+            f"`quantize` must be one of {QUANTIZATIONS}. Received: quantize={quantize!r}"
+        )
+    model, path = exportable(model), Path(path)
     _refuse_signal_method(model)
+    samples = None
+    if quantize == "int8":
+        samples = _checked_samples(model, representative_data)
+        images = samples[:_PROOF_IMAGES] if images is None else images
+    details = export_details(model, labels, quantize=quantize)
+    file, distilled = _converted(model)
+    if quantize != "none":
+        _refuse_hidden_distillation(model, distilled)
+        content = quantized(file.to_bytes(), quantize, _float_tensors(file, distilled), samples)
+        file = TFLiteFile(content)
+    file.add_details({**details, "distilled": distilled})
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(file.to_bytes())
+        if verify:
+            check = verify_export(temporary, model, images)
+            dataclasses.replace(check, path=os.fspath(path)).raise_for_problems()
+    return path
+
+
+def _converted(model: keras.Model) -> tuple[TFLiteFile, list[str]]:
+    """The float32 file, and the names of the tensors that hold the distilled images."""
+    endpoints = _sorted_endpoints(model)
     with tempfile.TemporaryDirectory() as folder:
         saved_model = os.path.join(folder, "saved_model")
-        write_archive(model, saved_model)
+        write_archive([model], endpoints, saved_model)
         # from_concrete_functions yields NaN for Keras 3 models on TF 2.21.
-        converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            saved_model, signature_keys=list(endpoints)
+        )
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         try:
             content = converter.convert()
@@ -55,21 +140,73 @@ def export_tflite(model: keras.Model, path: str | os.PathLike[str]) -> Path:
                 f"`model` needs operations that are no TFLite builtins: {', '.join(operations)}. "
                 f"{_advice(str(error))}. Received: model {model.name!r}"
             ) from error
-    path = Path(path)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
-    return path
+    file = TFLiteFile(content)
+    file.rename_signatures(_SORTED_NAMES)
+    return file, file.hide_outputs()
+
+
+def _sorted_endpoints(model: keras.Model) -> dict[str, Endpoint]:
+    """The model's signatures, with the distilled images among the outputs of the first."""
+    endpoints = model_endpoints(model)
+
+    def serve_and_show(images: tf.Tensor) -> Mapping[str, Any]:
+        with recorded_distillations(model) as distilled:
+            outputs = named_outputs(model(images, training=False))
+        hidden = {f"{HIDDEN_PREFIX}{number}": shown for number, shown in enumerate(distilled)}
+        return {**outputs, **hidden}
+
+    endpoints[SERVING] = dataclasses.replace(endpoints[SERVING], function=serve_and_show)
+    return {name: endpoints[given] for name, given in _SORTED_NAMES.items() if given in endpoints}
+
+
+def _float_tensors(file: TFLiteFile, distilled: list[str]) -> list[str]:
+    """Names of the tensors whose operations must not be quantised."""
+    kept = file.needed_for(distilled)
+    return kept + file.needed_for(None, DISTILL) if DISTILL in file.signatures else kept
+
+
+def _checked_samples(model: keras.Model, data: Any) -> npt.NDArray[Any]:
+    spec = image_signature(model)
+    if data is None:
+        raise ValueError(
+            "`representative_data` must hold images like those the model will see, to measure the "
+            "ranges of its activations for quantize='int8'. Received: representative_data=None"
+        )
+    if not spec.shape[1:].is_fully_defined():
+        raise ValueError(
+            "`model` must have a fixed image size for quantize='int8', whose ranges hold for one "
+            "size; build it with one (protect(..., input_shape=(224, 224, 3))), or use 'dynamic' "
+            f"or 'float16'. Received: model {model.name!r} with inputs of shape {spec.shape}"
+        )
+    batches = image_batches(data, batch_size=_REPRESENTATIVE_IMAGES, steps=_REPRESENTATIVE_IMAGES)
+    images = (image for batch in batches for image in batch)
+    samples = list(itertools.islice(images, _REPRESENTATIVE_IMAGES))
+    if not samples or not spec.shape[1:].is_compatible_with(samples[0].shape):
+        found = samples[0].shape if samples else "no image"
+        raise ValueError(
+            f"`representative_data` must hold images of shape {tuple(spec.shape[1:])}. "
+            f"Received: {found}"
+        )
+    return np.stack(samples).astype(spec.dtype.as_numpy_dtype)
 
 
 def _refuse_signal_method(model: keras.Model) -> None:
-    # Keras has no public walk that finds layers inside layers, lists and dictionaries.
-    for layer in model._flatten_layers():
-        if isinstance(layer, FeatureDistillation) and layer.dct_method == "signal":
+    for layer in distillation_layers(model):
+        if layer.dct_method == "signal":
             raise ValueError(
                 "`model` uses tf.signal, which TFLite cannot run without Flex; build the layer "
                 f"with dct_method='matmul'. Received: layer {layer.name!r} with "
                 "dct_method='signal'"
             )
+
+
+def _refuse_hidden_distillation(model: keras.Model, distilled: list[str]) -> None:
+    if distillation_layers(model) and not distilled:
+        raise ValueError(
+            "`model` distils inside a loop, where the distillation cannot be told from what is "
+            "quantised; call the layer outside of it, or use quantize='none'. "
+            f"Received: model {model.name!r}"
+        )
 
 
 def _refused_operations(message: str) -> list[str]:

@@ -3,7 +3,8 @@
  *   run_saved_model DIRECTORY INPUT_TENSOR DIMS INPUT_FILE [OUTPUT_TENSOR OUTPUT_FILE]...
  *
  * Tensors are named as in the graph ("serving_default_images:0"), DIMS are separated by commas
- * ("2,64,64,3"), files hold raw float32 in C order. Prints each output's dims on a line.
+ * ("2,64,64,3"), files hold raw float32 in C order. With DIMS "string" the input is a batch of one
+ * string, the file's content, such as a PNG file. Prints each output's dims on a line.
  */
 
 #include <stdio.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 
 #include "tensorflow/c/c_api.h"
+#include "tensorflow/c/tf_tstring.h"
 
 enum { MAX_OUTPUTS = 32, MAX_RANK = 8 };
 
@@ -58,6 +60,25 @@ static TF_Tensor *read_tensor(const char *path, const char *dims_text) {
   return tensor;
 }
 
+/* A batch of one string. TensorFlow owns the tensor's memory, and the string its own. */
+static TF_Tensor *read_string(const char *path) {
+  const int64_t dims[] = {1};
+  TF_Tensor *tensor = TF_AllocateTensor(TF_STRING, dims, 1, sizeof(TF_TString));
+  FILE *file = fopen(path, "rb");
+  if (tensor == NULL || file == NULL || fseek(file, 0, SEEK_END) != 0) fail(path, "cannot be read");
+  long bytes = ftell(file);
+  char *content = malloc(bytes > 0 ? (size_t)bytes : 1);
+  rewind(file);
+  if (bytes < 0 || content == NULL || fread(content, 1, (size_t)bytes, file) != (size_t)bytes)
+    fail(path, "cannot be read");
+  fclose(file);
+  TF_TString *string = TF_TensorData(tensor);
+  TF_StringInit(string);
+  TF_StringCopy(string, content, (size_t)bytes);
+  free(content);
+  return tensor;
+}
+
 static void write_tensor(const char *path, const TF_Tensor *tensor) {
   if (TF_TensorType(tensor) != TF_FLOAT) fail(path, "the output is not float32");
   FILE *file = fopen(path, "wb");
@@ -84,7 +105,8 @@ int main(int argc, char **argv) {
   check(status, argv[1]);
 
   TF_Output input = find_tensor(graph, argv[2]);
-  TF_Tensor *images = read_tensor(argv[4], argv[3]);
+  int is_string = strcmp(argv[3], "string") == 0;
+  TF_Tensor *images = is_string ? read_string(argv[4]) : read_tensor(argv[4], argv[3]);
   TF_Output outputs[MAX_OUTPUTS];
   TF_Tensor *results[MAX_OUTPUTS];
   for (int i = 0; i < count; i++) outputs[i] = find_tensor(graph, argv[5 + 2 * i]);

@@ -1,0 +1,184 @@
+"""What a proof of an exported file found, and when it counts as passed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fd_keras.export.quantization import Quantization
+
+
+class ExportProofError(RuntimeError):
+    """An exported file does not compute what the Keras model does; it was not kept."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far an exported file may be from Keras.
+
+    Args:
+        same_class: Least share of images with the same class.
+        relative_error: Largest root mean square difference of the predictions, relative to the
+            predictions' standard deviation.
+        accuracy: Largest difference of accuracies, where labels are given.
+    """
+
+    same_class: float
+    relative_error: float
+    accuracy: float
+
+
+# The distilled image has one limit for all: quantising the body must not touch it.
+LIMITS: Mapping[Quantization, Limits] = {
+    "none": Limits(same_class=0.99, relative_error=0.02, accuracy=0.01),
+    "float16": Limits(same_class=0.99, relative_error=0.1, accuracy=0.01),
+    "dynamic": Limits(same_class=0.97, relative_error=0.3, accuracy=0.02),
+    "int8": Limits(same_class=0.97, relative_error=0.5, accuracy=0.02),
+}
+
+# Largest share of pixels that may be off by more than one grey level.
+PIXEL_SHARE = 1e-4
+
+# A coefficient may lie on a tie by chance, and one block then differ: 64 pixels.
+_CHANCE_PIXELS = 64
+
+
+@dataclass(frozen=True)
+class RuntimeCheck:
+    """How one runtime compares with Keras on the same images.
+
+    Args:
+        runtime: Its name.
+        pixels: Pixels that were compared; 0 for a model that does not distil.
+        pixels_beyond: How many of them differ by more than one grey level in any channel.
+        largest_pixel_difference: In grey levels (0..255).
+        same_class: Share of images with the same class, or flag; of the worst output.
+        relative_error: Root mean square difference of the predictions, relative to their
+            standard deviation; of the worst output.
+        finite: Whether the outputs are finite wherever Keras' are.
+        milliseconds: Median latency of one image.
+        distillation_milliseconds: The same of the distillation alone, where it can be run alone.
+        accuracy: Share of images whose class is their label, where labels were given.
+    """
+
+    runtime: str
+    pixels: int
+    pixels_beyond: int
+    largest_pixel_difference: float
+    same_class: float
+    relative_error: float
+    finite: bool
+    milliseconds: float
+    distillation_milliseconds: float | None = None
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class ExportCheck:
+    """The outcome of ``verify_export``.
+
+    Args:
+        path: What was checked.
+        format: ``"saved_model"`` or ``"tflite"``.
+        quantize: How the body is quantised.
+        size: Bytes on disk.
+        images: Number of images that were compared.
+        operations: How often each operation occurs.
+        runtimes: One entry for each runtime that ran.
+        not_run: Why others did not, by name.
+        keras_accuracy: Accuracy of the Keras model, where labels were given.
+        threat_model: How the images were attacked, where labels were given.
+
+    Example:
+        >>> check = ExportCheck("model.tflite", "tflite", "none", 1000, 8, {}, ())
+        >>> check.passed, check.problems
+        (False, ('no runtime ran it',))
+    """
+
+    path: str
+    format: str
+    quantize: Quantization
+    size: int
+    images: int
+    operations: Mapping[str, int]
+    runtimes: tuple[RuntimeCheck, ...]
+    not_run: Mapping[str, str] = field(default_factory=dict)
+    keras_accuracy: float | None = None
+    threat_model: str | None = None
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong, a line for each; empty for an export to trust."""
+        if not self.runtimes:
+            reasons = [f"{name}: {reason}" for name, reason in self.not_run.items()]
+            return (": ".join(["no runtime ran it", *reasons]),)
+        return tuple(f"{r.runtime}: {text}" for r in self.runtimes for text in self._wrong(r))
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are no problems."""
+        return not self.problems
+
+    def raise_for_problems(self) -> None:
+        """Raise ``ExportProofError`` unless the check passed."""
+        if self.problems:
+            raise ExportProofError(
+                f"the export does not compute what the Keras model does: "
+                f"{'; '.join(self.problems)} ({self.images} images). Pass images like those it "
+                "will see, or verify=False to keep it unproven"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON types."""
+        result: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return {**result, "passed": self.passed, "problems": list(self.problems)}
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.path}: {self.format}, quantize={self.quantize}, {self.size} bytes, "
+            f"{self.images} images: {'proven' if self.passed else 'NOT PROVEN'}"
+        ]
+        lines += [self._line(runtime) for runtime in self.runtimes]
+        lines += [f"  {name}: not run ({reason})" for name, reason in self.not_run.items()]
+        lines += [f"  problem: {problem}" for problem in self.problems]
+        return "\n".join(lines)
+
+    def _wrong(self, run: RuntimeCheck) -> list[str]:
+        limits, found = LIMITS[self.quantize], []
+        if run.pixels_beyond > max(PIXEL_SHARE * run.pixels, _CHANCE_PIXELS * (run.pixels > 0)):
+            found.append(
+                f"{run.pixels_beyond / run.pixels:.3%} of the distilled pixels differ by more than "
+                f"one grey level (at most {run.largest_pixel_difference:.3g})"
+            )
+        if not run.finite:
+            found.append("outputs are not finite where Keras' are")
+        if run.same_class < limits.same_class:
+            found.append(f"only {run.same_class:.1%} of the images get the same class")
+        if not run.relative_error <= limits.relative_error:
+            found.append(f"predictions differ by {run.relative_error:.2g} of their spread")
+        if run.accuracy is not None and self.keras_accuracy is not None:
+            change = run.accuracy - self.keras_accuracy
+            if abs(change) > limits.accuracy + 1e-9:
+                points = f"{100 * change:+.1f} points"
+                found.append(f"accuracy ({self.threat_model}) changes by {points}")
+        return found
+
+    def _line(self, run: RuntimeCheck) -> str:
+        parts = []
+        if run.pixels:
+            parts.append(
+                f"{run.pixels_beyond} of {run.pixels} distilled pixels beyond 1 level "
+                f"(largest {run.largest_pixel_difference:.2g})"
+            )
+        parts.append(f"same class {run.same_class:.1%}")
+        if run.accuracy is not None and self.keras_accuracy is not None:
+            parts.append(
+                f"accuracy ({self.threat_model}) {run.accuracy:.1%}, Keras "
+                f"{self.keras_accuracy:.1%}"
+            )
+        latency = f"{run.milliseconds:.2f} ms an image"
+        if run.distillation_milliseconds is not None:
+            latency += f", distillation alone {run.distillation_milliseconds:.2f} ms"
+        return f"  {run.runtime}: {', '.join([*parts, latency])}"

@@ -1,0 +1,209 @@
+"""Running exported files where neither Keras nor fd_keras is at hand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fd_keras.export.signatures import SERVING
+from fd_keras.extras import import_extra
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+# Single images after which a latency is their median; the first ones warm up.
+_TIMED_RUNS = 20
+_WARM_UP_RUNS = 3
+
+# Python would import fd_keras without being asked if the SavedModel needed it; it must not.
+_SERVE = """
+import sys
+sys.modules["fd_keras"] = sys.modules["keras"] = None
+import time
+import numpy as np
+import tensorflow as tf
+directory, inputs, outputs, runs = sys.argv[1:]
+model, results = tf.saved_model.load(directory), {}
+for request, array in np.load(inputs).items():
+    signature, _, name = request.partition("/")
+    serve, array = model.signatures[signature], tf.constant(array)
+    batches = [array[start : start + 16] for start in range(0, len(array), 16)]
+    parts = [serve(**{name: batch}) for batch in batches]
+    for output in parts[0]:
+        values = np.concatenate([part[output].numpy() for part in parts])
+        results[signature + "/" + output] = values
+    times = []
+    for index in range(int(runs)):
+        start = time.perf_counter()
+        serve(**{name: array[index % len(array)][None]})
+        times.append(time.perf_counter() - start)
+    results[signature + "/seconds"] = np.array(times)
+np.savez(outputs, **results)
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a signature returned, and how long it took.
+
+    Args:
+        outputs: Arrays by name, for all images.
+        distilled: The images that each distillation inside the model made, where they were looked
+            at.
+        milliseconds: Median time of one image alone.
+        distillation_milliseconds: The same of the distillation alone.
+    """
+
+    outputs: Arrays
+    distilled: list[npt.NDArray[Any]]
+    milliseconds: float
+    distillation_milliseconds: float | None = None
+
+
+def run_saved_model(
+    directory: str | os.PathLike[str], requests: Mapping[str, Mapping[str, npt.NDArray[Any]]]
+) -> dict[str, Run]:
+    """Run signatures of a SavedModel in a new process that can import neither Keras nor fd_keras.
+
+    Args:
+        directory: A version that ``export_saved_model`` returned.
+        requests: For each signature, its input by name: any number of images.
+
+    Returns:
+        What each signature returned.
+
+    Raises:
+        RuntimeError: The process failed; the message ends with what it printed.
+
+    Example:
+        >>> import keras
+        >>> from fd_keras import export_saved_model
+        >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+        >>> version = export_saved_model(model, tempfile.mkdtemp(), verify=False)
+        >>> images = np.array([[[[3], [5]]]], np.float32)
+        >>> runs = run_saved_model(version, {"serving_default": {"images": images}})
+        >>> runs["serving_default"].outputs["predictions"].tolist()
+        [[3.0, 5.0]]
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        inputs, outputs = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
+        arrays = {f"{s}/{name}": a for s, named in requests.items() for name, a in named.items()}
+        np.savez(inputs, **arrays)  # type: ignore[arg-type]
+        runs = str(_WARM_UP_RUNS + _TIMED_RUNS)
+        command = [sys.executable, "-c", _SERVE, os.fspath(directory), str(inputs), str(outputs)]
+        process = subprocess.run([*command, runs], capture_output=True, text=True, errors="replace")
+        if process.returncode:
+            raise RuntimeError(f"the SavedModel could not be run: {process.stderr[-2000:]}")
+        with np.load(outputs) as archive:
+            results = dict(archive)
+    return {signature: _run_of(signature, results) for signature in requests}
+
+
+def _run_of(signature: str, results: Arrays) -> Run:
+    prefix = f"{signature}/"
+    outputs = {n.removeprefix(prefix): a for n, a in results.items() if n.startswith(prefix)}
+    return Run(outputs, [], _median_milliseconds(outputs.pop("seconds")))
+
+
+def tflite_interpreter() -> tuple[str, Any]:
+    """The name and the ``Interpreter`` class of the TFLite runtime that is installed.
+
+    Returns:
+        LiteRT's where the extra ``export`` is installed, else TensorFlow's own.
+
+    Example:
+        >>> name, interpreter = tflite_interpreter()
+    """
+    try:
+        litert = import_extra("ai_edge_litert.interpreter", "export")
+    except ImportError:
+        import tensorflow as tf
+
+        return "tf.lite", tf.lite.Interpreter
+    return "LiteRT", litert.Interpreter
+
+
+def run_tflite(
+    content: bytes, images: npt.NDArray[Any], *, signature: str = SERVING, threads: int = 1
+) -> Run:
+    """Run a signature of a TFLite file, one image after the other.
+
+    Args:
+        content: The file's bytes.
+        images: Batch as the model takes it.
+        signature: Name of the signature.
+        threads: Number of threads the runtime may use.
+
+    Returns:
+        What the signature returned.
+
+    Example:
+        >>> import keras
+        >>> from fd_keras import export_tflite
+        >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+        >>> path = export_tflite(model, tempfile.mkdtemp() + "/model.tflite", verify=False)
+        >>> images = np.array([[[[3], [5]]]], np.float32)
+        >>> run_tflite(path.read_bytes(), images).outputs["predictions"].tolist()
+        [[3.0, 5.0]]
+    """
+    _, interpreter = tflite_interpreter()
+    runner = interpreter(model_content=content, num_threads=threads).get_signature_runner(signature)
+    return _run_each(lambda image: runner(images=image), images)
+
+
+def run_openvino(
+    path: str | os.PathLike[str], images: npt.NDArray[Any], positions: Mapping[str, int]
+) -> Run:
+    """Run a TFLite file in OpenVINO, in float32, one image after the other.
+
+    Args:
+        path: The file.
+        images: Batch as the model takes it.
+        positions: For each output, its place among those of the file's first graph.
+
+    Returns:
+        What the first graph returned.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+
+    Example:
+        >>> images = np.zeros((1, 8, 8, 3), np.float32)
+        >>> run_openvino("model.tflite", images, {"predictions": 0})  # doctest: +SKIP
+    """
+    openvino = import_extra("openvino", "openvino")
+    # Without the hint, processors with bfloat16 would compute in it.
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    model = openvino.Core().compile_model(os.fspath(path), "CPU", hints)
+
+    def run(image: npt.NDArray[Any]) -> Arrays:
+        results = model(image).to_tuple()
+        return {name: np.array(results[position]) for name, position in positions.items()}
+
+    return _run_each(run, images)
+
+
+def _run_each(run: Callable[[npt.NDArray[Any]], Arrays], images: npt.NDArray[Any]) -> Run:
+    parts, seconds = [], []
+    for index in range(max(len(images), _WARM_UP_RUNS + 1)):
+        start = time.perf_counter()
+        outputs = run(images[index % len(images)][np.newaxis])
+        seconds.append(time.perf_counter() - start)
+        parts.append(outputs)
+    joined = {
+        name: np.concatenate([part[name] for part in parts[: len(images)]]) for name in parts[0]
+    }
+    return Run(joined, [], _median_milliseconds(np.array(seconds)))
+
+
+def _median_milliseconds(seconds: npt.NDArray[np.float64]) -> float:
+    return float(np.median(seconds[_WARM_UP_RUNS:]) * 1e3)
