@@ -10,6 +10,7 @@ from fd_keras.export import (
     export_saved_model,
     export_tflite,
     verify_export,
+    wrap_saved_model,
 )
 from fd_keras.layer import FeatureDistillation
 from fd_keras.pipelines import Pipeline, make_pipeline
@@ -42,4 +43,5 @@ __all__ = [
     "rank_bands",
     "removal_probability",
     "verify_export",
+    "wrap_saved_model",
 ]

@@ -14,7 +14,9 @@ from fd_keras_cli.compress import compress
 from fd_keras_cli.console import USER_ERRORS, print_error
 from fd_keras_cli.demo import demo
 from fd_keras_cli.evaluate import evaluate
+from fd_keras_cli.export import export
 from fd_keras_cli.inspect import inspect
+from fd_keras_cli.verify import verify
 
 app = typer.Typer(
     help="Feature distillation: round adversarial perturbations away before a model sees them.",
@@ -22,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (apply, calibrate, compress, demo, evaluate, inspect):
+for command in (apply, calibrate, compress, demo, evaluate, export, inspect, verify):
     app.command()(command)
 
 

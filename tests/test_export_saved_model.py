@@ -14,7 +14,7 @@ from keras import layers
 from PIL import Image
 
 import fd_keras
-from fd_keras import DistillationDetector, FeatureDistillation, protect
+from fd_keras import DistillationDetector, FeatureDistillation, protect, wrap_saved_model
 from fd_keras.export import saved_model as exporter
 
 # Proofs have their own tests, in test_verification.py.
@@ -368,3 +368,59 @@ def test_a_file_in_place_of_the_directory_is_refused(tmp_path):
     (tmp_path / "served").write_text("")
     with pytest.raises(ValueError, match="`directory` must be a directory"):
         export_saved_model(classifier(), tmp_path / "served")
+
+
+class Opaque(tf.Module):
+    """A model of another origin: no Keras, a variable, a table, its own names."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = tf.Variable(tf.random.stateless_normal((32 * 32 * 3, 3), (1, 2)))
+        initializer = tf.lookup.KeyValueTensorInitializer([0, 1, 2], [50, 60, 70])
+        self.codes = tf.lookup.StaticHashTable(initializer, -1)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 32, 32, 3), tf.float32, name="pic")])
+    def classify(self, pic):
+        scores = tf.reshape(pic, (-1, 32 * 32 * 3)) @ self.weight
+        best = tf.cast(tf.argmax(scores, -1), tf.int32)
+        return {"scores": scores, "code": tf.cast(self.codes.lookup(best), tf.float32)}
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.float32, name="numbers")])
+    def count(self, numbers):
+        return {"numbers": numbers}
+
+
+@pytest.fixture(scope="module")
+def opaque(tmp_path_factory):
+    model, folder = Opaque(), tmp_path_factory.mktemp("opaque")
+    signatures = {"serving_default": model.classify, "count": model.count}
+    tf.saved_model.save(model, str(folder), signatures=signatures)
+    return model, folder
+
+
+def test_an_existing_saved_model_is_protected_without_its_code(opaque, images, tmp_path):
+    model, folder = opaque
+    layer = FeatureDistillation("liu2019")
+    protected = protect(wrap_saved_model(folder), layer)
+    path = fd_keras.export_saved_model(protected, tmp_path / "served")
+    expected = model.classify(layer(images))
+    program = runtimes.compile_c_program(tmp_path)
+    result = runtimes.run_c_api(program, path, images, tmp_path)
+    np.testing.assert_allclose(result["scores"], expected["scores"], rtol=1e-3)
+    np.testing.assert_array_equal(result["code"], expected["code"])
+    # The original may go: the new one holds what it needs.
+    assert "distill" in tf.saved_model.load(str(path)).signatures
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"signature": "predict"}, r"`signature` must be one of \['count', 'serving_default'\]"),
+        ({"signature": "count"}, "`signature` must take batches of images"),
+    ],
+)
+def test_what_cannot_be_wrapped_is_refused(arguments, message, opaque, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        wrap_saved_model(opaque[1], **arguments)
+    with pytest.raises(ValueError, match="`directory` must hold saved_model.pb"):
+        wrap_saved_model(tmp_path)

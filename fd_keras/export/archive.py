@@ -55,6 +55,8 @@ def write_archive(
     archive = keras.export.ExportArchive()
     for resource in tracked:
         archive.track(resource)
+    # Keras 2 saves no tables but its own layers' unless they hang on the archive itself.
+    archive.resources = [r for r in tracked if not isinstance(r, keras.layers.Layer)]
     for name, endpoint in endpoints.items():
         archive.add_endpoint(name, endpoint.function, [endpoint.input])
     with _silence():

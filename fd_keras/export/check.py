@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fd_keras.export.quantization import Quantization
 
 
-class ExportProofError(RuntimeError):
+class ExportProofError(ValueError):
     """An exported file does not compute what the Keras model does; it was not kept."""
 
 
@@ -182,3 +183,30 @@ class ExportCheck:
         if run.distillation_milliseconds is not None:
             latency += f", distillation alone {run.distillation_milliseconds:.2f} ms"
         return f"  {run.runtime}: {', '.join([*parts, latency])}"
+
+
+def report(
+    check: ExportCheck,
+    target: str | os.PathLike[str],
+    on_check: Callable[[ExportCheck], object] | None,
+) -> None:
+    """Hand on what a proof found of a file that is about to be moved, and raise if it failed.
+
+    Args:
+        check: The proof.
+        target: Where the file will be.
+        on_check: Called with the proof, under the name ``target``.
+
+    Raises:
+        ExportProofError: The proof failed.
+
+    Example:
+        >>> run = RuntimeCheck("LiteRT", 64, 0, 0.0, 1.0, 0.0, True, 1.0)
+        >>> check = ExportCheck(".tmp", "tflite", "none", 1000, 8, {}, (run,))
+        >>> report(check, "model.tflite", lambda check: print(check.path))
+        model.tflite
+    """
+    check = replace(check, path=os.fspath(target))
+    if on_check is not None:
+        on_check(check)
+    check.raise_for_problems()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from fd_keras.detection import DistillationDetector
 from fd_keras.export.archive import write_archive
+from fd_keras.export.check import ExportCheck, report
 from fd_keras.export.details import Labels, export_details
 from fd_keras.export.encoded_images import ResizePolicy
 from fd_keras.export.proof_images import proof_images
@@ -33,6 +33,7 @@ from fd_keras.export.signatures import (
 )
 from fd_keras.export.verification import checked_images, verify_export
 from fd_keras.export.warmup import png_files, write_warmup
+from fd_keras.export.wrapping import wrapped_resources
 from fd_keras.layer import FeatureDistillation
 
 _WARMUP_IMAGES = 4
@@ -49,6 +50,7 @@ def export_saved_model(
     warmup: bool = False,
     images: npt.ArrayLike | None = None,
     verify: bool = True,
+    on_check: Callable[[ExportCheck], object] | None = None,
 ) -> Path:
     """Write a model as a version that TF Serving picks up by itself, and prove it.
 
@@ -81,6 +83,7 @@ def export_saved_model(
         warmup: Whether to write requests that TF Serving replays before it serves the version.
         images: Images for the proof and the warm-up. Default: those of ``verify_export``.
         verify: Whether to run ``verify_export`` and to refuse a model that fails it.
+        on_check: Called with what ``verify_export`` found.
 
     Returns:
         ``directory/<version>``.
@@ -106,7 +109,9 @@ def export_saved_model(
     if detector is not None:
         endpoints[DETECT] = detect_endpoint(model, detector)
     details = export_details(model, labels, resize=resize if from_bytes else None)
-    tracked = [model] if detector in (None, model) else [model, detector]
+    tracked = [model, *wrapped_resources(model)]
+    if detector not in (None, model):
+        tracked.append(detector)
     with new_version(directory, version) as (temporary, target):
         write_archive(tracked, endpoints, temporary)
         write_extras(temporary, details)
@@ -118,8 +123,7 @@ def export_saved_model(
                 requests[BYTES] = {"image_bytes": files}
             write_warmup(temporary, target.parent.resolve().name, requests)
         if verify:
-            check = verify_export(temporary, model, images)
-            dataclasses.replace(check, path=os.fspath(target)).raise_for_problems()
+            report(verify_export(temporary, model, images), target, on_check)
     return target
 
 

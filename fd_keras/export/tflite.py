@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from fd_keras.data import image_batches
 from fd_keras.export.archive import Endpoint, write_archive
+from fd_keras.export.check import ExportCheck, report
 from fd_keras.export.details import Labels, export_details
 from fd_keras.export.distilled import distillation_layers, named_outputs, recorded_distillations
 from fd_keras.export.flatbuffer import HIDDEN_PREFIX, TFLiteFile
@@ -30,6 +31,7 @@ from fd_keras.export.signatures import (
     model_endpoints,
 )
 from fd_keras.export.verification import verify_export
+from fd_keras.export.wrapping import wrapped_resources
 from fd_keras.files import atomic_path
 from fd_keras.layer import FeatureDistillation
 
@@ -53,6 +55,7 @@ def export_tflite(
     labels: Labels | None = None,
     images: npt.ArrayLike | None = None,
     verify: bool = True,
+    on_check: Callable[[ExportCheck], object] | None = None,
 ) -> Path:
     """Write a model as a TFLite file of builtin operations, and prove it.
 
@@ -78,6 +81,7 @@ def export_tflite(
         images: Images to prove the file on. Default: ``representative_data``, else those of
             ``verify_export``.
         verify: Whether to run ``verify_export`` and to refuse a file that fails it.
+        on_check: Called with what ``verify_export`` found.
 
     Returns:
         ``path``. Its signature ``serving_default`` takes ``images`` and returns ``predictions``
@@ -114,8 +118,7 @@ def export_tflite(
     with atomic_path(path) as temporary:
         temporary.write_bytes(file.to_bytes())
         if verify:
-            check = verify_export(temporary, model, images)
-            dataclasses.replace(check, path=os.fspath(path)).raise_for_problems()
+            report(verify_export(temporary, model, images), path, on_check)
     return path
 
 
@@ -124,7 +127,7 @@ def _converted(model: keras.Model) -> tuple[TFLiteFile, list[str]]:
     endpoints = _sorted_endpoints(model)
     with tempfile.TemporaryDirectory() as folder:
         saved_model = os.path.join(folder, "saved_model")
-        write_archive([model], endpoints, saved_model)
+        write_archive([model, *wrapped_resources(model)], endpoints, saved_model)
         # from_concrete_functions yields NaN for Keras 3 models on TF 2.21.
         converter = tf.lite.TFLiteConverter.from_saved_model(
             saved_model, signature_keys=list(endpoints)

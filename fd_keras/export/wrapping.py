@@ -1,0 +1,124 @@
+"""A Keras model around an existing SavedModel whose Python code is not at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fd_keras.export.saved_model_file import is_saved_model
+from fd_keras.export.signatures import SERVING
+
+
+def wrap_saved_model(
+    directory: str | os.PathLike[str],
+    *,
+    signature: str = SERVING,
+    input_shape: Sequence[int | None] | None = None,
+) -> keras.Model:
+    """A Keras model that runs a SavedModel, to protect and export it without its code.
+
+    The result is for ``protect``, ``DistillationDetector`` and the exporters; its weights are not
+    for training.
+
+    Args:
+        directory: A version directory, with ``saved_model.pb``.
+        signature: Which of its signatures classifies images. It must take one batch of images.
+        input_shape: Shape of one image; only needed where the signature leaves the channels open.
+
+    Returns:
+        A functional model with the outputs of the signature, by their names.
+
+    Raises:
+        ValueError: There is no such SavedModel or signature, or it does not take one batch of
+            images.
+
+    Example:
+        >>> import tempfile
+        >>> from fd_keras import FeatureDistillation, export_saved_model, protect
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+        >>> version = export_saved_model(model, tempfile.mkdtemp(), verify=False)
+        >>> protect(wrap_saved_model(version), FeatureDistillation("liu2019")).input_shape
+        (None, 8, 8, 3)
+    """
+    if not is_saved_model(directory):
+        raise ValueError(
+            "`directory` must hold saved_model.pb; a served model's versions are the numbered "
+            f"directories inside it. Received: directory={os.fspath(directory)!r}"
+        )
+    layer = SavedModelLayer(os.fspath(directory), signature)
+    spec = layer.input_spec_of_signature
+    shape = spec.shape[1:] if input_shape is None else tf.TensorShape(input_shape)
+    if spec.shape.rank not in (None, 4) or shape.rank != 3 or shape[-1] is None:
+        raise ValueError(
+            f"`signature` must take batches of images, (batch, height, width, channels); give "
+            f"input_shape where it leaves the channels open. Received: signature={signature!r}, "
+            f"which takes {spec.shape}, and input_shape={input_shape!r}"
+        )
+    images = keras.Input(tuple(shape), dtype=spec.dtype.name)
+    return keras.Model(images, layer(images), name="wrapped")
+
+
+def wrapped_resources(model: keras.Model) -> list[Any]:
+    """What owns the weights and tables of the SavedModels inside a model.
+
+    Keras 2 finds their weights by itself, but not their tables.
+
+    Args:
+        model: Any Keras model.
+
+    Example:
+        >>> wrapped_resources(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]))
+        []
+    """
+    return [x.loaded for x in model._flatten_layers() if isinstance(x, SavedModelLayer)]
+
+
+@keras.saving.register_keras_serializable(package="fd_keras")
+class SavedModelLayer(keras.layers.Layer):
+    """Runs a signature of a SavedModel.
+
+    Args:
+        directory: A directory with ``saved_model.pb``.
+        signature: Name of a signature with one input.
+        **kwargs: ``name`` and what else ``keras.layers.Layer`` takes.
+
+    Input shape:
+        What the signature takes.
+
+    Output shape:
+        A dictionary of what the signature returns.
+
+    Example:
+        See ``wrap_saved_model``.
+    """
+
+    def __init__(self, directory: str, signature: str = SERVING, **kwargs: Any) -> None:
+        super().__init__(**{"autocast": False, "trainable": False, **kwargs})
+        self.directory, self.signature = directory, signature
+        self.loaded = tf.saved_model.load(directory)  # it owns the weights and tables
+        if signature not in self.loaded.signatures:
+            raise ValueError(
+                f"`signature` must be one of {sorted(self.loaded.signatures)}. "
+                f"Received: signature={signature!r}"
+            )
+        self._serve = self.loaded.signatures[signature]
+        inputs = self._serve.structured_input_signature[1]
+        if len(inputs) != 1:
+            raise ValueError(
+                f"`signature` must take one batch of images. Received: signature={signature!r}, "
+                f"which takes {sorted(inputs)}"
+            )
+        ((self._input_name, self.input_spec_of_signature),) = inputs.items()
+
+    def call(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Run the signature."""
+        outputs: dict[str, tf.Tensor] = self._serve(**{self._input_name: inputs})
+        return outputs
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments as plain JSON types."""
+        return {**super().get_config(), "directory": self.directory, "signature": self.signature}

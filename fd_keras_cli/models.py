@@ -1,0 +1,103 @@
+"""Models and images that ``fd-keras export`` and ``fd-keras verify`` are given."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from pathlib import Path
+from typing import Any
+
+# Images that are read to measure ranges and to prove an export.
+IMAGE_LIMIT = 100
+
+# What Keras 3 and 2 say about classes they do not know, in functional and sequential models.
+_UNKNOWN_CLASS_CLUES = (
+    "register_keras_serializable",
+    "Unknown layer",
+    "must be an instance of class Layer",
+)
+
+
+def load_model(path: Path, modules: list[str]) -> Any:
+    """A Keras model from a ``.keras`` or ``.h5`` file, or around a SavedModel directory.
+
+    Args:
+        path: The file or directory.
+        modules: Python modules to import first; they register the model's own classes.
+
+    Raises:
+        ValueError: There is no such model, or it needs classes that nobody registered.
+
+    Example:
+        >>> load_model(Path("model.keras"), [])  # doctest: +SKIP
+    """
+    import keras
+
+    from fd_keras import wrap_saved_model
+
+    for module in modules:
+        importlib.import_module(module)
+    if path.is_dir():
+        return wrap_saved_model(path)
+    if not path.is_file():
+        raise ValueError(f"`MODEL` does not exist. Received: {path}")
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises many types on files it cannot read
+        message = " ".join(str(error).split())
+        if any(clue in message for clue in _UNKNOWN_CLASS_CLUES):
+            raise ValueError(
+                "`MODEL` holds classes that Keras does not know: decorate them with "
+                "@keras.saving.register_keras_serializable(), and name their module with "
+                f"--import. Received: {path} ({message[:200]})"
+            ) from error
+        raise ValueError(
+            f"`MODEL` must be a .keras or .h5 file, or a SavedModel directory. "
+            f"Received: {path} ({message[:200]})"
+        ) from error
+
+
+def protected(model: Any, table: str | None, value_range: tuple[float, float]) -> Any:
+    """The model behind a layer with the given table; as it is without one.
+
+    Args:
+        model: A Keras model.
+        table: Preset name or JSON file, or ``None``.
+        value_range: What black and white are for the model.
+
+    Example:
+        >>> protected("model", None, (0, 255))
+        'model'
+    """
+    if table is None:
+        return model
+    from fd_keras import FeatureDistillation, protect
+    from fd_keras.presets import table_from_argument
+
+    layer = FeatureDistillation(table_from_argument(table), value_range=value_range)
+    return protect(model, layer)
+
+
+def model_images(location: str, model: Any) -> Any:
+    """Up to a hundred images, decoded and resized as ``serving_bytes`` does it ("crop").
+
+    Args:
+        location: What ``fd_keras.sources.open_images`` takes.
+        model: The protected model.
+
+    Example:
+        >>> model_images("photos/", model)  # doctest: +SKIP
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    from fd_keras.export.encoded_images import image_decoder
+    from fd_keras.export.signatures import image_signature, value_range_of
+    from fd_keras.sources import open_images
+
+    spec = image_signature(model)
+    source = open_images(location, channels=spec.shape[-1])
+    decode = image_decoder(spec, value_range_of(model), "crop")
+    images = itertools.islice(source, IMAGE_LIMIT)
+    batches = [decode(tf.io.encode_png(image)[tf.newaxis]) for image in images]
+    return np.concatenate(batches)

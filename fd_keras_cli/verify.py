@@ -1,0 +1,59 @@
+"""``fd-keras verify``: compare an exported file with the model it was made from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fd_keras_cli.console import quiet_libraries
+
+
+def verify(
+    exported: Annotated[
+        Path, typer.Argument(metavar="EXPORT", help="A .tflite file, or a SavedModel directory.")
+    ],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The .keras or .h5 file it was made from.")
+    ],
+    table: Annotated[
+        str | None, typer.Option(help="The table it was exported with, as for `export`.")
+    ] = None,
+    value_range: Annotated[
+        tuple[float, float], typer.Option(help="What black and white are for the model.")
+    ] = (0, 255),
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="Images to compare on, as DATA of `calibrate`. Default: packaged photographs."
+        ),
+    ] = None,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="Python module that registers the model's own classes."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write what was found as JSON.")] = None,
+) -> None:
+    """Run an exported file in its real runtimes and compare it with Keras.
+
+    Compares the distilled image first, then the predictions. Ends with exit code 1 unless the file
+    is proven.
+    """
+    with quiet_libraries() as console:
+        with console.status("Starting TensorFlow"):
+            from fd_keras import verify_export
+            from fd_keras.files import atomic_path
+            from fd_keras_cli.models import load_model, model_images, protected
+
+        with console.status("Comparing"):
+            whole = protected(load_model(model, modules or []), table, value_range)
+            batch = None if images is None else model_images(images, whole)
+            check = verify_export(exported, whole, batch)
+    if out is not None:
+        with atomic_path(out) as temporary:
+            temporary.write_text(json.dumps(check.to_dict(), indent=1) + "\n")
+    typer.echo(str(check))
+    if not check.passed:
+        raise typer.Exit(1)

@@ -1,0 +1,148 @@
+"""``fd-keras export`` and ``fd-keras verify``."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import fd_keras
+import fd_keras_cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run ``fd-keras`` and return its exit code, output and errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fd-keras", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            fd_keras_cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    keras.utils.set_random_seed(5)
+    body = [layers.Rescaling(1 / 255), layers.AveragePooling2D(8), layers.Flatten()]
+    head = layers.Dense(3, kernel_initializer=keras.initializers.Orthogonal(10))
+    model = keras.Sequential([keras.Input((16, 16, 3)), *body, head])
+    model.save(tmp_path / "model.keras")
+    return tmp_path / "model.keras"
+
+
+@pytest.fixture
+def images_file(photos, tmp_path):
+    cut = [photos[i % 2, 9 * i : 9 * i + 24, 7 * i : 7 * i + 32] for i in range(12)]
+    np.savez(tmp_path / "images.npz", x=np.stack(cut))
+    return tmp_path / "images.npz"
+
+
+def test_both_formats_are_exported_and_proven(run, model_file, tmp_path):
+    (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
+    out = tmp_path / "out"
+    arguments = ["--table", "jpeg:50", "--labels", tmp_path / "labels.txt", "--out", out]
+    code, text, _ = run("export", model_file, *arguments)
+    assert code == 0
+    assert text.count(": proven") == 2
+    assert f"Wrote {out}/saved_model/1\nWrote {out}/model.tflite\n" in text
+    assert (out / "saved_model/1/assets.extra/labels.txt").read_text() == "cat\ndog\nbird\n"
+    code, text, _ = run("verify", out / "model.tflite", model_file, "--table", "jpeg:50")
+    assert (code, text.count(": proven")) == (0, 1)
+    code, text, _ = run("verify", out / "model.tflite", model_file, "--table", "liu2019")
+    assert code == 1
+    assert "NOT PROVEN" in text
+    # A SavedModel is a model, too: here it gets a second layer.
+    code, text, _ = run(
+        "export", out / "saved_model/1", "--table", "liu2019", "--format", "saved_model",
+        "--out", tmp_path / "second",
+    )  # fmt: skip
+    assert code == 0
+    assert (tmp_path / "second/saved_model/1/saved_model.pb").exists()
+
+
+def test_int8_is_exported_with_representative_images(run, model_file, images_file, tmp_path):
+    pytest.importorskip("ai_edge_quantizer")
+    arguments = [
+        "--table",
+        "liu2019",
+        "--format",
+        "tflite",
+        "--quantize",
+        "int8",
+        "--out",
+        tmp_path,
+    ]
+    code, _, err = run("export", model_file, *arguments)
+    assert code == 1
+    assert "`representative_data` must hold images" in err
+    code, text, err = run("export", model_file, *arguments, "--representative", images_file)
+    assert code == 0, err
+    assert f"Wrote {tmp_path}/model_int8.tflite\n" in text
+    found = tmp_path / "check.json"
+    arguments = ["--table", "liu2019", "--images", images_file, "--out", found]
+    assert run("verify", tmp_path / "model_int8.tflite", model_file, *arguments)[0] == 0
+    found = json.loads(found.read_text())
+    assert (found["quantize"], found["images"], found["passed"]) == ("int8", 12, True)
+
+
+CUSTOM = """
+import keras
+
+class Twice(keras.layers.Layer):
+    def call(self, inputs):
+        return 2 * inputs
+"""
+
+
+def test_unregistered_classes_name_the_way_out(run, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(CUSTOM.replace(
+        "class", '@keras.saving.register_keras_serializable("mine")\nclass'))  # fmt: skip
+    script = """
+import keras, mine
+layers = [keras.Input((16, 16, 3)), mine.Twice(), keras.layers.Flatten()]
+keras.Sequential(layers).save("model.keras")
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    model = tmp_path / "model.keras"
+    arguments = ["--format", "tflite", "--out", tmp_path / "out"]
+    code, _, err = run("export", model, *arguments)
+    assert code == 1
+    assert "@keras.saving.register_keras_serializable()" in err
+    assert "--import" in err
+    monkeypatch.syspath_prepend(tmp_path)
+    code, _, err = run("export", model, "--import", "mine", *arguments)
+    assert code == 0, err
+
+
+def test_what_is_no_model_is_refused(run, tmp_path):
+    (tmp_path / "notes.keras").write_text("no model")
+    for path, message in (
+        (tmp_path / "notes.keras", "must be a .keras or .h5 file"),
+        (tmp_path / "missing.keras", "`MODEL` does not exist"),
+        (tmp_path, "`directory` must hold saved_model.pb"),
+    ):
+        code, _, err = run("export", path, "--out", tmp_path / "out")
+        assert code == 1
+        assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_proof_is_one_line_and_leaves_nothing(run, model_file, tmp_path, monkeypatch):
+    from fd_keras.export import tflite
+
+    real, other = tflite.verify_export, fd_keras.FeatureDistillation("jpeg")
+    model = fd_keras.protect(keras.models.load_model(model_file), other)
+    monkeypatch.setattr(tflite, "verify_export", lambda path, _, images: real(path, model, images))
+    arguments = ["--table", "liu2019", "--format", "tflite", "--out", tmp_path / "out"]
+    code, _, err = run("export", model_file, *arguments)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "of the distilled pixels differ" in err
+    assert list((tmp_path / "out").iterdir()) == []
