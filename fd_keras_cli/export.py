@@ -65,6 +65,10 @@ def export(
             "`calibrate`; the first 100, resized and cropped."
         ),
     ] = None,
+    single_image: Annotated[
+        bool,
+        typer.Option(help="Fix the TFLite file's batch at one image, which LiteRT.js needs."),
+    ] = False,
     labels: Annotated[
         Path | None, typer.Option(help="Text file with the name of a class on each line.")
     ] = None,
@@ -114,6 +118,7 @@ def export(
                             out / f"model{suffix}.tflite",
                             quantize=quantize.value,
                             representative_data=images,
+                            single_image=single_image,
                             **common,
                         )
                     )

@@ -284,3 +284,15 @@ def test_unbuilt_model_is_refused(tmp_path):
 def test_nothing_is_printed_to_stdout(tmp_path, capfd):
     export_tflite(model_of(FeatureDistillation()), tmp_path / "model.tflite")
     assert capfd.readouterr().out == ""
+
+
+def test_a_single_image_has_a_fixed_shape(photos, tmp_path):
+    layer = FeatureDistillation("liu2019")
+    model = model_of(layer, (37, 53, 3))
+    path = fd_keras.export_tflite(model, tmp_path / "model.tflite", single_image=True)
+    for subgraph in runtimes.tflite_model(path).subgraphs:
+        for tensor in subgraph.tensors:
+            signature = tensor.shapeSignature
+            assert signature is None or -1 not in signature
+    result = runtimes.run_tflite(path, crop(photos, 37, 53)[:1])["predictions"]
+    runtimes.assert_same_images(result, layer(crop(photos, 37, 53)[:1]))

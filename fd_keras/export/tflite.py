@@ -53,6 +53,7 @@ def export_tflite(
     quantize: Quantization = "none",
     representative_data: Any = None,
     labels: Labels | None = None,
+    single_image: bool = False,
     images: npt.ArrayLike | None = None,
     verify: bool = True,
     on_check: Callable[[ExportCheck], object] | None = None,
@@ -78,6 +79,8 @@ def export_tflite(
             ranges of activations are measured. An array, a ``tf.data.Dataset``, a ``PyDataset`` or
             an iterable of images; the first hundred are used.
         labels: Names of the classes, or a text file with one on each line.
+        single_image: Whether to fix the batch at one image, which LiteRT.js and some accelerators
+            need; they need a fixed height and width, too.
         images: Images to prove the file on. Default: ``representative_data``, else those of
             ``verify_export``.
         verify: Whether to run ``verify_export`` and to refuse a file that fails it.
@@ -109,7 +112,7 @@ def export_tflite(
         samples = _checked_samples(model, representative_data)
         images = samples[:_PROOF_IMAGES] if images is None else images
     details = export_details(model, labels, quantize=quantize)
-    file, distilled = _converted(model)
+    file, distilled = _converted(model, single_image)
     if quantize != "none":
         _refuse_hidden_distillation(model, distilled)
         content = quantized(file.to_bytes(), quantize, _float_tensors(file, distilled), samples)
@@ -122,9 +125,9 @@ def export_tflite(
     return path
 
 
-def _converted(model: keras.Model) -> tuple[TFLiteFile, list[str]]:
+def _converted(model: keras.Model, single_image: bool) -> tuple[TFLiteFile, list[str]]:
     """The float32 file, and the names of the tensors that hold the distilled images."""
-    endpoints = _sorted_endpoints(model)
+    endpoints = _sorted_endpoints(model, 1 if single_image else None)
     with tempfile.TemporaryDirectory() as folder:
         saved_model = os.path.join(folder, "saved_model")
         write_archive([model, *wrapped_resources(model)], endpoints, saved_model)
@@ -148,7 +151,7 @@ def _converted(model: keras.Model) -> tuple[TFLiteFile, list[str]]:
     return file, file.hide_outputs()
 
 
-def _sorted_endpoints(model: keras.Model) -> dict[str, Endpoint]:
+def _sorted_endpoints(model: keras.Model, batch: int | None) -> dict[str, Endpoint]:
     """The model's signatures, with the distilled images among the outputs of the first."""
     endpoints = model_endpoints(model)
 
@@ -159,7 +162,13 @@ def _sorted_endpoints(model: keras.Model) -> dict[str, Endpoint]:
         return {**outputs, **hidden}
 
     endpoints[SERVING] = dataclasses.replace(endpoints[SERVING], function=serve_and_show)
-    return {name: endpoints[given] for name, given in _SORTED_NAMES.items() if given in endpoints}
+    spec = image_signature(model)
+    images = tf.TensorSpec((batch, *spec.shape[1:]), spec.dtype, name=spec.name)
+    return {
+        name: dataclasses.replace(endpoints[given], input=images)
+        for name, given in _SORTED_NAMES.items()
+        if given in endpoints
+    }
 
 
 def _float_tensors(file: TFLiteFile, distilled: list[str]) -> list[str]:

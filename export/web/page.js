@@ -1,0 +1,86 @@
+// The page: a file or the camera, shown as it is and distilled, with the prediction.
+
+import { Classifier, cropped, softmax } from "./classifier.js";
+
+const SHOWN_CLASSES = 5;
+// For models that take any size.
+const DEFAULT_SIZE = 224;
+
+const element = (id) => document.getElementById(id);
+const parameters = new URLSearchParams(location.search);
+
+function say(text, isError = false) {
+  element("status").textContent = text;
+  element("status").className = isError ? "error" : "";
+}
+
+function draw(id, image) {
+  Object.assign(element(id), { width: image.width, height: image.height });
+  element(id).getContext("2d").putImageData(image, 0, 0);
+}
+
+function showClasses(outputs, labels) {
+  const logits = outputs.predictions ?? outputs.logits ?? outputs.probabilities;
+  const rows = [];
+  if (logits) {
+    const isNormal = logits.every((p) => p >= 0) && Math.abs(logits.reduce((a, b) => a + b) - 1) < 1e-3;
+    const scores = isNormal ? Array.from(logits) : softmax(logits);
+    const order = scores.map((_, i) => i).sort((a, b) => scores[b] - scores[a]);
+    for (const i of order.slice(0, SHOWN_CLASSES)) {
+      rows.push([labels?.[i] ?? `class ${i}`, `${(100 * scores[i]).toFixed(1)} %`]);
+    }
+  }
+  // A detector's score is how far distilling moved the probabilities, from 0 to 2.
+  if (outputs.score) rows.push(["detector's score", outputs.score[0].toFixed(3)]);
+  element("classes").replaceChildren(
+    ...rows.map((cells) => {
+      const row = document.createElement("tr");
+      for (const text of cells) row.insertCell().textContent = text;
+      return row;
+    }),
+  );
+}
+
+async function show(classifier, source, sourceWidth, sourceHeight) {
+  const width = classifier.width > 1 ? classifier.width : DEFAULT_SIZE;
+  const height = classifier.height > 1 ? classifier.height : DEFAULT_SIZE;
+  const image = cropped(source, sourceWidth, sourceHeight, width, height);
+  const start = performance.now();
+  const { shown, outputs } = await classifier.run(image);
+  draw("original", image);
+  draw("distilled", shown);
+  showClasses(outputs, classifier.details.labels);
+  say(`${(performance.now() - start).toFixed(0)} ms`);
+}
+
+async function showFile(classifier, blob) {
+  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
+  await show(classifier, bitmap, bitmap.width, bitmap.height);
+  bitmap.close();
+}
+
+async function showCamera(classifier) {
+  const video = element("video");
+  video.srcObject = await navigator.mediaDevices.getUserMedia({ video: true });
+  await video.play();
+  for (;;) {
+    await show(classifier, video, video.videoWidth, video.videoHeight);
+    await new Promise(requestAnimationFrame);
+  }
+}
+
+function guarded(action) {
+  return action.catch((error) => say(String(error), true));
+}
+
+async function main() {
+  const classifier = await Classifier.load(parameters.get("model") ?? "model.tflite");
+  element("file").onchange = (event) => guarded(showFile(classifier, event.target.files[0]));
+  element("camera").onclick = () => guarded(showCamera(classifier));
+  element("file").disabled = element("camera").disabled = false;
+  say("Choose an image.");
+  const example = parameters.get("image");
+  if (example) await showFile(classifier, await (await fetch(example)).blob());
+}
+
+guarded(main());

@@ -1,0 +1,168 @@
+"""The page under export/web, in headless Chromium: the same pixels and predictions as in Python."""
+
+import functools
+import http.server
+import json
+import os
+import queue
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import runtimes
+from PIL import Image
+
+import fd_keras
+
+WEB = Path(__file__).parents[1] / "export" / "web"
+PAGE = Path(__file__).parent / "web" / "compare.html"
+SIZE = 64
+TIMEOUT = 120
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = [path for name in names if (path := shutil.which(name))]
+    if not found:
+        pytest.skip("there is no Chromium")
+    return found[0]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The page's files with LiteRT.js, as a deployer's `npm install` makes them."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("there is no npm")
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(WEB, folder, dirs_exist_ok=True)
+    shutil.copy(PAGE, folder)
+    if not (folder / "node_modules").is_dir():
+        command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT)
+        if done.returncode:
+            pytest.skip(f"npm could not install LiteRT.js: {done.stderr[-300:]}")
+    return folder
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves files, and puts what is posted into a queue."""
+
+    extensions_map = {  # noqa: RUF012
+        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        ".wasm": "application/wasm",
+        ".js": "text/javascript",
+    }
+
+    def __init__(self, *arguments, posted, **kwargs):
+        self.posted = posted
+        super().__init__(*arguments, **kwargs)
+
+    def do_POST(self):
+        self.posted.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def browse(chromium, site, tmp_path):
+    """Open an address in Chromium; return what the page posts, or a screenshot's path."""
+    posted = queue.Queue()
+    handler = functools.partial(Handler, posted=posted, directory=site)
+    server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def browse(address, *flags):
+        profile = f"--user-data-dir={tmp_path / 'profile'}"
+        url = f"http://localhost:{server.server_port}/{address}"
+        command = [chromium, *FLAGS, profile, *flags, url]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            if flags:
+                process.wait(TIMEOUT)
+                return None
+            return posted.get(timeout=TIMEOUT)
+        finally:
+            process.kill()
+            process.wait()
+
+    yield browse
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(inputs)
+    x = keras.layers.Flatten()(keras.layers.AveragePooling2D(10)(x))
+    body = keras.Model(inputs, keras.layers.Dense(5)(x))
+    return fd_keras.protect(body, fd_keras.FeatureDistillation("jpeg:50", value_range=(0, 1)))
+
+
+@pytest.fixture
+def crops(photos):
+    return photos[:, 7 : 7 + SIZE, 406 : 406 + SIZE]
+
+
+def test_the_browser_computes_what_python_does(browse, site, model, crops):
+    pytest.importorskip("ai_edge_quantizer")
+    scaled = (crops / 255).astype(np.float32)
+    labels = [f"thing {i}" for i in range(5)]
+    for quantize in ("none", "int8"):
+        fd_keras.export_tflite(
+            model,
+            site / f"{quantize}.tflite",
+            quantize=quantize,
+            representative_data=scaled,
+            labels=labels,
+            single_image=True,
+            verify=False,
+        )
+    for number, image in enumerate(crops):
+        Image.fromarray(image).save(site / f"{number}.png")
+    results = browse("compare.html?models=none.tflite,int8.tflite&images=0.png,1.png")
+    assert "error" not in results, results.get("error")
+    for name, result in results.items():
+        assert result["details"]["labels"] == labels
+        assert result["details"]["value_range"] == [0, 1]
+        one_by_one = [runtimes.run_tflite(site / name, image[np.newaxis]) for image in scaled]
+        expected = np.concatenate([outputs["predictions"] for outputs in one_by_one])
+        for image, wanted, pixels in zip(result["images"], expected, scaled):
+            distilled = np.reshape(image["distilled"], (1, SIZE, SIZE, 3)) * 255
+            runtimes.assert_same_images(distilled, model.layers[1](pixels[np.newaxis]) * 255, name)
+            tolerance = 0.05 if name == "int8.tflite" else 1e-3
+            spread = np.ptp(expected)
+            np.testing.assert_allclose(image["predictions"], wanted, atol=tolerance * spread)
+
+
+def test_the_page_shows_image_distilled_image_and_prediction(browse, site, model, crops, tmp_path):
+    fd_keras.export_tflite(model, site / "model.tflite", labels=list("vwxyz"), single_image=True)
+    Image.fromarray(crops[0]).save(site / "example.png")
+    screenshot = Path(os.environ.get("SCREENSHOT", tmp_path / "page.png"))
+    size = "--window-size=800,700"
+    # Headless Chromium takes the picture when the page's time has passed, not at its load event.
+    browse("index.html?image=example.png", size, "--timeout=20000", f"--screenshot={screenshot}")
+    with Image.open(screenshot) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 200, "no photograph is to be seen"
