@@ -173,7 +173,8 @@ def markdown(result):
         ),
         "",
         f"Latency of one image in LiteRT with and without the layer "
-        f"({result['latencies']['table']}), one thread, medians of {LATENCY_ROUNDS} rounds taken in turns:",
+        f"({result['latencies']['table']}), one thread, medians of {LATENCY_ROUNDS} rounds taken "
+        "in turns:",
         "",
         "| format | with, ms | without, ms |",
         "|---|---|---|",

@@ -21,7 +21,7 @@ def evaluate(
         typer.Argument(
             parser=path_argument,
             metavar="MODEL",
-            help="The classifier without the layer, as Keras saves it (.keras, .h5).",
+            help="The classifier without the layer: a .keras or .h5 file.",
         ),
     ],
     data: Annotated[
@@ -89,6 +89,10 @@ def evaluate(
             "~/.keras/fd_keras/evaluation.",
         ),
     ] = None,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="Python module that registers the model's own classes."),
+    ] = None,
     strict: Annotated[bool, typer.Option(help="Stop at the first unreadable image.")] = False,
 ) -> None:
     """Attack a classifier with and without knowledge of its defences, and write a report.
@@ -107,6 +111,7 @@ def evaluate(
             [*(table or ["liu2019"]), *(rival or [])],
             protocol,
             classes,
+            modules or [],
             strict,
             value_range=value_range,
             from_logits=not probabilities,
@@ -135,6 +140,7 @@ def _report(
     defences: list[str],
     protocol: str,
     classes: Path | None,
+    modules: list[str],
     strict: bool,
     *,
     value_range: tuple[float, float],
@@ -142,11 +148,10 @@ def _report(
 ) -> EvaluationReport:
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
-            import keras
-
             from fd_keras.evaluation import evaluate
             from fd_keras.labelled import labelled_batches, open_labelled_images
-        classifier = keras.saving.load_model(model, compile=False)
+            from fd_keras_cli.models import load_model
+        classifier = load_model(model, modules)
         names = None if classes is None else classes.read_text(encoding="utf-8").split("\n")
         names = None if names is None else [name.strip() for name in names if name.strip()]
         source = open_labelled_images(
