@@ -172,9 +172,9 @@ def markdown(result):
             for problem in row["problems"]
         ),
         "",
-        f"Latency of one image in LiteRT with and without the layer "
-        f"({result['latencies']['table']}), one thread, medians of {LATENCY_ROUNDS} rounds taken "
-        "in turns:",
+        "Latency of one image in LiteRT with and without the layer "
+        f"({result['latencies']['table']}), one thread, medians of {LATENCY_ROUNDS} rounds, in "
+        "turns:",
         "",
         "| format | with, ms | without, ms |",
         "|---|---|---|",
