@@ -16,6 +16,7 @@ from fd_keras.layer import FeatureDistillation
 from fd_keras.pipelines import Pipeline, make_pipeline
 from fd_keras.presets import PRESETS, preset_table
 from fd_keras.protection import protect
+from fd_keras.refinement import RefineResult, learn_table, refine
 from fd_keras.statistics import CoefficientStatistics
 from fd_keras.tables import QuantizationTable
 
@@ -31,16 +32,19 @@ __all__ = [
     "FeatureDistillation",
     "Pipeline",
     "QuantizationTable",
+    "RefineResult",
     "design_table",
     "evaluate",
     "export_saved_model",
     "export_tflite",
     "jpeg",
+    "learn_table",
     "make_pipeline",
     "perturbation_profile",
     "preset_table",
     "protect",
     "rank_bands",
+    "refine",
     "removal_probability",
     "verify_export",
     "wrap_saved_model",

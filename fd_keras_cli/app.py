@@ -16,6 +16,7 @@ from fd_keras_cli.demo import demo
 from fd_keras_cli.evaluate import evaluate
 from fd_keras_cli.export import export
 from fd_keras_cli.inspect import inspect
+from fd_keras_cli.tune import tune
 from fd_keras_cli.verify import verify
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (apply, calibrate, compress, demo, evaluate, export, inspect, verify):
+for command in (apply, calibrate, compress, demo, evaluate, export, inspect, tune, verify):
     app.command()(command)
 
 

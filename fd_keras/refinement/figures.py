@@ -1,0 +1,130 @@
+"""Plots of a search.
+
+Every function returns a ``matplotlib.figure.Figure``. matplotlib comes with the extra
+``evaluate``. The heat map of the best table is ``fd_keras.plots.plot_table``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fd_keras.extras import import_extra
+from fd_keras.refinement.importance import parameter_importance
+from fd_keras.refinement.result import Contender, RefineResult
+
+_OURS = "#e0561b"
+_PALE = "#c9d3dc"
+_RIVALS = "#2f7fd1"
+_INK = "#1b2733"
+
+
+def plot_front(result: RefineResult) -> Any:
+    """Benign against attacked accuracy on the held-back half: the front, the best, the rivals.
+
+    Small dots are all trials on the selecting half: how far the front lies below the best of
+    them is how far the search has adapted to its images. Threat model: gray-box.
+
+    Args:
+        result: Of a search.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure, axis = _figure(6.4, 4.8)
+    seen = [trial.selection for trial in result.trials if trial.complete]
+    axis.plot(
+        [100 * figures.benign for figures in seen],
+        [100 * _gray_box(figures) for figures in seen],
+        **{"marker": ".", "linestyle": "", "color": _PALE, "label": "trials, selecting half"},
+    )
+    _points(axis, result.front, color=_OURS, marker="*", linestyle="-", label="front, held back")
+    _points(axis, [result.best], color=_OURS, marker="*", linestyle="", markersize=15)
+    families = dict.fromkeys(rival.family for rival in result.rivals)
+    for family in families:
+        members = [rival for rival in result.rivals if rival.family == family]
+        members.sort(key=lambda rival: rival.held_back.benign)
+        line = "-" if family == "JPEG" else ""
+        color = _RIVALS if family == "JPEG" else _INK
+        _points(axis, members, color=color, marker="o", markersize=4, linestyle=line, linewidth=1)
+    for rival in (*result.rivals, result.best):
+        axis.annotate(
+            rival.name.replace("$", r"\$"),
+            (100 * rival.held_back.benign, 100 * _gray_box(rival.held_back)),
+            **{"xytext": (6, 4), "textcoords": "offset points", "fontsize": 8},
+        )
+    allowed = 100 * (1 - result.settings["max_benign_loss"])
+    axis.axvline(allowed, color=_INK, linewidth=0.8, linestyle=":")
+    axis.set(xlabel="benign accuracy, %", ylabel="gray-box accuracy, % (mean over attacks)")
+    axis.legend(fontsize=8)
+    return figure
+
+
+def plot_importance(result: RefineResult) -> Any:
+    """What share each hyperparameter had in the objective, see ``parameter_importance``.
+
+    Args:
+        result: Of a search.
+
+    Returns:
+        A figure; empty axes where too few trials say nothing.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    shares = parameter_importance(result.trials)
+    figure, axis = _figure(4.6, 0.9 + 0.3 * max(1, len(shares)))
+    axis.barh(list(shares)[::-1], [100 * share for share in shares.values()][::-1], color=_OURS)
+    axis.set(xlabel="share of the importance, %", xlim=(0, 100))
+    return figure
+
+
+def plot_trials(result: RefineResult) -> Any:
+    """The objective of every trial in their order, and the best so far.
+
+    Args:
+        result: Of a search.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure, axis = _figure(6.4, 3.2)
+    scored = [trial for trial in result.trials if "score" in trial.metrics]
+    numbers, scores = [t.number for t in scored], [t.metrics["score"] for t in scored]
+    best = [max(scores[: i + 1]) for i in range(len(scores))]
+    axis.plot(numbers, scores, ".", color=_RIVALS, label="trial")
+    axis.step(numbers, best, where="post", color=_OURS, label="best so far")
+    axis.axhline(0, color=_INK, linewidth=0.8, linestyle=":")
+    axis.set(xlabel="trial", ylabel="objective (below 0: too lossy)")
+    axis.legend(fontsize=8)
+    return figure
+
+
+def _points(axis: Any, contenders: Sequence[Contender], **look: Any) -> None:
+    axis.plot(
+        [100 * contender.held_back.benign for contender in contenders],
+        [100 * _gray_box(contender.held_back) for contender in contenders],
+        **look,
+    )
+
+
+def _gray_box(figures: Any) -> float:
+    """Mean over the gray-box attacks, which all defences met."""
+    names = [name for name in figures.attacks if not name.endswith(", adaptive")]
+    return sum(right / seen for right, seen in map(figures.counts.get, names)) / len(names)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    # The Figure class, unlike pyplot, leaves the caller's backend and open figures alone.
+    matplotlib_figure = import_extra("matplotlib.figure", "evaluate")
+    figure = matplotlib_figure.Figure(figsize=(width, height), layout="constrained")
+    axis = figure.subplots()
+    axis.grid(True, alpha=0.25, linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis

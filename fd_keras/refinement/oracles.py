@@ -1,0 +1,215 @@
+"""Keras Tuner's oracles, made to survive what happens to long searches.
+
+What Keras Tuner 1.4.8 does otherwise, and what is different here:
+
+* ``seed=0`` is silently random: here it is a seed.
+* Files are written in place, so that a process killed meanwhile leaves a broken search: here
+  they are replaced atomically.
+* A trial that was being written when the process was killed counts as done and is never run;
+  one that was done but still listed as running is run again: here neither.
+* The Bayesian oracle forgets its random state, and the grid where it was: a search that was
+  killed and resumed here ends as one that was not.
+* With a chief and workers, a worker that is killed keeps its trial for ever, and the chief waits
+  for it for ever: here another worker gets the trial after ``worker_timeout`` seconds.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+import numpy as np
+from keras_tuner.engine import trial as trials
+
+from fd_keras.files import atomic_path
+
+ORACLES = ("bayesian", "random", "hyperband", "grid")
+OBJECTIVE = "score"
+
+# Passes over the images in Hyperband's sense: its smallest trials see a quarter of them.
+HYPERBAND_EPOCHS = 4
+
+_STATUS = trials.TrialStatus
+
+
+class _Guarded(keras_tuner.Oracle):
+    """Mixed into an oracle of Keras Tuner; see the module."""
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        starting_points: Sequence[Mapping[str, Any]] = (),
+        worker_timeout: float = 60.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            objective=keras_tuner.Objective(OBJECTIVE, direction="max"),
+            seed=seed + 1,
+            allow_new_entries=False,
+            **kwargs,
+        )
+        self.starting_points = [dict(point) for point in starting_points]
+        self.worker_timeout = worker_timeout
+        #: Whether a tuner was told that the search is over.
+        self.over = False
+        #: When a tuner was last heard of.
+        self.last_heard: float | None = None
+        #: Called after a trial has ended.
+        self.on_trial_end: Callable[[], None] = lambda: None
+        self._heard: dict[str, float] = {}  # by trial
+        self._retry_queue: list[str]
+
+    @keras_tuner.synchronized
+    def create_trial(self, tuner_id: str) -> Any:
+        self._take_back_lost_trials(tuner_id)
+        self._retry_queue = [name for name in self._retry_queue if name not in self.end_order]
+        trial = super().create_trial(tuner_id)
+        if trial.status == _STATUS.STOPPED and self.ongoing_trials:
+            # Others are still at work. Should they be lost, this tuner takes over.
+            trial.status = _STATUS.IDLE
+            self.tuner_ids.add(tuner_id)
+        self.over = trial.status == _STATUS.STOPPED
+        self._hear(trial.trial_id)
+        return trial
+
+    def get_trial(self, trial_id: str) -> Any:
+        self._hear(trial_id)  # this is what the heart of a worker beats with
+        return super().get_trial(trial_id)
+
+    @keras_tuner.synchronized
+    def update_trial(self, trial_id: str, metrics: Any, step: int = 0) -> Any:
+        self._hear(trial_id)
+        if trial_id in self.end_order:
+            return self.trials[trial_id]  # from a worker that was thought to be lost
+        return super().update_trial(trial_id, metrics, step)
+
+    @keras_tuner.synchronized
+    def end_trial(self, trial: Any) -> None:
+        if trial.trial_id not in self.end_order:
+            super().end_trial(trial)
+            self.on_trial_end()
+
+    def save(self) -> None:
+        _write(self._get_oracle_fname(), self.get_state())
+
+    def _save_trial(self, trial: Any) -> None:
+        _write(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        super().set_state(state)
+        running = {t.trial_id for t in self.ongoing_trials.values()} | set(self._retry_queue)
+        self._retry_queue += [
+            name
+            for name, trial in self.trials.items()
+            if trial.status == _STATUS.RUNNING and name not in running
+        ]
+
+    def populate_space(self, trial_id: str) -> Any:
+        if len(self.trials) < len(self.starting_points):
+            values = self.starting_points[len(self.trials)]
+            if not self._duplicate(values):
+                return {"status": _STATUS.RUNNING, "values": dict(values)}
+        return super().populate_space(trial_id)
+
+    def _hear(self, trial_id: str) -> None:
+        self.last_heard = self._heard[trial_id] = time.monotonic()
+
+    def _take_back_lost_trials(self, asking: str) -> None:
+        now = time.monotonic()
+        for tuner_id, trial in list(self.ongoing_trials.items()):
+            silent = now - self._heard.get(trial.trial_id, now)
+            if tuner_id != asking and silent > self.worker_timeout:
+                del self.ongoing_trials[tuner_id]
+                self.tuner_ids.discard(tuner_id)
+                self._retry_queue.append(trial.trial_id)
+
+
+class RandomOracle(_Guarded, keras_tuner.oracles.RandomSearchOracle):
+    """Random search."""
+
+
+class BayesianOracle(_Guarded, keras_tuner.oracles.BayesianOptimizationOracle):
+    """A Gaussian process and its upper confidence bound."""
+
+    def populate_space(self, trial_id: str) -> Any:
+        """Values of a trial."""
+        # Keras Tuner does not save this generator.
+        self._random_state = np.random.RandomState([self.seed, len(self.trials)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scikit-learn reports on every length scale
+            return super().populate_space(trial_id)
+
+
+class HyperbandOracle(_Guarded, keras_tuner.oracles.HyperbandOracle):
+    """Hyperband: many trials on few images, the best of them on more."""
+
+    def __init__(self, *, max_trials: int, starting_points: Any = (), **kwargs: Any) -> None:
+        # It draws its own trials and would take no others.
+        super().__init__(
+            max_epochs=HYPERBAND_EPOCHS, factor=2, hyperband_iterations=max_trials, **kwargs
+        )
+        self.max_trials = max_trials
+
+
+class GridOracle(_Guarded, keras_tuner.oracles.GridSearchOracle):
+    """All combinations in order."""
+
+    def __init__(self, *, starting_points: Any = (), **kwargs: Any) -> None:
+        super().__init__(**kwargs)  # other points would be in nobody's order
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where the grid was."""
+        super().set_state(state)
+
+        def order(one: str, other: str) -> int:
+            return self._compare(*(self.trials[t].hyperparameters.values for t in (one, other)))
+
+        tried = sorted(self.trials, key=functools.cmp_to_key(order))
+        for trial_id in tried:
+            self._ordered_ids.insert(trial_id)
+        self._populate_next = tried
+
+
+def make_oracle(name: str, hyperparameters: Any, **settings: Any) -> Any:
+    """An oracle by its name.
+
+    Args:
+        name: One of ``ORACLES``.
+        hyperparameters: The complete ``keras_tuner.HyperParameters``.
+        **settings: ``max_trials``, ``seed`` and, optionally, ``starting_points`` (values to
+            try first; the grid and Hyperband take none) and ``worker_timeout``.
+
+    Raises:
+        ValueError: There is no such oracle.
+
+    Example:
+        >>> hp = keras_tuner.HyperParameters()
+        >>> _ = hp.Float("step", 1, 64)
+        >>> make_oracle("random", hp, max_trials=3, seed=0).objective.name
+        'score'
+    """
+    if name not in ORACLES:
+        raise ValueError(f"`oracle` must be one of {ORACLES}. Received: oracle={name!r}")
+    if name == "bayesian":
+        # Enough to tell the axes apart; Keras Tuner's own three times as many leave it no time.
+        points = len(settings.get("starting_points", ())) + len(hyperparameters.space) + 1
+        settings["num_initial_points"] = points
+    made = {
+        "bayesian": BayesianOracle,
+        "random": RandomOracle,
+        "hyperband": HyperbandOracle,
+        "grid": GridOracle,
+    }[name]
+    return made(hyperparameters=hyperparameters, **settings)
+
+
+def _write(path: Any, state: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(state), encoding="utf-8")

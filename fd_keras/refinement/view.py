@@ -1,0 +1,77 @@
+"""A search as it runs: trial, time left, best so far, front."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from fd_keras.refinement.result import Trial, pareto_front
+
+_SHOWN = 8
+
+
+@contextmanager
+def search_view(
+    console: Console | None, max_trials: int
+) -> Iterator[Callable[[Sequence[Trial]], None]]:
+    """Show a search on ``console``, or nothing when it is ``None``.
+
+    Args:
+        console: Where to show it.
+        max_trials: Number of trials there will be.
+
+    Yields:
+        A function to call with all trials that have ended, after each of them.
+
+    Example:
+        >>> with search_view(None, 3) as show:
+        ...     show([])
+    """
+    if console is None:
+        yield lambda trials: None
+        return
+    started, already = time.monotonic(), [-1]
+    with Live(console=console, refresh_per_second=4) as live:
+
+        def show(trials: Sequence[Trial]) -> None:
+            if already[0] < 0:
+                already[0] = max(0, len(trials) - 1)  # resumed ones took no time
+            here = max(1, len(trials) - already[0])
+            left = (time.monotonic() - started) / here * max(0, max_trials - len(trials))
+            live.update(_drawn(trials, max_trials, left))
+
+        yield show
+
+
+def _drawn(trials: Sequence[Trial], max_trials: int, seconds_left: float) -> Group:
+    minutes, seconds = divmod(round(seconds_left), 60)
+    head = f"Trial {len(trials)} of {max_trials}, {minutes}:{seconds:02d} left"
+    scored = [trial for trial in trials if "score" in trial.metrics]
+    if scored:
+        best = max(scored, key=lambda trial: trial.metrics["score"])
+        benign, attacked = 100 * best.selection.benign, 100 * best.metrics["accuracy"]
+        kept = "" if best.metrics["score"] >= 0 else ", too lossy"
+        head += f"; best: {benign:.1f} % benign, {attacked:.1f} % under attack{kept}"
+    table = Table(
+        "trial", "benign %", "under attack %", "table", title="Front so far (selecting half)"
+    )
+    front = pareto_front([trial for trial in scored if trial.complete])
+    for trial in front[::-1][:_SHOWN]:
+        figures = trial.selection
+        table.add_row(
+            str(trial.number),
+            f"{100 * figures.benign:.1f}",
+            f"{100 * figures.attacked:.1f}",
+            "" if trial.table is None else _short(trial.table.steps.min(), trial.table.steps.max()),
+        )
+    return Group(Text(head), table)
+
+
+def _short(low: float, high: float) -> str:
+    return f"steps {low:g} to {high:g}"
