@@ -34,6 +34,9 @@ from fd_keras.refinement.result import Figures, Trial, pareto_front
 from fd_keras.refinement.scoring import RUNGS, ScoredImages, TableScore, TableScorer
 from fd_keras.refinement.space import band_values, starting_points
 
+# Importing ART resets logging, which closes the stderr of the test that happens to do it.
+pytest.importorskip("art.attacks.evasion")
+
 
 @pytest.fixture(scope="module")
 def digits():
