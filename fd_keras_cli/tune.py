@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import path_argument, quiet_libraries
+from fd_keras_cli.console import path_argument, print_error, quiet_libraries
+from fd_keras_cli.evaluate import _image_shape, _parsed_limit
 
 if TYPE_CHECKING:
     from fd_keras import RefineResult
@@ -23,25 +24,35 @@ class OracleName(str, Enum):
     GRID = "grid"
 
 
+_BAYESIAN = OracleName.BAYESIAN
+_INTERRUPTED = 130
+
+
 def tune(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A .keras file: the classifier alone.")
-    ],
-    data: Annotated[
         Path,
         typer.Argument(
-            metavar="DATA", help="An .npz file with images x (pixels 0..255) and classes y."
+            parser=path_argument,
+            metavar="MODEL",
+            help="The classifier without the layer, as Keras saves it (.keras, .h5).",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Labelled images: a directory with a subdirectory per class, an .npz file with "
+            "x and y, a .tfrecord(.gz) file, or cifar10, cifar100, mnist, fashion_mnist.",
         ),
     ],
     out: Annotated[
         Path,
         typer.Option(
-            parser=path_argument, metavar="PATH", help="Directory to write to; made if missing."
+            parser=path_argument, metavar="PATH", help="Directory of the search; made if missing."
         ),
     ],
     protocol: Annotated[
-        str,
-        typer.Option(help="Attacks: linf-sweep, evademl-imagenet, evademl-cifar10, autoattack."),
+        str, typer.Option(help="evademl-imagenet, evademl-cifar10, linf-sweep or autoattack.")
     ] = "linf-sweep",
     max_benign_loss: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the benign images a table may cost.")
@@ -49,58 +60,66 @@ def tune(
     max_trials: Annotated[
         int, typer.Option(min=1, help="Tables to try, those of earlier runs included.")
     ] = 60,
-    oracle: Annotated[
-        OracleName, typer.Option(help="How tables are chosen.")
-    ] = OracleName.BAYESIAN,
-    low: Annotated[float, typer.Option(help="Value of a black pixel that the model takes.")] = 0,
-    high: Annotated[float, typer.Option(help="Value of a white pixel that the model takes.")] = 255,
-    logits: Annotated[
-        bool, typer.Option("--logits/--probabilities", help="What the model returns.")
-    ] = True,
+    oracle: Annotated[OracleName, typer.Option(help="How tables are chosen.")] = _BAYESIAN,
+    value_range: Annotated[
+        tuple[float, float], typer.Option(help="Pixel values that the model takes, low and high.")
+    ] = (0.0, 255.0),
+    probabilities: Annotated[
+        bool, typer.Option(help="The model returns probabilities, not logits.")
+    ] = False,
     max_images: Annotated[
-        int, typer.Option(min=2, help="Images: half select, half are held back.")
+        int, typer.Option(min=2, help="Images: half of them select, half are held back.")
     ] = 1000,
     limit: Annotated[
         list[str] | None,
-        typer.Option(metavar="FAMILY=COUNT", help="Fewer images for a family of attacks."),
+        typer.Option(
+            metavar="NAME=COUNT",
+            help="Fewer images of each half for an attack (CW-L2=50). May be given repeatedly.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the search and of random attacks.")] = 1,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path_argument,
+            metavar="PATH",
+            help="Where attacked images are kept. Default: ~/.keras/fd_keras/evaluation.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Throw away the search in --out.")
     ] = False,
+    strict: Annotated[bool, typer.Option(help="Stop at the first unreadable image.")] = False,
 ) -> None:
     """Search the quantisation table that keeps most accuracy under attack.
 
-    Attacks are gray-box: they know the model, not the table. Interrupted or killed, the same
-    command goes on where it was. OUT gets table.json, result.json, report.md, front.png,
-    importance.png, trials.png, table.png, and TensorBoard's logs.
+    Attacks are gray-box: they know the model, not the table. Interrupt it at any time: the same
+    command goes on where it was. Writes table.json, result.json, report.md, its plots, and
+    TensorBoard's logs.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"`--out` must be a directory. Received: --out {out}")
-    limits = dict(_limit(text) for text in limit or ())
     try:
-        with quiet_libraries() as console:
-            with console.status("Starting TensorFlow"):
-                import fd_keras
-            result = fd_keras.refine(
-                _model(model),
-                _scaled(data, low, high),
-                protocol,
-                max_benign_loss=max_benign_loss,
-                max_trials=max_trials,
-                oracle=oracle.value,
-                value_range=(low, high),
-                from_logits=logits,
-                max_images=max_images,
-                limits=limits,
-                directory=out,
-                overwrite=overwrite,
-                seed=seed,
-                console=console,
-            )
+        result = _result(
+            model,
+            data,
+            protocol,
+            strict,
+            max_benign_loss=max_benign_loss,
+            max_trials=max_trials,
+            oracle=oracle.value,
+            value_range=value_range,
+            from_logits=not probabilities,
+            max_images=max_images,
+            limits=dict(map(_parsed_limit, limit or [])),
+            directory=out,
+            overwrite=overwrite,
+            seed=seed,
+            cache_dir=cache,
+        )
     except KeyboardInterrupt:
-        typer.echo(f"Interrupted; the same command goes on with what is in {out}", err=True)
-        raise typer.Exit(130) from None
+        typer.echo("Interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
     if result is None:
         typer.echo("This worker has ended; the chief writes the result")
         return
@@ -109,40 +128,25 @@ def tune(
         typer.echo(f"Wrote {path}")
 
 
-def _limit(text: str) -> tuple[str, int]:
-    family, _, count = text.partition("=")
-    if not count.isdecimal():
-        raise typer.BadParameter(f"{text!r} is not FAMILY=COUNT", param_hint="--limit")
-    return family, int(count)
+def _result(
+    model: Path, data: str, protocol: str, strict: bool, **options: Any
+) -> RefineResult | None:
+    with quiet_libraries() as console:
+        with console.status("Starting TensorFlow"):
+            import keras
 
-
-def _model(path: Path) -> Any:
-    import keras
-
-    if not path.is_file():
-        raise ValueError(f"`MODEL` must be a .keras file. Received: {path}")
-    return keras.models.load_model(path, compile=False)
-
-
-def _scaled(path: Path, low: float, high: float) -> tuple[Any, Any]:
-    """Images in the model's range, and labels."""
-    import numpy as np
-
-    try:
-        with np.load(path) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except OSError:
-        raise
-    except Exception as error:  # numpy, zipfile and zlib raise many types on a broken file
-        raise ValueError(f"`DATA` must be an intact .npz file. Received: {path}") from error
-    if not {"x", "y"} <= set(arrays):
-        raise ValueError(
-            f"`DATA` must hold images x and classes y. Received: {path} with {sorted(arrays)}"
-        )
-    images = arrays["x"].astype(np.float32)
-    if (low, high) != (0, 255):
-        images = low + images * ((high - low) / 255)
-    return images, arrays["y"]
+            from fd_keras import refine
+            from fd_keras.labelled import labelled_batches, open_labelled_images
+        classifier = keras.saving.load_model(model, compile=False)
+        source = open_labelled_images(data, _image_shape(classifier), strict=strict)
+        batches = labelled_batches(source, options["value_range"])
+        try:
+            return refine(classifier, batches, protocol, console=console, **options)
+        finally:
+            for message in source.skipped:
+                print_error(message, console)
+            if source.skipped:
+                console.print(f"{len(source.skipped)} images were skipped")
 
 
 def _written(result: RefineResult, out: Path) -> list[Path]:
