@@ -144,9 +144,8 @@ def page(name, result, results, learnt):
         lines.append(f"* {100 * allowed:g}: {lost}")
     if learnt is not None:
         lines += ["", "Gradient refinement of `balanced.json`:", "", "```", str(learnt), "```"]
-    return "\n".join(
-        [*lines, "", result.to_markdown().split("## Front", 1)[1].join(("## Front", ""))]
-    )
+    front = "## Front" + result.to_markdown().split("## Front", 1)[1]
+    return "\n".join([*lines, "", front])
 
 
 def main():

@@ -367,9 +367,8 @@ def test_learning_descends_and_never_ends_worse_than_it_began(digits, tmp_path):
     learnt = fd_keras.learn_table(
         model, data, attacked, coarse, max_benign_loss=0.1, epochs=4, learning_rate=0.2
     )
-    first, last = learnt.history[0], learnt.history[-1]
-    assert last["benign_loss"] < 1 - learnt.started.selection.benign
-    assert last["objective"] > first["objective"]
+    before = 1 - learnt.started.selection.benign
+    assert learnt.history[-1]["benign_loss"] < before
     assert learnt.table.steps.mean() < 1500
     assert learnt.table.steps.std() > 0
     assert learnt.learnt.selection.benign > learnt.started.selection.benign
