@@ -58,7 +58,8 @@ def data(model):
     scaled, labels = (images[1::2] / 255).astype(np.float32), labels[1::2]
     right = np.flatnonzero(predicted_classes(model, scaled) == labels)[:COUNT]
     scaled, labels = scaled[right], labels[right]
-    attacked = fgsm(art_classifier(model, value_range=(0, 1)), scaled, labels, epsilon=EPSILON)
+    classifier = art_classifier(model, value_range=(0, 1))
+    attacked = fgsm(EPSILON).generate(classifier, scaled, labels)
     return known, {"benign": scaled, "attacked": attacked}, labels
 
 

@@ -12,6 +12,7 @@ from keras import layers
 
 from fd_keras import FeatureDistillation, QuantizationTable, protect
 from fd_keras.evaluation import art_classifier
+from fd_keras.evaluation.classifiers import LogOdds
 
 pytest.importorskip("art", reason="ART is not installed")
 
@@ -60,7 +61,7 @@ def with_preprocessor(model, preprocessor, value_range=(0, 255), **kwargs):
         model=model,
         nb_classes=CLASSES,
         input_shape=SHAPE,
-        loss_object=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss_object=LogOdds(),
         clip_values=value_range,
         preprocessing_defences=[preprocessor],
         **kwargs,

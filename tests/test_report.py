@@ -188,7 +188,8 @@ def test_other_json_is_refused(source):
 
 def attacked(who, benign, left, model="gray-box", attack="BIM .004"):
     rows = [] if benign is None else [row(*who, "benign", "none", benign)]
-    return [*rows, row(*who, model, attack, left)]
+    details = {"norm": "inf", "epsilon": float(attack.split()[-1])}
+    return [*rows, row(*who, model, attack, left, **details)]
 
 
 PASSED = {"name": "adaptive is no gentler", "passed": True, "detail": "", "defence": "mine"}
@@ -201,8 +202,8 @@ def test_verdict_of_a_win():
     assert EvaluationReport(rows, checks=[PASSED]).verdict == (
         "mine raises accuracy under gray-box BIM .004 from 3.5 % to 55.0 % at a cost of "
         "2.0 points of benign accuracy. The best rival at no less benign accuracy, JPEG q85, "
-        "does worse: 30.0 % (gray-box). Where the attacker knows the defence (adaptive; the "
-        "same attack), 3.0 % remain. The sanity check passed."
+        "does worse: 30.0 % (gray-box). Where the attacker knows the defence, adaptive BIM .004 "
+        "leaves 3.0 % of 200 images right. The sanity check passed."
     )
 
 
@@ -260,7 +261,18 @@ def test_verdict_takes_the_mean_over_attacks_and_says_that_it_chose_a_table():
         "other, the best of 2 tables here, raises accuracy under 2 gray-box attacks "
         "(BIM .004, FGSM .008; mean) from 20.0 % to 56.0 %" in verdict
     )
-    assert "(adaptive; FGSM .008), 20.0 % remain" in verdict
+    assert "knows the defence, adaptive FGSM .008 leaves 20.0 %" in verdict
+
+
+def test_verdict_quotes_the_attacker_who_knows_at_his_strongest():
+    """A weak adaptive attack beside a strong one; and none beyond the bound counts."""
+    rows = attacked(NONE, 1.0, 0.1) + attacked(MINE, 0.9, 0.5)
+    rows += attacked(MINE, None, 0.45, "adaptive")
+    rows += attacked(MINE, None, 0.2, "adaptive", "PGD-40 .004")
+    rows += attacked(MINE, None, 0.0, "adaptive", "PGD-40 .5")
+    assert "adaptive PGD-40 .004 leaves 20.0 %" in EvaluationReport(rows).verdict
+    rows += attacked(MINE, None, 0.1, "black-box", "Square .004")
+    assert "black-box Square .004 leaves 10.0 %" in EvaluationReport(rows).verdict
 
 
 def test_verdict_without_gray_box_rows_speaks_of_what_there_is():

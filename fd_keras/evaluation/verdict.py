@@ -9,6 +9,7 @@ from fd_keras.evaluation.grid import AccuracyGrid
 from fd_keras.evaluation.rows import OURS
 
 _ADAPTIVE = "adaptive"
+_BLACK_BOX = "black-box"
 
 
 def verdict(grid: AccuracyGrid, checks: Sequence[Mapping[str, Any]]) -> str:
@@ -132,20 +133,29 @@ def _against_rivals(
 
 
 def _if_known(grid: AccuracyGrid, subject: str, threat_model: str, attacks: Sequence[str]) -> str:
+    """The attacker who knows takes what hurts most within the bounds of the attacks above."""
     if threat_model == _ADAPTIVE:
         return ""
-    known = grid.attacks(_ADAPTIVE, subject)
-    if not known:
+    if not grid.attacks(_ADAPTIVE, subject):
         return (
             "No adaptive attack was run: nothing here says what an attacker leaves who knows "
             "the defence."
         )
-    same = [attack for attack in known if attack in attacks] or known
-    left = grid.mean(subject, _ADAPTIVE, same)
-    which = _listed(same) + ("; mean" if len(same) > 1 else "")
-    if same == list(attacks):
-        which = "the same attacks" if len(same) > 1 else "the same attack"
-    return f"Where the attacker knows the defence (adaptive; {which}), {_percent(left)} remain."
+    compared = [grid.row(subject, threat_model, attack) for attack in attacks]
+    bound = max((row["epsilon"] for row in compared if row and row["epsilon"]), default=1.0)
+    known = [
+        row
+        for model in (_ADAPTIVE, _BLACK_BOX)
+        for attack in grid.attacks(model, subject)
+        if (row := grid.row(subject, model, attack)) and (row["epsilon"] or 0.0) <= bound
+    ]
+    if not known:
+        return "No adaptive attack within the same bounds was run."
+    worst = min(known, key=lambda row: row["accuracy"])
+    return (
+        f"Where the attacker knows the defence, {worst['threat_model']} {worst['attack']} leaves "
+        f"{100 * worst['accuracy']:.1f} % of {worst['count']} images right."
+    )
 
 
 def _trust(checks: Sequence[Mapping[str, Any]]) -> str:

@@ -101,7 +101,7 @@ class Workbench:
         self.eot_draws = eot_draws
         self._store = store
         self._progress = progress
-        self._art: dict[tuple[str, Any], Any] = {}
+        self._art: dict[tuple[str, int], Any] = {}
 
     def generate(self, images: ImageSet) -> None:
         """Attack all images of a set that are not kept yet."""
@@ -153,7 +153,7 @@ class Workbench:
         def compute() -> FloatArray:
             # A seed of its own, so that a part does not depend on those before it.
             seed = int(array_hash(images.labels)[:8], 16) ^ self.seed
-            attacker = self._attacker(images.pixels.shape[1:], chunk.obstacle)
+            attacker = self._attacker(images.pixels.shape[1:], chunk)
             return attack.generate(attacker, images.unit_images(), images.labels, seed=seed)
 
         return self._store.array(origin, compute)
@@ -171,19 +171,25 @@ class Workbench:
             "labels": array_hash(chunk.images.labels),
             "classifier": self.classifier.fingerprint,
             "through": None if chunk.obstacle is None else _identity(chunk.obstacle),
-            "draws": self.eot_draws if chunk.obstacle and chunk.obstacle.random else 1,
+            "draws": self._draws(chunk),
             "attack": chunk.attack.to_dict(),
             **({"loss": LogOdds.__name__} if chunk.attack.family in _BY_LOSS else {}),
             "seed": self.seed,
             "art": import_extra("art", "evaluate").__version__,
         }
 
-    def _attacker(self, shape: tuple[int, ...], through: Defence | None) -> Any:
-        key = ("", None) if through is None else (through.name, str(through.settings))
+    def _attacker(self, shape: tuple[int, ...], chunk: ImageSet) -> Any:
+        through, draws = chunk.obstacle, self._draws(chunk)
+        key = ("", 1) if through is None else (str(_identity(through)), draws)
         if key not in self._art:
             # One at a time: each holds compiled graphs.
-            self._art = {key: self.classifier.art(shape, through, draws=self.eot_draws)}
+            self._art = {key: self.classifier.art(shape, through, draws=draws)}
         return self._art[key]
+
+    def _draws(self, chunk: ImageSet) -> int:
+        """Only an attacker with gradients averages; one who queries gets single answers."""
+        random = chunk.obstacle is not None and chunk.obstacle.random
+        return self.eot_draws if random and chunk.threat_model == "adaptive" else 1
 
 
 def _chunks(images: ImageSet) -> Iterator[ImageSet]:
