@@ -341,13 +341,12 @@ class TestCalibrate:
         os.mkfifo(tmp_path / "photos" / "x.png")
         out = tmp_path / "table.json"
         command = [sys.executable, "-m", "fd_keras_cli", "calibrate", tmp_path / "photos"]
-        with (
-            subprocess.Popen(
-                [*command, "--epsilon", "2", "--out", out], stderr=subprocess.PIPE, text=True
-            ) as process,
-            open(tmp_path / "photos" / "x.png", "wb"),
-        ):  # waits until the image is read
-            process.send_signal(signal.SIGINT)
+        with subprocess.Popen(
+            [*command, "--epsilon", "2", "--out", out], stderr=subprocess.PIPE, text=True
+        ) as process:
+            with open(tmp_path / "photos" / "x.png", "wb"):  # waits until the image is read
+                process.send_signal(signal.SIGINT)
+            # Closed now: a signal just before the read blocks would wait for it to return.
             _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
         assert errors.splitlines()[-1] == "Interrupted, nothing was written"
