@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fd_keras_cli.console import check_target, path_argument, print_error, quiet_libraries
+from fd_keras_cli.console import (
+    INTERRUPTED,
+    check_target,
+    path_argument,
+    quiet_libraries,
+    report_skipped,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +26,6 @@ if TYPE_CHECKING:
 
     from fd_keras.sources import ImageSource
     from fd_keras.statistics import CoefficientStatistics
-
-_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
 
 class ColorSpaceName(str, Enum):
@@ -114,7 +118,7 @@ def calibrate(
         )
     except KeyboardInterrupt:
         typer.echo("Interrupted, nothing was written", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     if statistics is not None:
         measured.save(statistics)
     table.save(out)
@@ -141,10 +145,7 @@ def _measured(
                 provenance={"data": source.name},
             )
     finally:
-        for message in source.skipped:
-            print_error(message)
-        if source.skipped:
-            typer.echo(f"{len(source.skipped)} images were skipped", err=True)
+        report_skipped(source.skipped)
 
 
 def _progress(console: Console) -> Progress:

@@ -19,6 +19,9 @@ from rich.text import Text
 # What the library raises on wrong arguments, unusable files and missing extras.
 USER_ERRORS = (ValueError, OSError, ImportError)
 
+# What a shell says of a program that Ctrl-C ended.
+INTERRUPTED = 130
+
 
 def print_error(error: object, console: Console | None = None) -> None:
     """Print one red line.
@@ -62,6 +65,42 @@ def quiet_libraries() -> Iterator[Console]:
             sys.stderr.flush()
             real.flush()
             os.dup2(real.fileno(), 2)
+
+
+def report_skipped(messages: Sequence[str], console: Console | None = None) -> None:
+    """Name the images that were passed over, and count them.
+
+    Args:
+        messages: Why each of them could not be read.
+        console: As for ``print_error``.
+
+    Example:
+        >>> report_skipped([])
+    """
+    for message in messages:
+        print_error(message, console)
+    if messages:
+        target = console or Console(stderr=True)
+        target.print(f"{len(messages)} images were skipped", highlight=False, soft_wrap=True)
+
+
+def parsed_limit(text: str) -> tuple[str, int]:
+    """Name and count of one ``--limit``.
+
+    Args:
+        text: ``NAME=COUNT``.
+
+    Raises:
+        ValueError: It is something else.
+
+    Example:
+        >>> parsed_limit("CW-L2=50")
+        ('CW-L2', 50)
+    """
+    name, _, count = text.partition("=")
+    if not count.isdigit():
+        raise ValueError(f"`--limit` must be NAME=COUNT, such as CW-L2=50. Received: {text!r}")
+    return name, int(count)
 
 
 def file_progress(count: int) -> Progress:

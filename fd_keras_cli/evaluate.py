@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import path_argument, print_error, quiet_libraries
+from fd_keras_cli.console import (
+    INTERRUPTED,
+    parsed_limit,
+    path_argument,
+    print_error,
+    quiet_libraries,
+    report_skipped,
+)
 
 if TYPE_CHECKING:
     from fd_keras.evaluation import EvaluationReport
-
-_INTERRUPTED = 130
 
 
 def evaluate(
@@ -103,7 +108,7 @@ def evaluate(
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"`--out` must be a directory. Received: --out {out}")
-    limits = dict(map(_parsed_limit, limit or []))
+    limits = dict(map(parsed_limit, limit or []))
     try:
         report = _report(
             model,
@@ -122,7 +127,7 @@ def evaluate(
         )
     except KeyboardInterrupt:
         typer.echo("Interrupted; the same command goes on from here", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     report.to_json(out / "report.json")
     report.to_html(out / "report.html")
     typer.echo(report.table())
@@ -150,12 +155,12 @@ def _report(
         with console.status("Starting TensorFlow"):
             from fd_keras.evaluation import evaluate
             from fd_keras.labelled import labelled_batches, open_labelled_images
-            from fd_keras_cli.models import load_model
+            from fd_keras_cli.models import image_shape, load_model
         classifier = load_model(model, modules)
         names = None if classes is None else classes.read_text(encoding="utf-8").split("\n")
         names = None if names is None else [name.strip() for name in names if name.strip()]
         source = open_labelled_images(
-            data, _image_shape(classifier), class_names=names, strict=strict
+            data, image_shape(classifier), class_names=names, strict=strict
         )
         try:
             report = evaluate(
@@ -169,26 +174,6 @@ def _report(
                 **options,
             )
         finally:
-            for message in source.skipped:
-                print_error(message, console)
-            if source.skipped:
-                console.print(f"{len(source.skipped)} images were skipped")
+            report_skipped(source.skipped, console)
     report.settings["data"] = source.name
     return report
-
-
-def _image_shape(classifier: Any) -> tuple[int, int, int]:
-    shape = tuple(getattr(classifier, "input_shape", None) or ())[1:]
-    if len(shape) != 3 or None in shape:
-        raise ValueError(
-            "`MODEL` must take images of one size (height, width, channels); evaluate others "
-            f"with fd_keras.evaluate. Received: a model with inputs of shape {shape}"
-        )
-    return shape
-
-
-def _parsed_limit(text: str) -> tuple[str, int]:
-    name, _, count = text.partition("=")
-    if not count.isdigit():
-        raise ValueError(f"`--limit` must be NAME=COUNT, such as CW-L2=50. Received: {text!r}")
-    return name, int(count)

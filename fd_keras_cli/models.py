@@ -57,6 +57,29 @@ def load_model(path: Path, modules: list[str]) -> Any:
         ) from error
 
 
+def image_shape(classifier: Any) -> tuple[int, int, int]:
+    """``(height, width, channels)`` of the images a model takes.
+
+    Args:
+        classifier: A Keras model.
+
+    Raises:
+        ValueError: It takes images of any size, or no images.
+
+    Example:
+        >>> import keras
+        >>> image_shape(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]))
+        (8, 8, 3)
+    """
+    shape = tuple(getattr(classifier, "input_shape", None) or ())[1:]
+    if len(shape) != 3 or None in shape:
+        raise ValueError(
+            "`MODEL` must take images of one size (height, width, channels); evaluate others "
+            f"with fd_keras.evaluate. Received: a model with inputs of shape {shape}"
+        )
+    return shape
+
+
 def protected(model: Any, table: str | None, value_range: tuple[float, float]) -> Any:
     """The model behind a layer with the given table; as it is without one.
 

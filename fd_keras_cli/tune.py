@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import path_argument, print_error, quiet_libraries
-from fd_keras_cli.evaluate import _image_shape, _parsed_limit
+from fd_keras_cli.console import (
+    INTERRUPTED,
+    parsed_limit,
+    path_argument,
+    quiet_libraries,
+    report_skipped,
+)
 
 if TYPE_CHECKING:
     from fd_keras import RefineResult
@@ -25,7 +30,6 @@ class OracleName(str, Enum):
 
 
 _BAYESIAN = OracleName.BAYESIAN
-_INTERRUPTED = 130
 
 
 def tune(
@@ -111,7 +115,7 @@ def tune(
             value_range=value_range,
             from_logits=not probabilities,
             max_images=max_images,
-            limits=dict(map(_parsed_limit, limit or [])),
+            limits=dict(map(parsed_limit, limit or [])),
             directory=out,
             overwrite=overwrite,
             seed=seed,
@@ -119,7 +123,7 @@ def tune(
         )
     except KeyboardInterrupt:
         typer.echo("Interrupted; the same command goes on from here", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     if result is None:
         typer.echo("This worker has ended; the chief writes the result")
         return
@@ -133,20 +137,16 @@ def _result(
 ) -> RefineResult | None:
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
-            import keras
-
             from fd_keras import refine
             from fd_keras.labelled import labelled_batches, open_labelled_images
-        classifier = keras.saving.load_model(model, compile=False)
-        source = open_labelled_images(data, _image_shape(classifier), strict=strict)
+            from fd_keras_cli.models import image_shape, load_model
+        classifier = load_model(model, [])
+        source = open_labelled_images(data, image_shape(classifier), strict=strict)
         batches = labelled_batches(source, options["value_range"])
         try:
             return refine(classifier, batches, protocol, console=console, **options)
         finally:
-            for message in source.skipped:
-                print_error(message, console)
-            if source.skipped:
-                console.print(f"{len(source.skipped)} images were skipped")
+            report_skipped(source.skipped, console)
 
 
 def _written(result: RefineResult, out: Path) -> list[Path]:
