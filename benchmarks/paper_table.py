@@ -29,10 +29,10 @@ RUNS = {
         "epsilon": 2.0,
         "max_images": 1000,
         "limits": {
-            "DeepFool": 32,
-            "CW-L2": 8,
-            "adaptive": 16,
-            "Square": 8,
+            "DeepFool": 48,
+            "CW-L2": 16,
+            "adaptive": 32,
+            "Square": 16,
             "TVM": 48,
             "quilting": 32,
         },
@@ -43,7 +43,7 @@ RUNS = {
         "protocol": "evademl-cifar10",
         "epsilon": 2.0,
         "max_images": 600,
-        "limits": {"DeepFool": 48, "CW-L2": 16, "adaptive": 32, "Square": 16, "quilting": 150},
+        "limits": {"DeepFool": 96, "CW-L2": 48, "adaptive": 64, "Square": 32, "quilting": 150},
     },
 }
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from fd_keras.color import ColorSpace
 from fd_keras.extras import import_extra
+from fd_keras.kernels import Gradient
 from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import TableLike
 
@@ -25,8 +26,9 @@ class FeatureDistillationPreprocessor(_Preprocessor):
     ART's TensorFlow estimators run and differentiate it inside their graph; all others, black
     boxes and other frameworks among them, call it on numpy arrays and get the same values.
 
-    Its gradient is straight-through in both: rounding and clipping count as identity, and so
-    does all of the layer. Attacks that ART makes through it are therefore adaptive (BPDA). To
+    Attacks that ART makes through it are adaptive (BPDA): in both cases a gradient stands in for
+    that of rounding. The default makes the strongest attacks that we know; with
+    ``"straight-through"`` all of the layer counts as identity, as its own default has it. To
     attack as somebody who does not know of the defence (gray-box), attack an estimator without
     it. No accuracy under either is security: see the references.
 
@@ -38,6 +40,7 @@ class FeatureDistillationPreprocessor(_Preprocessor):
         channels_first: Whether images are ``(channels, height, width)``.
         apply_fit: Whether images are distilled when the estimator is trained.
         apply_predict: Whether they are when it predicts and when it is attacked.
+        gradient: As of ``FeatureDistillation``.
         batch_size: Number of images distilled at once; ART passes whole data sets. It bounds
             memory, and makes no difference to the result.
 
@@ -66,6 +69,7 @@ class FeatureDistillationPreprocessor(_Preprocessor):
         "cycle_spins",
         "value_range",
         "channels_first",
+        "gradient",
         "batch_size",
     )
 
@@ -79,6 +83,7 @@ class FeatureDistillationPreprocessor(_Preprocessor):
         channels_first: bool = False,
         apply_fit: bool = True,
         apply_predict: bool = True,
+        gradient: Gradient = "smooth",
         batch_size: int = 64,
     ) -> None:
         super().__init__(is_fitted=True, apply_fit=apply_fit, apply_predict=apply_predict)
@@ -87,6 +92,7 @@ class FeatureDistillationPreprocessor(_Preprocessor):
         self.cycle_spins = cycle_spins
         self.value_range = value_range
         self.channels_first = channels_first
+        self.gradient = gradient
         self.batch_size = batch_size
         self._check_params()
 
@@ -117,11 +123,36 @@ class FeatureDistillationPreprocessor(_Preprocessor):
         return result, y
 
     def estimate_gradient(self, x: npt.NDArray[Any], grad: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The straight-through gradient: ``grad`` itself.
+        """The gradient at the images ``x``, given the one at the distilled images.
 
-        Without rounding and clipping the layer is the identity, and so is its gradient.
+        Args:
+            x: Batch of images.
+            grad: Of the shape of ``x``, or ``(batch, classes, ...)`` with one for each class.
+
+        Returns:
+            Array of the shape of ``grad``.
         """
-        return grad
+        result = np.empty_like(grad)
+        if x.dtype == object:
+            for index, (image, upstream) in enumerate(zip(x, grad)):
+                result[index] = self._gradient(image[np.newaxis], upstream[np.newaxis])[0]
+            return result
+        for start in range(0, len(x), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            if grad.ndim == x.ndim:
+                result[batch] = self._gradient(x[batch], grad[batch])
+            else:
+                for number in range(grad.shape[1]):
+                    result[batch, number] = self._gradient(x[batch], grad[batch, number])
+        return result
+
+    def _gradient(self, x: npt.NDArray[Any], upstream: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        images = tf.convert_to_tensor(x, tf.float32)
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            distilled = self._layer(images)
+        gradient = tape.gradient(distilled, images, tf.convert_to_tensor(upstream, tf.float32))
+        return np.asarray(gradient)
 
     def _check_params(self) -> None:
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
@@ -134,5 +165,6 @@ class FeatureDistillationPreprocessor(_Preprocessor):
             self.cycle_spins,
             self.value_range,
             data_format="channels_first" if self.channels_first else "channels_last",
+            gradient=self.gradient,
             dtype="float32",
         )

@@ -6,9 +6,12 @@ quantisation step ``q``::
 
     c' = q * round(c * (1 / q) + TIE_OFFSET)
 
-where ``round`` goes to the nearest integer. The gradient of ``round`` and of clipping is
-taken as 1 (straight-through, Bengio et al. 2013): it serves attackers (BPDA, Athalye et al.
-2018) and training, and protects nobody.
+where ``round`` goes to the nearest integer. Its true gradient is 0, which protects nobody: an
+attacker puts another in its place (BPDA, Athalye et al. 2018). Two are at hand. The
+straight-through one takes ``round`` as the identity (Bengio et al. 2013); training uses it. The
+smooth one is that of ``round(x) + (x - round(x)) ** 3`` (Shin & Song 2017): it leads along those
+coefficients that a small change pushes over to the next step, and makes much stronger attacks.
+Clipping is straight-through in both.
 """
 
 from __future__ import annotations
@@ -27,8 +30,10 @@ from fd_keras.color import RGB_TO_YCBCR, YCBCR_TO_RGB, ColorSpace, level_shift
 from fd_keras.spins import grid_offsets
 
 DctMethod = Literal["matmul", "signal"]
+Gradient = Literal["straight-through", "smooth"]
 
 DCT_METHODS: tuple[DctMethod, ...] = get_args(DctMethod)
+GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
 
 # Wider than this, a block of rows as one vector wastes more multiplications than it saves.
 _MAX_INTERLEAVED_CHANNELS = 4
@@ -59,6 +64,7 @@ def distil(
     color_space: ColorSpace = "rgb",
     cycle_spins: int = 1,
     method: DctMethod = "matmul",
+    gradient: Gradient = "straight-through",
 ) -> tf.Tensor:
     """Quantise the blockwise DCT of images, averaged over shifted block grids.
 
@@ -70,6 +76,7 @@ def distil(
         cycle_spins: Number of block grids.
         method: ``"matmul"``: products with constant matrices, no transpose, TFLite builtins
             only. ``"signal"``: ``tf.signal.dct`` and ``idct`` end to end, as a reference.
+        gradient: What stands for the gradient of rounding.
 
     Returns:
         float32 of the shape of ``pixels``, not clipped.
@@ -80,10 +87,10 @@ def distil(
         >>> float(tf.round(out[0, 0, 0, 0]))  # DC 616 rounds to 39 steps of 16: 78
         78.0
     """
-    round_trip = _ROUND_TRIPS[method]
+    round_trip, rounded = _ROUND_TRIPS[method], _ROUNDINGS[gradient]
     total: Any = None
     for offset in grid_offsets(cycle_spins):
-        distilled = round_trip(pad_to_blocks(pixels, offset), steps, color_space)
+        distilled = round_trip(pad_to_blocks(pixels, offset), steps, color_space, rounded)
         distilled = _crop(distilled, offset, pixels)
         total = distilled if total is None else total + distilled
     return total * (1 / cycle_spins) if cycle_spins > 1 else total
@@ -158,9 +165,40 @@ def _round_straight_through(
     return tf.round(x + tf.constant(TIE_OFFSET, x.dtype)), lambda upstream: upstream
 
 
-def _quantise(values: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+@tf.custom_gradient
+def round_smoothly(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """Round to the nearest integer, with the gradient of a smooth stand-in.
+
+    Args:
+        x: Float tensor of any shape.
+
+    Returns:
+        Tensor of the same shape, whose gradient is ``3 * (x - round(x)) ** 2``.
+
+    Example:
+        >>> round_smoothly(tf.constant([1.2, 1.6])).numpy().tolist()
+        [1.0, 2.0]
+
+    References:
+        Shin & Song, "JPEG-resistant Adversarial Images", NIPS workshop on machine learning and
+        computer security, 2017.
+    """
+    rounded = tf.round(x + tf.constant(TIE_OFFSET, x.dtype))
+    return rounded, lambda upstream: upstream * 3 * tf.square(x - rounded)
+
+
+# Typing alias: rounds, and has a gradient.
+_Rounding = Callable[[tf.Tensor], tf.Tensor]
+
+_ROUNDINGS: dict[Gradient, _Rounding] = {
+    "straight-through": _round_straight_through,
+    "smooth": round_smoothly,
+}
+
+
+def _quantise(values: tf.Tensor, steps: tf.Tensor, rounded: _Rounding) -> tf.Tensor:
     # Not c / q: compilers turn a division by a constant into this product, others do not.
-    return _round_straight_through(values * tf.math.reciprocal(steps)) * steps
+    return rounded(values * tf.math.reciprocal(steps)) * steps
 
 
 def coefficients(pixels: tf.Tensor, color_space: ColorSpace = "rgb") -> tf.Tensor:
@@ -192,12 +230,14 @@ def coefficients(pixels: tf.Tensor, color_space: ColorSpace = "rgb") -> tf.Tenso
     return tf.reshape(x, (-1, BLOCK_SIZE, width // BLOCK_SIZE, BLOCK_SIZE * channels))
 
 
-def _matmul_round_trip(pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSpace) -> tf.Tensor:
+def _matmul_round_trip(
+    pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSpace, rounded: _Rounding
+) -> tf.Tensor:
     """DCT, quantise and inverse DCT of whole blocks as products with constant matrices."""
     batch, height, width, channels = _shape(pixels)
     # (c, u, v) -> (u, 1, v * c), as the coefficients are ordered
     grid = tf.reshape(tf.transpose(steps, (1, 2, 0)), (BLOCK_SIZE, 1, BLOCK_SIZE * channels))
-    x = _quantise(coefficients(pixels, color_space), grid)
+    x = _quantise(coefficients(pixels, color_space), grid, rounded)
     x = _transform_columns(x, dct_basis().T, width * channels)
     x = _transform_rows(x, dct_basis().T, channels, color_space, inverse=True)
     x = tf.reshape(x, (batch, height, width, channels))
@@ -230,7 +270,9 @@ def _transform_rows(
     )
 
 
-def _signal_round_trip(pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSpace) -> tf.Tensor:
+def _signal_round_trip(
+    pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSpace, rounded: _Rounding
+) -> tf.Tensor:
     """The same computation written with ``tf.signal``, block by block."""
     batch, height, width, channels = _shape(pixels)
     convert = color_space == "ycbcr" and channels == 3
@@ -244,7 +286,7 @@ def _signal_round_trip(pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSp
     x = tf.transpose(x, (0, 1, 3, 5, 2, 4))  # (batch, block row, block column, channel, 8, 8)
     x = _swap_last_two(tf.signal.dct(x, type=2, norm="ortho"))
     x = _swap_last_two(tf.signal.dct(x, type=2, norm="ortho"))
-    x = _quantise(x, steps)
+    x = _quantise(x, steps, rounded)
     x = _swap_last_two(tf.signal.idct(x, type=2, norm="ortho"))
     x = _swap_last_two(tf.signal.idct(x, type=2, norm="ortho"))
     x = tf.reshape(tf.transpose(x, (0, 1, 4, 2, 5, 3)), (batch, height, width, channels))
@@ -257,7 +299,7 @@ def _swap_last_two(x: tf.Tensor) -> tf.Tensor:
     return tf.transpose(x, (0, 1, 2, 3, 5, 4))
 
 
-_ROUND_TRIPS: dict[DctMethod, Callable[[tf.Tensor, tf.Tensor, ColorSpace], tf.Tensor]] = {
+_ROUND_TRIPS: dict[DctMethod, Callable[..., tf.Tensor]] = {
     "matmul": _matmul_round_trip,
     "signal": _signal_round_trip,
 }

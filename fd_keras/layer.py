@@ -17,7 +17,9 @@ from fd_keras.design.checks import validate_epsilon
 from fd_keras.design.tables import design_table
 from fd_keras.kernels import (
     DCT_METHODS,
+    GRADIENTS,
     DctMethod,
+    Gradient,
     clip_straight_through,
     distil,
     from_grey_levels,
@@ -39,8 +41,8 @@ class FeatureDistillation(keras.layers.Layer):
     alike on every runtime), and the inverse transform is clipped to ``value_range``.
 
     The layer computes in float32 under every dtype policy and does the same in training and
-    inference. Its gradient is straight-through: rounding and clipping count as identity.
-    That gradient is for attackers and for training; it is no protection.
+    inference. Rounding has no useful gradient, so another stands in for it, for training and
+    for attackers; it is no protection.
 
     Args:
         quantization_table: Preset name (``"liu2019"``, ``"zigzag15"``, ``"jpeg"``,
@@ -57,6 +59,9 @@ class FeatureDistillation(keras.layers.Layer):
             end to end, a slow reference that TFLite cannot run without Flex.
         data_format: ``"channels_last"``, ``"channels_first"`` or ``None`` for Keras' own
             setting.
+        gradient: What stands for the gradient of rounding. ``"straight-through"``: the
+            identity's, for training. ``"smooth"``: a cubic's (Shin & Song), which makes much
+            stronger attacks: no adaptive attack without it says what the layer withstands.
         **kwargs: ``name``, ``dtype`` and what else ``keras.layers.Layer`` takes.
 
     Input shape:
@@ -82,8 +87,9 @@ class FeatureDistillation(keras.layers.Layer):
         Adversarial Examples", CVPR 2019 (arXiv:1803.05787). Averaging over grids: Coifman &
         Donoho, "Translation-invariant de-noising", 1995. Attacks that break transformations
         like this one once the attacker knows them: Athalye et al., "Obfuscated Gradients
-        Give a False Sense of Security", ICML 2018 (BPDA); Tramer et al., "On Adaptive
-        Attacks to Adversarial Example Defenses", NeurIPS 2020.
+        Give a False Sense of Security", ICML 2018 (BPDA); Shin & Song, "JPEG-resistant
+        Adversarial Images", NIPS workshop on machine learning and computer security, 2017;
+        Tramer et al., "On Adaptive Attacks to Adversarial Example Defenses", NeurIPS 2020.
     """
 
     def __init__(
@@ -94,6 +100,7 @@ class FeatureDistillation(keras.layers.Layer):
         value_range: Sequence[float] = (0, 255),
         dct_method: DctMethod = "matmul",
         data_format: str | None = None,
+        gradient: Gradient = "straight-through",
         **kwargs: Any,
     ) -> None:
         # Inputs reach `call` as they are: a cast to float16 before the DCT would lose pixels.
@@ -110,6 +117,11 @@ class FeatureDistillation(keras.layers.Layer):
                 f"`dct_method` must be one of {DCT_METHODS}. Received: dct_method={dct_method!r}"
             )
         self.dct_method = dct_method
+        if gradient not in GRADIENTS:
+            raise ValueError(
+                f"`gradient` must be one of {GRADIENTS}. Received: gradient={gradient!r}"
+            )
+        self.gradient = gradient
         if data_format not in (None, "channels_first", "channels_last"):
             raise ValueError(
                 "`data_format` must be 'channels_first', 'channels_last' or None. "
@@ -140,6 +152,7 @@ class FeatureDistillation(keras.layers.Layer):
             color_space=self.color_space,
             cycle_spins=self.cycle_spins,
             method=self.dct_method,
+            gradient=self.gradient,
         )
         x = clip_straight_through(from_grey_levels(x, low, high), low, high)
         if self.data_format == "channels_first":
@@ -163,6 +176,7 @@ class FeatureDistillation(keras.layers.Layer):
             value_range=list(self.value_range),
             dct_method=self.dct_method,
             data_format=self.data_format,
+            gradient=self.gradient,
         )
         return config
 

@@ -95,6 +95,7 @@ class TestSerialisation:
             cycle_spins=2,
             value_range=(-1, 1),
             dct_method="signal",
+            gradient="smooth",
             name="fd",
             dtype="mixed_bfloat16",
         )
@@ -253,6 +254,7 @@ class TestInGraph:
         ({"value_range": (0, np.inf)}, "`value_range`"),
         ({"value_range": 255}, "Received: value_range=255"),
         ({"dct_method": "fft"}, "`dct_method` must be one of .* Received: dct_method='fft'"),
+        ({"gradient": "true"}, "`gradient` must be one of .* Received: gradient='true'"),
         ({"data_format": "NHWC"}, "`data_format` must be .* Received: data_format='NHWC'"),
         (
             {"quantization_table": np.ones((5, 8, 8)), "color_space": "ycbcr"},

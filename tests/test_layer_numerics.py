@@ -145,7 +145,7 @@ def test_infinite_pixels_do_not_crash():
 
 
 class TestGradient:
-    """Straight-through: rounding and clipping count as identity."""
+    """By default straight-through: rounding and clipping count as identity."""
 
     @pytest.mark.parametrize("dct_method", ["matmul", "signal"])
     @pytest.mark.parametrize("color_space", ["rgb", "ycbcr"])
@@ -162,6 +162,26 @@ class TestGradient:
             tape.watch(x)
             out = layer(x)
         np.testing.assert_allclose(tape.gradient(out, x, upstream), upstream, atol=1e-5)
+
+    @pytest.mark.parametrize("dct_method", ["matmul", "signal"])
+    def test_smooth_one_follows_what_is_about_to_change(self, dct_method, rng):
+        """That of round(x) + (x - round(x)) ** 3, coefficient by coefficient."""
+        layer = FeatureDistillation("liu2019", dct_method=dct_method, gradient="smooth")
+        image, upstream = rng.uniform(0, 255, (2, 1, 8, 8, 1)).astype("float32")
+        x = tf.constant(image)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            out = layer(x)
+        np.testing.assert_array_equal(
+            out, FeatureDistillation("liu2019", dct_method=dct_method)(image)
+        )
+        scaled = oracle.dctn(image[0, ..., 0], norm="ortho") / layer.quantization_table.steps[0]
+        slope = 3 * (scaled - np.round(scaled + 1 / 997)) ** 2
+        expected = oracle.idctn(
+            slope * oracle.dctn(upstream[0, ..., 0], norm="ortho"), norm="ortho"
+        )
+        gradient = tape.gradient(out, x, upstream)[0, ..., 0]
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=0.05)
 
     def test_of_the_steps_is_the_rounding_error(self, rng):
         """d/dq of q * round(c / q) with d round = 1 is round(c / q) - c / q."""

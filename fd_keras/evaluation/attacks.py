@@ -2,8 +2,8 @@
 
 What an attack is generated on decides the threat model. On the classifier alone it is
 *gray-box*: the attacker knows the classifier, not the defence. On the classifier behind its
-defence, differentiated through the defence with a straight-through gradient (BPDA, Athalye et
-al. 2018), it is *adaptive*; without any gradient, *black-box*.
+defence, differentiated through the defence with a gradient that stands in for its own (BPDA,
+Athalye et al. 2018), it is *adaptive*; without any gradient, *black-box*.
 
 Strengths are in pixels from 0 to 1, as papers write them, whatever range a classifier takes.
 """

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from fd_keras.evaluation.defences import Defence
 from fd_keras.extras import import_extra
+from fd_keras.kernels import Gradient
 from fd_keras.layer import FeatureDistillation
 from fd_keras.value_range import validate_value_range
 
@@ -203,17 +204,23 @@ class EvaluatedClassifier:
         return np.asarray(self._outputs(tf.convert_to_tensor(images, tf.float32)))
 
     def art(
-        self, input_shape: Sequence[int], defence: Defence | None = None, *, draws: int = 1
+        self,
+        input_shape: Sequence[int],
+        defence: Defence | None = None,
+        *,
+        draws: int = 1,
+        gradient: Gradient = "smooth",
     ) -> Any:
         """The classifier as ART sees it, alone or through a defence.
 
-        Gradients pass through the defence as if it were the identity (BPDA). Where it is
-        random, the attacker sees the mean of the logits over several draws (EOT).
+        Another gradient stands in for that of the defence (BPDA). Where it is random, the
+        attacker sees the mean of the logits over several draws (EOT).
 
         Args:
             input_shape: Shape of one image.
             defence: What stands in front.
             draws: How many draws of a random defence are averaged.
+            gradient: See ``differentiable``.
 
         References:
             Athalye et al., "Obfuscated Gradients Give a False Sense of Security", ICML 2018.
@@ -222,7 +229,7 @@ class EvaluatedClassifier:
             return art_classifier(self._logits, value_range=(0, 1), input_shape=input_shape)
         # The attacker knows how a defence draws, but not its seed.
         seeds = range(_ATTACKER_SEED, _ATTACKER_SEED + (draws if defence.random else 1))
-        drawn = [straight_through(defence.reseeded(seed)) for seed in seeds]
+        drawn = [differentiable(defence.reseeded(seed), gradient) for seed in seeds]
 
         def logits(images: tf.Tensor) -> tf.Tensor:
             return tf.add_n([self._logits(draw(images)) for draw in drawn]) / len(drawn)
@@ -240,21 +247,30 @@ class EvaluatedClassifier:
         return tf.math.log(tf.maximum(outputs, _LEAST_PROBABILITY))
 
 
-def straight_through(defence: Defence) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A defence on tensors of pixels from 0 to 1 with the identity's gradient.
+def differentiable(
+    defence: Defence, gradient: Gradient = "smooth"
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A defence on tensors of pixels from 0 to 1, with a gradient that leads somewhere.
 
     A quantisation table runs in the graph; anything else is called from it.
 
     Args:
         defence: Any defence.
+        gradient: ``"smooth"``: that of ``defence.smooth``, if it has it. Otherwise, and with
+            ``"straight-through"``, the identity's.
 
     Example:
         >>> from fd_keras.evaluation.defences import defence
-        >>> straight_through(defence("bits:1"))(tf.constant([[[[0.4], [0.6]]]])).numpy().ravel()
+        >>> differentiable(defence("bits:1"))(tf.constant([[[[0.4], [0.6]]]])).numpy().ravel()
         array([0., 1.], dtype=float32)
+
+    References:
+        BPDA: Athalye et al., ICML 2018. Smooth rounding: Shin & Song, "JPEG-resistant
+        Adversarial Images", 2017.
     """
     if defence.table is not None:
-        return FeatureDistillation(defence.table, value_range=(0, 1))
+        return FeatureDistillation(defence.table, value_range=(0, 1), gradient=gradient)
+    stand_in = defence.smooth if gradient == "smooth" else None
 
     def defended(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return np.float32(defence(255 * images) / 255)
@@ -262,7 +278,16 @@ def straight_through(defence: Defence) -> Callable[[tf.Tensor], tf.Tensor]:
     @tf.custom_gradient
     def call(images: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         result = tf.numpy_function(defended, [images], tf.float32, stateful=False)
-        return tf.ensure_shape(result, images.shape), lambda upstream: upstream
+
+        def gradients(upstream: tf.Tensor) -> tf.Tensor:
+            if stand_in is None:
+                return upstream
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                smooth = stand_in(255 * images) / 255
+            return tape.gradient(smooth, images, upstream)
+
+        return tf.ensure_shape(result, images.shape), gradients
 
     return call
 

@@ -69,10 +69,12 @@ def evaluate(
     and defence is 1 by construction. All attacks come from ART; the protocol says which.
 
     Gray-box attacks are made on the classifier alone, once for all defences. Adaptive ones are
-    made through each defence (BPDA; EOT where it is random), black-box ones by querying the
-    classifier behind it; both are left out for the slow TVM and quilting. For the classifier
-    without defence, adaptive means that the attacker knows all there is. The evaluation checks
-    itself: an attacker who was too weak shows in ``report.checks``.
+    made through each defence, black-box ones by querying the classifier behind it; both are left
+    out for the slow TVM and quilting. An adaptive attacker puts other gradients in place of the
+    defence's (BPDA): that of a smooth stand-in, where rounding allows one, then the identity's on
+    the images that withstood. Where the defence is random, gradients are averaged (EOT). For the
+    classifier without defence, adaptive means that the attacker knows all there is. The evaluation
+    checks itself: an attacker who was too weak shows in ``report.checks``.
 
     Everything computed is kept in ``cache_dir`` under a hash of what it depends on. An
     evaluation that was killed goes on where it was, and a further one computes what is new.
@@ -130,7 +132,9 @@ def evaluate(
         [('benign', 1.0), ('gray-box', 1.0)]
 
     References:
-        Carlini et al., "On Evaluating Adversarial Robustness", arXiv:1902.06705. Tramer et al.,
+        BPDA and EOT: Athalye et al., ICML 2018. Smooth rounding: Shin & Song, "JPEG-resistant
+        Adversarial Images", 2017. Carlini et al., "On Evaluating Adversarial Robustness",
+        arXiv:1902.06705. Tramer et al.,
         "On Adaptive Attacks to Adversarial Example Defenses", NeurIPS 2020.
     """
     import_extra("art.attacks.evasion", "evaluate")

@@ -14,8 +14,9 @@ THREAT_MODELS = {
     "gray-box": "the attacker knows the classifier and its weights, but not that a defence "
     "stands before it.",
     "adaptive": "the attacker knows classifier and defence and differentiates through both. "
-    "Where the defence has no useful gradient, a straight-through one takes its place (BPDA); "
-    "where it is random, gradients are averaged over draws (EOT).",
+    "Where the defence has no useful gradient, that of a smooth stand-in takes its place, and "
+    "then the identity's (BPDA): an image counts as right if it withstands both. Where the defence "
+    "is random, gradients are averaged over draws (EOT).",
     "black-box": "the attacker sees only what the protected model returns, no gradient, and "
     "searches by queries.",
 }

@@ -17,6 +17,7 @@ from fd_keras.evaluation.defences import Defence
 from fd_keras.evaluation.selection import Selection
 from fd_keras.evaluation.store import ArrayStore, array_hash
 from fd_keras.extras import import_extra
+from fd_keras.kernels import GRADIENTS, Gradient
 from fd_keras.progress import Advance, bar
 
 # Images in one file: what a killed process loses, and what memory must hold.
@@ -101,7 +102,7 @@ class Workbench:
         self.eot_draws = eot_draws
         self._store = store
         self._progress = progress
-        self._art: dict[tuple[str, int], Any] = {}
+        self._art: dict[tuple[str, int], dict[Gradient, Any]] = {}
 
     def generate(self, images: ImageSet) -> None:
         """Attack all images of a set that are not kept yet."""
@@ -153,10 +154,22 @@ class Workbench:
         def compute() -> FloatArray:
             # A seed of its own, so that a part does not depend on those before it.
             seed = int(array_hash(images.labels)[:8], 16) ^ self.seed
-            attacker = self._attacker(images.pixels.shape[1:], chunk)
-            return attack.generate(attacker, images.unit_images(), images.labels, seed=seed)
+            return self._attacked(chunk, attack, seed)
 
         return self._store.array(origin, compute)
+
+    def _attacked(self, chunk: ImageSet, attack: Attack, seed: int) -> FloatArray:
+        """Attacked images: with each gradient, those that withstood the attack before."""
+        labels, result = chunk.images.labels, chunk.images.unit_images()
+        standing = np.ones(len(labels), bool)
+        for gradient in _gradients(chunk):
+            attacker = self._attacker(result.shape[1:], chunk, gradient)
+            benign = chunk.images.unit_images()[standing]
+            result[standing] = attack.generate(attacker, benign, labels[standing], seed=seed)
+            standing = attacker.predict(result).argmax(axis=-1) == labels
+            if not standing.any():
+                break
+        return result
 
     def _origin(self, chunk: ImageSet) -> dict[str, Any]:
         """All that decides the pixels of a part."""
@@ -172,19 +185,25 @@ class Workbench:
             "classifier": self.classifier.fingerprint,
             "through": None if chunk.obstacle is None else _identity(chunk.obstacle),
             "draws": self._draws(chunk),
+            **({"gradients": list(_gradients(chunk))} if len(_gradients(chunk)) > 1 else {}),
             "attack": chunk.attack.to_dict(),
             **({"loss": LogOdds.__name__} if chunk.attack.family in _BY_LOSS else {}),
             "seed": self.seed,
             "art": import_extra("art", "evaluate").__version__,
         }
 
-    def _attacker(self, shape: tuple[int, ...], chunk: ImageSet) -> Any:
+    def _attacker(self, shape: tuple[int, ...], chunk: ImageSet, gradient: Gradient) -> Any:
         through, draws = chunk.obstacle, self._draws(chunk)
-        key = ("", 1) if through is None else (str(_identity(through)), draws)
-        if key not in self._art:
-            # One at a time: each holds compiled graphs.
-            self._art = {key: self.classifier.art(shape, through, draws=draws)}
-        return self._art[key]
+        defended = ("", 1) if through is None else (str(_identity(through)), draws)
+        if defended not in self._art:
+            # Those of one defence at a time: each holds compiled graphs.
+            self._art = {defended: {}}
+        attackers = self._art[defended]
+        if gradient not in attackers:
+            attackers[gradient] = self.classifier.art(
+                shape, through, draws=draws, gradient=gradient
+            )
+        return attackers[gradient]
 
     def _draws(self, chunk: ImageSet) -> int:
         """Only an attacker with gradients averages; one who queries gets single answers."""
@@ -196,6 +215,12 @@ def _chunks(images: ImageSet) -> Iterator[ImageSet]:
     for start in range(0, len(images.images), _CHUNK):
         chunk = images.images[start : start + _CHUNK]
         yield ImageSet(chunk, images.attack, images.through)
+
+
+def _gradients(images: ImageSet) -> tuple[Gradient, ...]:
+    """What the attacker puts in place of the defence's gradient, one after the other."""
+    smooth = images.obstacle is not None and images.obstacle.smooth is not None
+    return GRADIENTS[::-1] if smooth and images.threat_model == "adaptive" else GRADIENTS[:1]
 
 
 def _identity(defence: Defence) -> dict[str, Any]:

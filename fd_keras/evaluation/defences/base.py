@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from fd_keras.tables import QuantizationTable
 
@@ -43,6 +44,9 @@ class Defence:
         settings: Everything needed to reproduce it, in plain JSON types.
         seed: Seed of a random defence; ``None`` for one that is not random.
         table: Quantisation table of a feature distillation.
+        smooth: TensorFlow function of a batch of pixels 0..255 that resembles ``transform`` and
+            has a useful gradient, for attackers who know the defence. ``None``: the identity
+            has to do.
 
     Raises:
         ValueError: When called with something else than such images.
@@ -59,6 +63,7 @@ class Defence:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     seed: int | None = None
     table: QuantizationTable | None = None
+    smooth: Callable[[tf.Tensor], tf.Tensor] | None = dataclasses.field(default=None, repr=False)
 
     @property
     def random(self) -> bool:

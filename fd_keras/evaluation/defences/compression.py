@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import PIL
+import tensorflow as tf
 from PIL import Image, features
 
 from fd_keras.bands import BLOCK_SIZE
@@ -19,6 +21,8 @@ from fd_keras.evaluation.defences.base import (
     draw_by_draw,
     image_by_image,
 )
+from fd_keras.evaluation.defences.distillation import smooth_distillation
+from fd_keras.presets import preset_table
 
 Subsampling = Literal["4:2:0", "4:4:4"]
 
@@ -63,6 +67,7 @@ def jpeg_compression(quality: int = 75, *, subsampling: Subsampling = "4:2:0") -
         "JPEG",
         image_by_image(lambda image: _round_trip(_eight_bits(image), quality, subsampling)),
         {"quality": quality, "subsampling": subsampling, "library": _library()},
+        smooth=_smooth_jpeg([quality]),
     )
 
 
@@ -116,6 +121,7 @@ def stochastic_local_quantisation(
             "seed": seed,
         },
         seed=checked_whole("seed", seed, 0),
+        smooth=_smooth_jpeg(values),
     )
 
 
@@ -161,6 +167,12 @@ def _round_trip(
     picture.save(file, "JPEG", quality=quality, subsampling=subsampling)
     with Image.open(file) as decoded:
         return np.asarray(decoded).reshape(pixels.shape)
+
+
+def _smooth_jpeg(qualities: Sequence[int]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The mean over qualities of what libjpeg's tables do to Y, Cb and Cr, at full resolution."""
+    tables = [preset_table("jpeg", quality=quality) for quality in qualities]
+    return functools.partial(smooth_distillation, tables=tables)
 
 
 def _library() -> str:

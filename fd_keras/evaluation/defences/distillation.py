@@ -10,8 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from fd_keras.evaluation.defences.base import Defence, ImageArray
+from fd_keras.kernels import clip_straight_through, distil
 from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import TableLike, as_table, table_from_argument
+from fd_keras.tables import QuantizationTable
 
 # Images at a time; enough to be fast, little enough to stay in the cache.
 _BATCH = 32
@@ -70,4 +72,35 @@ def distillation(
         distil,
         {"table": chosen.to_dict()},
         table=chosen,
+        smooth=functools.partial(smooth_distillation, tables=[chosen]),
     )
+
+
+def smooth_distillation(images: tf.Tensor, tables: Sequence[QuantizationTable]) -> tf.Tensor:
+    """Mean of images distilled with several tables, with the smooth gradient.
+
+    It also stands in for codecs that quantise alike.
+
+    Args:
+        images: float32 ``(n, height, width, channels)``, pixels 0..255.
+        tables: The tables.
+
+    Returns:
+        float32 of the same shape and range.
+
+    Example:
+        >>> from fd_keras import preset_table
+        >>> smooth_distillation(tf.fill((1, 8, 8, 3), 90.0), [preset_table("jpeg:50")]).shape
+        TensorShape([1, 8, 8, 3])
+    """
+    distilled = [
+        distil(
+            images,
+            tf.constant(table.steps_for(images.shape[-1]), tf.float32),
+            color_space=table.color_space,
+            cycle_spins=table.cycle_spins,
+            gradient="smooth",
+        )
+        for table in tables
+    ]
+    return clip_straight_through(tf.add_n(distilled) / len(distilled), 0.0, 255.0)
