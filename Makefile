@@ -4,6 +4,8 @@ LEGACY_PYTHON ?= python3.11
 VENV ?= .venv
 LEGACY_VENV ?= .venv-legacy
 DEMO_OUT ?= demo-output
+# A process for each core, up to what memory holds; a module's tests share their fixtures.
+TEST_OPTIONS ?= -n auto --maxprocesses=4 --dist loadfile --durations=20
 
 # TensorFlow's start-up chatter would bury what the commands themselves say.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -14,10 +16,10 @@ demo: $(VENV)/.installed  ## train, attack, defend and export on packaged images
 	$(VENV)/bin/fd-keras demo --out $(DEMO_OUT)
 
 test: $(VENV)/.installed  ## tests on the main stack
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(TEST_OPTIONS)
 
 test-legacy: $(LEGACY_VENV)/.installed  ## tests on TensorFlow 2.15.1 with tensorflow-addons
-	$(LEGACY_VENV)/bin/python -m pytest
+	$(LEGACY_VENV)/bin/python -m pytest $(TEST_OPTIONS)
 
 paper-table: $(VENV)/.installed  ## every attack and defence on ../shared; resumes; hours
 	$(VENV)/bin/python -m benchmarks.paper_table

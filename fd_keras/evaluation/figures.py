@@ -13,6 +13,7 @@ from fd_keras.evaluation.curves import EpsilonCurve, TradeOff
 from fd_keras.evaluation.rows import OURS, UNDEFENDED
 from fd_keras.extras import import_extra
 from fd_keras.pages import PAGE_INK, PAGE_PAPER, PAGE_SOFT, page_colors
+from fd_keras.point_names import NamedPoint, place_names, short_name
 
 
 class _Look(NamedTuple):
@@ -83,7 +84,11 @@ def plot_trade_off(points: Sequence[TradeOff], threat_model: str) -> Any:
         axis.set(xlabel="benign accuracy, %", ylabel=f"{threat_model} accuracy, % (mean)")
         _legend_below(figure, axis, 3)
         important = sorted(points, key=lambda p: (p.family != OURS, p not in front))
-        _place_names(figure, axis, important)
+        named = [
+            NamedPoint(p.defence, 100 * p.benign, 100 * p.attacked, bold=p.family == OURS)
+            for p in important
+        ]
+        place_names(figure, axis, named)
         return figure
 
 
@@ -195,7 +200,7 @@ def plot_times(defences: Sequence[Mapping[str, Any]]) -> Any:
         figure, axis = _figure(4.6, 0.9 + 0.25 * len(timed))
         times = [entry["ms_per_image"] for entry in timed]
         colors = [_LOOKS.get(entry["family"], _OTHER).color for entry in timed]
-        bars = axis.barh([_short(entry["name"]) for entry in timed], times, color=colors)
+        bars = axis.barh([short_name(entry["name"]) for entry in timed], times, color=colors)
         axis.bar_label(bars, [f"{time:.3g}" for time in times], padding=3, fontsize=9)
         axis.set(xscale="log", xlabel="ms per image, median (logarithmic)")
         axis.set_xlim(min(times) / 2.5, max(times) * 5)
@@ -224,59 +229,10 @@ def _legend_below(figure: Any, axis: Any, columns: int) -> None:
     handles, names = axis.get_legend_handles_labels()
     figure.legend(
         handles,
-        [_short(name) for name in names],
+        [short_name(name) for name in names],
         **{"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 8},
         **{"handlelength": 2.4, "columnspacing": 1.0},
     )
-
-
-def _place_names(figure: Any, axis: Any, points: Sequence[TradeOff]) -> None:
-    """Write each name at the first place around its point where nothing else stands."""
-    agg = import_extra("matplotlib.backends.backend_agg", "evaluate")
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # or the names would move what they were placed around
-    renderer = agg.FigureCanvasAgg(figure).get_renderer()
-    bbox = import_extra("matplotlib.transforms", "evaluate").Bbox
-    effects = import_extra("matplotlib.patheffects", "evaluate")
-    halo = [effects.withStroke(linewidth=2.5, foreground=PAGE_PAPER)]
-    frame = axis.get_window_extent(renderer)
-    centres = axis.transData.transform([(100 * p.benign, 100 * p.attacked) for p in points])
-    taken = [bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in centres]
-    for point in points:
-        for x, y, across, up in _PLACES:
-            ours = point.family == OURS
-            name = axis.annotate(
-                _short(point.defence),
-                (100 * point.benign, 100 * point.attacked),
-                **{"xytext": (x, y), "textcoords": "offset points", "ha": across, "va": up},
-                **{"fontsize": 9 if ours else 7.5, "fontweight": "bold" if ours else "normal"},
-                path_effects=halo,
-                zorder=6,
-            )
-            box = name.get_window_extent(renderer)
-            inside = bool(frame.contains(*box.min) and frame.contains(*box.max))
-            if inside and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
-                break
-            name.remove()
-
-
-_PLACES = (
-    (8, 0, "left", "center"),
-    (-8, 0, "right", "center"),
-    (0, 8, "center", "bottom"),
-    (0, -8, "center", "top"),
-    (6, 6, "left", "bottom"),
-    (-6, 6, "right", "bottom"),
-    (6, -6, "left", "top"),
-    (-6, -6, "right", "top"),
-)
-
-
-def _short(name: str, most: int = 24) -> str:
-    # matplotlib would read what stands between dollar signs as a formula.
-    cut = name if len(name) <= most else f"{name[: most - 1]}…"
-    return cut.replace("$", r"\$")
 
 
 def _percents(shares: Sequence[float]) -> list[float]:

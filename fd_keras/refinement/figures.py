@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fd_keras.extras import import_extra
+from fd_keras.point_names import NamedPoint, place_names
 from fd_keras.refinement.importance import parameter_importance
 from fd_keras.refinement.result import Contender, RefineResult
 
@@ -50,16 +51,23 @@ def plot_front(result: RefineResult) -> Any:
         line = "-" if family == "JPEG" else ""
         color = _RIVALS if family == "JPEG" else _INK
         _points(axis, members, color=color, marker="o", markersize=4, linestyle=line, linewidth=1)
-    for rival in (*result.rivals, result.best):
-        axis.annotate(
-            rival.name.replace("$", r"\$"),
-            (100 * rival.held_back.benign, 100 * _gray_box(rival.held_back)),
-            **{"xytext": (6, 4), "textcoords": "offset points", "fontsize": 8},
-        )
     allowed = 100 * (1 - result.settings["max_benign_loss"])
     axis.axvline(allowed, color=_INK, linewidth=0.8, linestyle=":")
     axis.set(xlabel="benign accuracy, %", ylabel="gray-box accuracy, % (mean over attacks)")
-    axis.legend(fontsize=8)
+    least = min(allowed, *axis.get_xlim())
+    axis.set(xlim=(least - 1, 100 + 0.06 * (101 - least)), ylim=(-3, 103))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    named = [(result.best, True), *((rival, False) for rival in result.rivals)]
+    points = [
+        NamedPoint(
+            contender.name,
+            100 * contender.held_back.benign,
+            100 * _gray_box(contender.held_back),
+            bold,
+        )
+        for contender, bold in named
+    ]
+    place_names(figure, axis, points)
     return figure
 
 
@@ -78,7 +86,7 @@ def plot_importance(result: RefineResult) -> Any:
     shares = parameter_importance(result.trials)
     figure, axis = _figure(4.6, 0.9 + 0.3 * max(1, len(shares)))
     axis.barh(list(shares)[::-1], [100 * share for share in shares.values()][::-1], color=_OURS)
-    axis.set(xlabel="share of the importance, %", xlim=(0, 100))
+    axis.set(xlabel="share in the objective, %", xlim=(0, 100))
     return figure
 
 
