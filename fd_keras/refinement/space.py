@@ -31,6 +31,9 @@ FloatArray = npt.NDArray[np.float64]
 _BANDS = BLOCK_SIZE**2
 _DESIGN_EPSILONS = (1.0, 2.0, 4.0)
 
+_LADDER = (5.0, 8.0, 12.0, 18.0, 26.0, 38.0)
+_LADDER_CHROMA = 3.0
+
 # (lowest, highest, default) of what ``band_space`` searches.
 _LIMITS = {
     "as_bands": (0, _BANDS, 15),
@@ -257,7 +260,10 @@ def band_values(
 def starting_points(
     statistics: Statistics, *, cycle_spins: Sequence[int] = (1, 2, 4)
 ) -> list[dict[str, Any]]:
-    """Points of ``band_space`` near the presets and near tables that step 1 designs.
+    """Points of ``band_space``: near presets, near tables of step 1, and a ladder of gentle ones.
+
+    The ladder has nearly equal steps, coarser ones for Cb and Cr, and averages over as many
+    grids as may be searched: what random searches end at again and again, at any strength.
 
     Args:
         statistics: Those of the space.
@@ -280,8 +286,18 @@ def starting_points(
         except ValueError:
             continue  # no such table exists for these images
         tables.append(table)
+    tables += [_rung(step, measured, max(cycle_spins)) for step in _LADDER]
     points = [band_values(table, found, cycle_spins=cycle_spins) for table in tables]
     return list({str(point): point for point in points}.values())
+
+
+def _rung(step: float, statistics: CoefficientStatistics, cycle_spins: int) -> QuantizationTable:
+    """A table whose steps grow a little with the rank, and with colour a lot."""
+    steps = band_steps(
+        rank_bands(statistics.std), as_bands=10, as_step=step, delta=step / 3, dc_step=step
+    )
+    steps[1:] *= _LADDER_CHROMA
+    return QuantizationTable(steps, statistics.color_space, cycle_spins)
 
 
 def by_color_space(statistics: Statistics) -> dict[ColorSpace, CoefficientStatistics]:
