@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -181,6 +182,17 @@ def test_both_median_filters_agree(size, crops, monkeypatch):
     assert "ART" in without.settings["library"]
     np.testing.assert_array_equal(without(crops), with_addons)
     np.testing.assert_array_equal(with_addons, median_filter(crops, (1, size, size, 1)))
+
+
+@pytest.mark.parametrize("spec", ["liu2019", "jpeg:75,4:4:4", "jpeg:75", "median:2", "median:3"])
+def test_what_attackers_differentiate_resembles_the_defence(spec):
+    """On an image whose colours change slowly, so that their resolution does not matter."""
+    ramp = np.linspace(30, 220, 64, dtype=np.float32)
+    image = (ramp[:, None, None] * [0.9, 0.7, 0.5] + ramp[None, :, None] * 0.1)[np.newaxis]
+    noisy = np.float32(image + np.random.default_rng(2).normal(0, 3, (1, 64, 64, 1)))
+    protection = defence(spec)
+    stand_in, defended = protection.smooth(tf.constant(noisy)).numpy(), protection(noisy)
+    assert np.abs(stand_in - defended).mean() < 0.6 * np.abs(noisy - defended).mean()
 
 
 def test_slq_takes_every_block_from_one_of_the_qualities(crops):

@@ -110,7 +110,7 @@ def test_adaptive_attacks_go_through_the_defence(report, model, data):
     assert found < figure(report, "liu2019", "gray-box", "FGSM 8/255")["accuracy"]
 
 
-@pytest.mark.parametrize("spec", ["liu2019", "jpeg:30", "slq"])
+@pytest.mark.parametrize("spec", ["liu2019", "jpeg:30", "slq", "median:3"])
 def test_adaptive_attacks_follow_what_rounding_is_about_to_do(model, data, cache, spec):
     """Made with the identity's gradient alone they are weaker."""
     images, labels = data

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import itertools
 
 import numpy as np
+import tensorflow as tf
 
 from fd_keras.evaluation.defences.base import Defence, checked_whole, image_by_image
 from fd_keras.extras import import_extra
@@ -82,4 +85,23 @@ def median_smoothing(size: int = 2) -> Defence:
         smoothing = import_extra("art.defences.preprocessor", "evaluate").SpatialSmoothing(size)
         transform = lambda batch, _: smoothing(batch)[0]  # noqa: E731
         library = f"ART {art.__version__}"
-    return Defence(f"median {size}x{size}", "median", transform, {"size": size, "library": library})
+    return Defence(
+        f"median {size}x{size}",
+        "median",
+        transform,
+        {"size": size, "library": library},
+        smooth=functools.partial(_median, size=size),
+    )
+
+
+def _median(images: tf.Tensor, size: int) -> tf.Tensor:
+    """The same medians as TensorFlow operations: the gradient goes to the pixel that is chosen."""
+    before = size // 2
+    border = [before, size - 1 - before]
+    padded = tf.pad(images, [[0, 0], border, border, [0, 0]], "SYMMETRIC")
+    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    window = [
+        padded[:, row : row + height, column : column + width]
+        for row, column in itertools.product(range(size), repeat=2)
+    ]
+    return tf.sort(tf.stack(window, axis=-1), axis=-1)[..., size * size // 2]
