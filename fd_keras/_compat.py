@@ -58,3 +58,29 @@ def clip(values: tf.Tensor, low: float, high: float) -> tf.Tensor:
     """
     clipped = tf.clip_by_value(values, low, high)
     return clipped + (values - values) if _KERAS_2 else clipped
+
+
+def descend(optimizer: Any, tape: tf.GradientTape, loss: tf.Tensor, variables: Any) -> None:
+    """Take one step of an optimiser, with the loss scaled where it asks for that (float16).
+
+    Args:
+        optimizer: A Keras optimiser.
+        tape: The tape that recorded ``loss``, no longer recording.
+        loss: Scalar.
+        variables: What is moved.
+
+    Example:
+        >>> variable = keras.layers.Layer().add_weight(shape=(), initializer="ones")
+        >>> with tf.GradientTape() as tape:
+        ...     loss = 2 * tf.convert_to_tensor(variable)
+        >>> descend(keras.optimizers.SGD(0.25), tape, loss, [variable])
+        >>> float(tf.convert_to_tensor(variable))
+        0.5
+    """
+    if _KERAS_2:
+        optimizer.minimize(loss, variables, tape=tape)
+        return
+    with tape:
+        loss = optimizer.scale_loss(loss)
+    gradients = tape.gradient(loss, variables)
+    optimizer.apply_gradients(zip(gradients, variables))
