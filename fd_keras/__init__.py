@@ -12,6 +12,7 @@ from fd_keras.export import (
     verify_export,
     wrap_saved_model,
 )
+from fd_keras.hardening import HardenResult, harden
 from fd_keras.layer import FeatureDistillation
 from fd_keras.pipelines import Pipeline, make_pipeline
 from fd_keras.presets import PRESETS, preset_table
@@ -30,6 +31,7 @@ __all__ = [
     "ExportCheck",
     "ExportProofError",
     "FeatureDistillation",
+    "HardenResult",
     "Pipeline",
     "QuantizationTable",
     "RefineResult",
@@ -37,6 +39,7 @@ __all__ = [
     "evaluate",
     "export_saved_model",
     "export_tflite",
+    "harden",
     "jpeg",
     "learn_table",
     "make_pipeline",

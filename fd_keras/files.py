@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -37,3 +39,34 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def claim(path: str | os.PathLike[str], identity: Mapping[str, Any], kind: str) -> None:
+    """Write what decides a run that can be resumed, or refuse a directory that holds another.
+
+    Args:
+        path: The JSON file of the identity, in the directory of the run.
+        identity: All that must be the same, as plain JSON types.
+        kind: What the run is called, such as ``"a search"``.
+
+    Raises:
+        ValueError: There is another run in the directory.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "search.json"
+        >>> claim(path, {"seed": 1}, "a search")
+        >>> claim(path, {"seed": 1}, "a search")
+    """
+    path, text = Path(path), json.dumps(identity, sort_keys=True)
+    if path.exists():
+        earlier, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+        different = sorted(key for key in now if earlier.get(key) != now[key])
+        if different:
+            raise ValueError(
+                f"`directory` holds {kind} with other {', '.join(different)}; choose another "
+                "one, or throw it away with overwrite=True. "
+                f"Received: directory={os.fspath(path.parent)!r}"
+            )
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

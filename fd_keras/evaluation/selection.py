@@ -85,8 +85,8 @@ def select(
         TypeError: ``data`` is nothing of the above.
     """
     pixels, labels, seen, found = [], [], 0, 0
-    for batch, classes in _labelled_batches(data, batch_size):
-        right = _classified_correctly(classifier, batch, classes)
+    for batch, classes in batches_with_labels(data, batch_size):
+        right = classified_correctly(classifier, batch, classes)
         keep = np.flatnonzero(right)[: max_images - found]
         found += len(keep)
         seen += len(batch) if found < max_images else int(keep[-1]) + 1
@@ -104,9 +104,24 @@ def select(
     return Selection(np.concatenate(pixels), np.concatenate(labels), value_range, seen)
 
 
-def _labelled_batches(
+def batches_with_labels(
     data: Any, batch_size: int
 ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.integer]]]:
+    """Batches of images and their classes from whatever a Keras user keeps them in.
+
+    Args:
+        data: As for ``select``.
+        batch_size: Number of images in a batch, where ``data`` is not batched by itself.
+
+    Raises:
+        ValueError: Images and labels do not fit.
+        TypeError: ``data`` is of another type.
+
+    Example:
+        >>> data = np.zeros((3, 8, 8, 1)), np.arange(3)
+        >>> [labels.tolist() for _, labels in batches_with_labels(data, 2)]
+        [[0, 1], [2]]
+    """
     for element in _elements(data, batch_size):
         if not isinstance(element, (tuple, list)) or len(element) < 2:
             raise TypeError(
@@ -143,11 +158,27 @@ def _elements(data: Any, batch_size: int) -> Iterable[Any]:
         ) from None
 
 
-def _classified_correctly(
+def classified_correctly(
     classifier: EvaluatedClassifier,
     batch: npt.NDArray[Any],
     labels: npt.NDArray[np.integer],
 ) -> npt.NDArray[np.bool_]:
+    """Which images a classifier gets right, once all fits together.
+
+    Args:
+        classifier: The classifier without any defence.
+        batch: Images in its value range.
+        labels: Their classes.
+
+    Raises:
+        ValueError: Images, labels and classifier do not fit.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+        >>> classifier = EvaluatedClassifier(model, value_range=(0, 1), from_logits=True)
+        >>> classified_correctly(classifier, np.array([[[[0.2], [0.9]]]]), np.array([1]))
+        array([ True])
+    """
     check_pixels(batch, classifier.value_range)
     expected = getattr(classifier.model, "input_shape", None)
     if isinstance(expected, tuple) and len(expected) == 4:

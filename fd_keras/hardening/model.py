@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from fd_keras._compat import descend
@@ -92,7 +93,10 @@ class HardeningModel(keras.Model):
         self.distillation = TrainingDistillation(
             layer, model.input_shape[-1], rate=recipe.table_rate
         )
-        self._average = _averager(self.averaged, self.classifier, recipe.averaging)
+        # Before anything is frozen: Keras 2 orders weights by whether they are trained.
+        averages = tuple(self.averaged.weights)
+        self._average = _averager(averages, self.classifier.weights, recipe.averaging)
+        self._averages = lambda: averages
         self.averaged.trainable = False
         # A closure: as an attribute, the original would be trained and saved as a part of this.
         self._original = lambda images: model(images, training=False)
@@ -163,6 +167,10 @@ class HardeningModel(keras.Model):
     def average_weights(self) -> None:
         """Move the averaged weights towards those of the classifier, after each batch."""
         self._average(tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.float32))
+
+    def averaged_weights(self) -> list[Any]:
+        """Arrays in the order of the original's ``get_weights``."""
+        return [np.asarray(tf.convert_to_tensor(weight)) for weight in self._averages()]
 
     def _results(self, *metrics: Any) -> dict[str, Any]:
         """The named metrics, and the accuracy under attack if there is one."""
@@ -278,10 +286,10 @@ class AverageWeights(keras.callbacks.Callback):
 
 
 def _averager(
-    averaged: keras.Model, classifier: keras.Model, momentum: float
+    averages: Sequence[Any], weights: Sequence[Any], momentum: float
 ) -> Callable[[tf.Tensor], None]:
     """The update of all weights as one graph."""
-    pairs: Sequence[tuple[Any, Any]] = list(zip(averaged.weights, classifier.weights))
+    pairs = list(zip(averages, weights))
 
     @tf.function
     def update(batches: tf.Tensor) -> None:

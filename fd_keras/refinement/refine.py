@@ -24,7 +24,7 @@ from fd_keras.evaluation.defences.base import checked_whole
 from fd_keras.evaluation.evaluate import default_cache_dir
 from fd_keras.evaluation.protocols import Protocol, protocol_named
 from fd_keras.extras import import_extra
-from fd_keras.files import atomic_path
+from fd_keras.files import claim
 from fd_keras.refinement.chief import role, serve_until_over
 from fd_keras.refinement.halves import Half, halved
 from fd_keras.refinement.laboratory import Laboratory, trials_of
@@ -284,20 +284,9 @@ def _claimed(
         home = Path(directory)
     if role() == "worker":
         return home
-    path = home / _IDENTITY
     if overwrite:
+        (home / _IDENTITY).unlink(missing_ok=True)
         for part in (_TRIALS, _LOGS):
             shutil.rmtree(home / part, ignore_errors=True)
-    elif path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        now = json.loads(text)
-        different = sorted(key for key in now if earlier.get(key) != now[key])
-        if different:
-            raise ValueError(
-                f"`directory` holds a search with other {', '.join(different)}; choose another "
-                "one, or throw it away with overwrite=True. "
-                f"Received: directory={os.fspath(home)!r}"
-            )
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    claim(home / _IDENTITY, identity, "a search")
     return home

@@ -1,0 +1,240 @@
+"""A hardened classifier, and what it was measured at."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from fd_keras.evaluation.rows import accuracy_row
+from fd_keras.files import atomic_path
+from fd_keras.hardening.model import CHECK_STEPS
+from fd_keras.hardening.recipe import Recipe
+from fd_keras.hardening.record import ADAPTIVE, BENIGN, Record
+from fd_keras.layer import FeatureDistillation
+from fd_keras.protection import protect
+from fd_keras.tables import QuantizationTable
+
+UNDEFENDED, LAYER_ONLY, HARDENED = "undefended", "layer only", "hardened"
+
+_FORMAT = "fd_keras.harden_result"
+_VERSION = 1
+_MODEL = "model.keras"
+_TABLE = "table.json"
+_RESULT = "result.json"
+
+
+@dataclass(frozen=True, eq=False)
+class HardenResult:
+    """The hardened classifier, its layer, and their accuracies on held-out images.
+
+    The held-out images chose the epoch, so their figures flatter it a little, and the attack on
+    them is a short one: report what ``fd_keras.evaluate`` finds on other images.
+
+    Args:
+        model: The classifier with the new weights, without the layer.
+        layer: The layer that it was trained behind.
+        rows: Accuracies as ``fd_keras.evaluation.rows.accuracy_row`` makes them, of the
+            classifier alone (``"undefended"``), of the original behind the layer (``"layer
+            only"``) and of the hardened one behind it (``"hardened"``).
+        history: Figures of every epoch; those that begin with ``val_`` are of the averaged weights
+            on held-out images.
+        best_epoch: Which of them the weights are of, from 1.
+        max_benign_loss: The constraint.
+        settings: All that is needed to run it again, by name; any JSON.
+
+    Example:
+        >>> HardenResult  # doctest: +ELLIPSIS
+        <class '...HardenResult'>
+    """
+
+    model: keras.Model
+    layer: FeatureDistillation
+    rows: Sequence[Mapping[str, Any]]
+    history: Sequence[Mapping[str, float]]
+    best_epoch: int
+    max_benign_loss: float
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def table(self) -> QuantizationTable:
+        """The layer's table."""
+        return self.layer.quantization_table
+
+    @property
+    def protected(self) -> keras.Model:
+        """The classifier behind its layer, to be exported and served."""
+        return protect(self.model, self.layer)
+
+    @property
+    def benign_loss(self) -> float:
+        """Benign accuracy of the original without layer, less that of the hardened one behind it."""
+        return self.accuracy(UNDEFENDED) - self.accuracy(HARDENED)
+
+    @property
+    def within_benign_loss(self) -> bool:
+        """Whether the benign loss is one that was permitted."""
+        return self.benign_loss <= self.max_benign_loss + 1e-9
+
+    def accuracy(self, subject: str, threat_model: str = "benign") -> float:
+        """One figure on the held-out images.
+
+        Args:
+            subject: ``"undefended"``, ``"layer only"`` or ``"hardened"``.
+            threat_model: ``"benign"`` or ``"adaptive"``.
+
+        Raises:
+            ValueError: It was not measured.
+        """
+        for row in self.rows:
+            if (row["defence"], row["threat_model"]) == (subject, threat_model):
+                return float(row["accuracy"])
+        raise ValueError(
+            "`subject` and `threat_model` must be those of a row. "
+            f"Received: subject={subject!r}, threat_model={threat_model!r}"
+        )
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write ``model.keras``, ``table.json`` and ``result.json``.
+
+        Args:
+            directory: Made if missing.
+
+        Raises:
+            OSError: A file cannot be written.
+
+        Example:
+            See ``fd_keras.harden``.
+        """
+        home = Path(directory)
+        with atomic_path(home / _MODEL) as temporary:
+            self.model.save(temporary)
+        self.table.save(home / _TABLE)
+        content = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "value_range": list(self.layer.value_range),
+            "max_benign_loss": self.max_benign_loss,
+            "best_epoch": self.best_epoch,
+            "settings": self.settings,
+            "rows": list(self.rows),
+            "history": list(self.history),
+        }
+        with atomic_path(home / _RESULT) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> HardenResult:
+        """Read what ``save`` wrote.
+
+        Args:
+            directory: Where it was written. Classes of the model must be registered with Keras.
+
+        Raises:
+            OSError: A file cannot be read.
+            ValueError: The files are of another kind or version.
+
+        Example:
+            See ``fd_keras.harden``.
+        """
+        home = Path(directory)
+        content = json.loads((home / _RESULT).read_text(encoding="utf-8"))
+        if (content.get("format"), content.get("version")) != (_FORMAT, _VERSION):
+            raise ValueError(
+                f"`directory` holds no {_FORMAT} of version {_VERSION}. "
+                f"Received: directory={os.fspath(directory)!r}"
+            )
+        layer = FeatureDistillation(
+            QuantizationTable.load(home / _TABLE), value_range=content["value_range"]
+        )
+        return cls(
+            keras.models.load_model(home / _MODEL, compile=False),
+            layer,
+            content["rows"],
+            content["history"],
+            content["best_epoch"],
+            content["max_benign_loss"],
+            content["settings"],
+        )
+
+    def __str__(self) -> str:
+        lines = [f"Accuracy on {self.rows[0]['count']} held-out images, in %"]
+        for row in self.rows:
+            low, high = (100 * end for end in row["interval"])
+            attack = "" if row["attack"] == "none" else f", {row['attack']}"
+            lines.append(
+                f"{row['defence']:<12}{row['threat_model'] + attack:<26}"
+                f"{100 * row['accuracy']:6.1f} [{low:.1f}-{high:.1f}]"
+            )
+        kept = "within" if self.within_benign_loss else "MORE than"
+        lines.append(
+            f"Epoch {self.best_epoch} of {len(self.history)}; benign loss "
+            f"{100 * self.benign_loss:+.1f} points, {kept} the permitted "
+            f"{100 * self.max_benign_loss:g}"
+        )
+        if not self.within_benign_loss:
+            lines.append("No epoch kept to it; this is the one that lost least")
+        return "\n".join(lines)
+
+
+def result_of(
+    record: Record,
+    model: keras.Model,
+    layer: FeatureDistillation,
+    *,
+    undefended: int,
+    count: int,
+    recipe: Recipe,
+    max_benign_loss: float,
+    settings: Mapping[str, Any],
+) -> HardenResult:
+    """The result of a training that has been recorded.
+
+    Args:
+        record: With one epoch at least.
+        model: The classifier with the weights of the best epoch.
+        layer: The layer with its table.
+        undefended: How many held-out images the original gets right alone.
+        count: Number of held-out images.
+        recipe: What was trained on.
+        max_benign_loss: The constraint.
+        settings: All that is needed to run it again.
+    """
+    best = record.best_epoch
+    assert best is not None
+    assert record.start is not None
+    figures = record.epochs[best]
+    trained = {name: figures[f"val_{name}"] for name in record.start}
+    rows = [_row(UNDEFENDED, "none", "benign", undefended, count)]
+    for subject, accuracies in ((LAYER_ONLY, record.start), (HARDENED, trained)):
+        rows.append(_row(subject, "harden", "benign", round(accuracies[BENIGN] * count), count))
+        if ADAPTIVE in accuracies:
+            attacked = round(accuracies[ADAPTIVE] * count)
+            rows.append(_row(subject, "harden", "adaptive", attacked, count, recipe.attack_budget))
+    return HardenResult(model, layer, rows, record.epochs, best + 1, max_benign_loss, settings)
+
+
+def _row(
+    subject: str, family: str, threat_model: str, correct: int, count: int, budget: float = 0.0
+) -> dict[str, Any]:
+    attack: dict[str, Any] = {}
+    if budget:
+        attack = {
+            "attack": f"PGD-{CHECK_STEPS} {budget:g}/255",
+            "attack_family": "PGD",
+            "norm": "inf",
+            "epsilon": budget / 255,
+        }
+    return accuracy_row(
+        defence=subject,
+        family=family,
+        threat_model=threat_model,
+        correct=correct,
+        count=count,
+        **attack,
+    )
