@@ -15,6 +15,7 @@ from fd_keras_cli.console import USER_ERRORS, print_error
 from fd_keras_cli.demo import demo
 from fd_keras_cli.evaluate import evaluate
 from fd_keras_cli.export import export
+from fd_keras_cli.harden import harden
 from fd_keras_cli.inspect import inspect
 from fd_keras_cli.tune import tune
 from fd_keras_cli.verify import verify
@@ -25,7 +26,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (apply, calibrate, compress, demo, evaluate, export, inspect, tune, verify):
+for command in (
+    *(apply, calibrate, compress, demo, evaluate, export),
+    *(harden, inspect, tune, verify),
+):
     app.command()(command)
 
 

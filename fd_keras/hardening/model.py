@@ -25,6 +25,9 @@ CHECK_STEPS = 10
 # Typing alias: a batch of images and a seed of two integers, to other images.
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
+# Typing alias: a batch of images to outputs.
+Classifier = Callable[[tf.Tensor], tf.Tensor]
+
 
 class _Seeds(NamedTuple):
     """Pairs of integers, one for each thing that is drawn in a batch."""
@@ -96,10 +99,10 @@ class HardeningModel(keras.Model):
         # Before anything is frozen: Keras 2 orders weights by whether they are trained.
         averages = tuple(self.averaged.weights)
         self._average = _averager(averages, self.classifier.weights, recipe.averaging)
-        self._averages = lambda: averages
+        self._averages: Callable[[], Sequence[Any]] = lambda: averages
         self.averaged.trainable = False
         # A closure: as an attribute, the original would be trained and saved as a part of this.
-        self._original = lambda images: model(images, training=False)
+        self._original: Classifier = lambda images: model(images, training=False)
         self._from_logits = from_logits
         self._augment = augment
         self._seed = seed
@@ -240,7 +243,9 @@ class HardeningModel(keras.Model):
         gradient: Gradient = "straight-through",
     ) -> tf.Tensor:
         """Logits behind the layer, as at inference: attacks leave no trace in batch statistics."""
-        return self._logits(classifier, self.distillation.distil(images, view, gradient), training=False)
+        return self._logits(
+            classifier, self.distillation.distil(images, view, gradient), training=False
+        )
 
     def _logits(self, classifier: keras.Model, images: tf.Tensor, training: bool) -> tf.Tensor:
         return as_logits(classifier(images, training=training), from_logits=self._from_logits)

@@ -73,7 +73,7 @@ class HardenResult:
 
     @property
     def benign_loss(self) -> float:
-        """Benign accuracy of the original without layer, less that of the hardened one behind it."""
+        """Benign accuracy of the original alone, less that of the hardened one behind its layer."""
         return self.accuracy(UNDEFENDED) - self.accuracy(HARDENED)
 
     @property
