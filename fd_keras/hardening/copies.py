@@ -7,14 +7,17 @@ from typing import Any
 import keras
 import numpy as np
 
+# Half precision would round pixels, and attacks on them, to half a grey level and more.
+_PIXEL_LAYERS = (keras.layers.Rescaling, keras.layers.Normalization)
+
 
 def copied(model: keras.Model, *, dtype_policy: str | None = None) -> keras.Model:
     """A model of the same architecture and weights that shares nothing with the original.
 
     Args:
         model: A functional or sequential model, or any other with a complete ``get_config``.
-        dtype_policy: Keras' name of a policy for all layers, such as ``"mixed_bfloat16"``;
-            ``None`` keeps each layer's own.
+        dtype_policy: Keras' name of a policy for all layers but those that scale pixels, such
+            as ``"mixed_bfloat16"``; ``None`` keeps each layer's own.
 
     Raises:
         ValueError: The model cannot be copied, or its layers cannot be given a policy.
@@ -46,6 +49,8 @@ def _with_policy(model: keras.Model, policy: str) -> keras.Model:
     def clone(layer: Any) -> Any:
         if isinstance(layer, keras.Model):
             return keras.models.clone_model(layer, clone_function=clone)
+        if isinstance(layer, _PIXEL_LAYERS):
+            return type(layer).from_config(layer.get_config())
         return type(layer).from_config({**layer.get_config(), "dtype": policy})
 
     return keras.models.clone_model(model, clone_function=clone)

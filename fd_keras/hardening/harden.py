@@ -69,7 +69,7 @@ def harden(
 
     A copy of the classifier learns on distilled images, part of them attacked through the layer
     while it learns. After every epoch, images that are held out are classified and attacked with
-    10 steps of PGD through the layer, with the smooth gradient. The result is the epoch with the
+    10 steps of PGD through the layer, with either gradient for rounding. The result is the epoch with the
     best accuracy under that attack among those that lose no more benign accuracy than permitted:
     the original classifier without layer, less the hardened one behind it. If every epoch loses
     more, it is the one that loses least, and the result says so.

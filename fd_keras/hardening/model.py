@@ -16,7 +16,7 @@ from fd_keras.hardening.distillation import TrainingDistillation
 from fd_keras.hardening.losses import as_logits, cross_entropy, divergence, targets
 from fd_keras.hardening.recipe import Recipe, step_size
 from fd_keras.hardening.views import PLAIN, View, random_view
-from fd_keras.kernels import Gradient
+from fd_keras.kernels import GRADIENTS, Gradient
 from fd_keras.layer import FeatureDistillation
 
 # Of the PGD that checks held-out images; enough to rank epochs, not to report a robustness.
@@ -43,9 +43,10 @@ class HardeningModel(keras.Model):
 
     ``compile`` takes any optimiser and no loss; ``fit`` takes batches ``(images, labels)`` with
     images in the layer's value range and integer labels, all of Keras' callbacks, and the
-    ``AverageWeights`` that belongs to this model. ``evaluate`` classifies benign images and
-    attacks them with 10 steps of PGD through the layer (smooth gradient): ``benign_accuracy`` and
-    ``adaptive_accuracy`` of the averaged classifier. All that is drawn at random depends on
+    ``AverageWeights`` that belongs to this model. ``evaluate`` classifies benign images, and
+    attacks them with 10 steps of PGD through the layer, once with each gradient for rounding; an
+    image must withstand both. It returns ``benign_accuracy`` and ``adaptive_accuracy`` of the
+    averaged classifier. All that is drawn at random depends on
     ``seed`` and the optimiser's count of batches alone, so that a resumed training goes on as if
     it had not stopped.
 
@@ -107,8 +108,8 @@ class HardeningModel(keras.Model):
         self._augment = augment
         self._seed = seed
         self._mean_loss = keras.metrics.Mean(name="loss")
-        self._benign = keras.metrics.SparseCategoricalAccuracy(name="benign_accuracy")
-        self._adaptive = keras.metrics.SparseCategoricalAccuracy(name="adaptive_accuracy")
+        self._benign = keras.metrics.Mean(name="benign_accuracy")
+        self._adaptive = keras.metrics.Mean(name="adaptive_accuracy")
         self(tf.zeros((1, *model.input_shape[1:])))  # builds it, which restoring needs
 
     @property
@@ -141,30 +142,20 @@ class HardeningModel(keras.Model):
         descend(self.optimizer, tape, loss, self.trainable_variables)
         self._mean_loss.update_state(loss * tf.distribute.get_strategy().num_replicas_in_sync)
         if attacked_logits is not None:
-            self._adaptive.update_state(labels[:count], attacked_logits)
+            self._adaptive.update_state(_right(labels[:count], attacked_logits))
         if self.recipe.keeps_benign:  # they are the last ones of the batch
             first = tf.shape(labels)[0] - tf.shape(benign_logits)[0]
-            self._benign.update_state(labels[first:], benign_logits)
+            self._benign.update_state(_right(labels[first:], benign_logits))
         benign = [self._benign] if self.recipe.keeps_benign else []
         return self._results(self._mean_loss, *benign)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Classify a batch, and attack it with PGD."""
         images, labels = _images_and_labels(data)
-        self._benign.update_state(labels, self._behind(self.averaged, images))
+        self._benign.update_state(_right(labels, self._behind(self.averaged, images)))
         if self.recipe.attacks:
-            budget = self._in_pixels(self.recipe.attack_budget)
-            attacked = perturbed(
-                images,
-                labels,
-                lambda x: self._behind(self.averaged, x, gradient="smooth"),
-                budget=budget,
-                steps=CHECK_STEPS,
-                step_size=step_size(budget, CHECK_STEPS),
-                value_range=self.distillation.value_range,
-                seed=tf.constant([self._seed, 0]),
-            )
-            self._adaptive.update_state(labels, self._behind(self.averaged, attacked))
+            withstood = [self._withstood(images, labels, gradient) for gradient in GRADIENTS]
+            self._adaptive.update_state(tf.reduce_prod(tf.stack(withstood), 0))
         return self._results(self._benign)
 
     def average_weights(self) -> None:
@@ -234,6 +225,21 @@ class HardeningModel(keras.Model):
             return through(recipe.attack_gradient)
         smooth = tf.random.stateless_uniform((), seeds.gradient) < 0.5
         return tf.cond(smooth, lambda: through("smooth"), lambda: through("straight-through"))
+
+    def _withstood(self, images: tf.Tensor, labels: tf.Tensor, gradient: Gradient) -> tf.Tensor:
+        """1 for images that the averaged classifier gets right under attack, else 0."""
+        budget = self._in_pixels(self.recipe.attack_budget)
+        attacked = perturbed(
+            images,
+            labels,
+            lambda x: self._behind(self.averaged, x, gradient=gradient),
+            budget=budget,
+            steps=CHECK_STEPS,
+            step_size=step_size(budget, CHECK_STEPS),
+            value_range=self.distillation.value_range,
+            seed=tf.constant([self._seed, 0]),
+        )
+        return _right(labels, self._behind(self.averaged, attacked))
 
     def _behind(
         self,
@@ -308,6 +314,12 @@ def _averager(
             average.assign(new)
 
     return update
+
+
+def _right(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """1 where the largest logit is the label's, else 0."""
+    found = tf.argmax(logits, -1, output_type=tf.int64)
+    return tf.cast(found == tf.cast(labels, tf.int64), tf.float32)
 
 
 def _images_and_labels(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
