@@ -10,7 +10,7 @@ TEST_OPTIONS ?= -n auto --maxprocesses=4 --dist loadfile --durations=20
 # TensorFlow's start-up chatter would bury what the commands themselves say.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-legacy lint paper-table clean
+.PHONY: demo test test-legacy lint paper-table harden-cifar10 clean
 
 demo: $(VENV)/.installed  ## train, attack, defend and export on packaged images
 	$(VENV)/bin/fd-keras demo --out $(DEMO_OUT)
@@ -23,6 +23,10 @@ test-legacy: $(LEGACY_VENV)/.installed  ## tests on TensorFlow 2.15.1 with tenso
 
 paper-table: $(VENV)/.installed  ## every attack and defence on ../shared; resumes; hours
 	$(VENV)/bin/python -m benchmarks.paper_table
+
+HARDEN_RECIPES ?= --recipe fgsm-2
+harden-cifar10: $(VENV)/.installed  ## fine-tune ResNet-14 on ../shared and attack it; resumes; hours
+	$(VENV)/bin/python -m benchmarks.harden_cifar10 $(HARDEN_RECIPES)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

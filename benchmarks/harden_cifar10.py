@@ -1,16 +1,16 @@
-"""Hardened ResNet-14 on CIFAR-10: recipes side by side, for the trade-off curve and the ablation.
+"""Hardened ResNet-14 on CIFAR-10: recipes side by side, for the trade-off and the ablation.
 
-Run: ``python -m benchmarks.harden_cifar10 --recipe fgsm-2 --recipe fgsm-4 ...``. It goes on where it
-was stopped: trainings after their last whole epoch, attacks after their last part, both in
+Run: ``python -m benchmarks.harden_cifar10 --recipe fgsm-2 --recipe fgsm-4 ...``. It goes on where
+it was stopped: trainings after their last whole epoch, attacks after their last part, both in
 ``--cache``. Results of earlier runs with other recipes stay in the JSON file. ``--publish NAME``
-writes weights and table of a recipe that was run. With ``--smoke`` it takes a minute or two, and its
-figures mean nothing.
+writes weights and table of a recipe, too. With ``--smoke`` it takes a minute or two, leaves out
+the slow attacks, and its figures mean nothing.
 
 It trains on the JPEG files of ``../shared``. Of the 2000 lossless images, the first 500 choose the
 epoch and the others are only reported. An image counts as right where the hardened classifier
-behind its layer gets both it and its attacked version right, among the images that the *undefended*
-classifier gets right: ``fd_keras.evaluate`` would take those that the hardened one gets right alone.
-Attacks, gradients and cache are its own.
+behind its layer gets both it and its attacked version right, among the images that the
+*undefended* classifier gets right: ``fd_keras.evaluate`` would take those that the hardened one
+gets right alone. Attacks, gradients and cache are those of ``evaluate``.
 """
 
 import argparse
@@ -84,6 +84,7 @@ RECIPES = {
 GRAY_BOX = PROTOCOLS["evademl-cifar10"].gray_box
 ADAPTIVE = tuple(pgd(level / 255, 20) for level in (1, 2, 4, 8))
 BLACK_BOX = (square(2 / 255),)
+FAST = ("FGSM", "BIM", "PGD")
 LIMITS = {"DeepFool": 96, "CW-L2": 48, "Square": 96, "PGD": 300}
 
 
@@ -218,17 +219,21 @@ class Reporter:
                     count=self.seen,
                 )
             ]
-            for attack in GRAY_BOX:
+            for attack in self._attacks(GRAY_BOX):
                 images = ImageSet(self._selection, attack)
                 rows.append(row(images, own, "gray-box", ", on this classifier"))
                 rows.append(row(images, theirs, "gray-box", ", on the undefended one"))
-            rows += [row(ImageSet(self._selection, a, layer), own, "adaptive") for a in ADAPTIVE]
-            rows += [row(ImageSet(self._selection, a, layer), own, "black-box") for a in BLACK_BOX]
+            for threat_model, attacks in (("adaptive", ADAPTIVE), ("black-box", BLACK_BOX)):
+                for attack in self._attacks(attacks):
+                    images = ImageSet(self._selection, attack, layer)
+                    rows.append(row(images, own, threat_model))
         return rows
 
+    def _attacks(self, attacks):
+        return [a for a in attacks if not self._arguments.smoke or a.family in FAST]
+
     def _limit(self, attack):
-        limit = LIMITS.get(attack.family)
-        return min(limit, 4) if limit and self._arguments.smoke else limit
+        return LIMITS.get(attack.family)
 
 
 def page(results):
@@ -257,13 +262,10 @@ def page(results):
     for name, found in rows.items():
         by_attack = {row["attack"]: f"{100 * row['accuracy']:.1f}" for row in found}
         cells = [name, str(results["recipes"][name].get("epochs", "")), by_attack["none"]]
-        cells += [
-            by_attack[f"{a.name}, on this classifier"]
-            + " / "
-            + by_attack[f"{a.name}, on the undefended one"]
-            for a in GRAY_BOX
-        ]
-        cells += [by_attack[a.name] for a in (*ADAPTIVE, *BLACK_BOX)]
+        for attack in GRAY_BOX:
+            sources = ("on this classifier", "on the undefended one")
+            cells.append(" / ".join(by_attack.get(f"{attack.name}, {s}", "-") for s in sources))
+        cells += [by_attack.get(attack.name, "-") for attack in (*ADAPTIVE, *BLACK_BOX)]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "Recipes, as arguments of `fd_keras.harden`:", ""]
     for name, entry in results["recipes"].items():

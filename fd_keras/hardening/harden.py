@@ -68,11 +68,11 @@ def harden(
     """Fine-tune a classifier behind its layer until attacks through the layer do less.
 
     A copy of the classifier learns on distilled images, part of them attacked through the layer
-    while it learns. After every epoch, images that are held out are classified and attacked with
-    10 steps of PGD through the layer, with either gradient for rounding. The result is the epoch with the
-    best accuracy under that attack among those that lose no more benign accuracy than permitted:
-    the original classifier without layer, less the hardened one behind it. If every epoch loses
-    more, it is the one that loses least, and the result says so.
+    while it learns. After every epoch, images that are held out are classified, and attacked with
+    10 steps of PGD through the layer, with either gradient for rounding. The result is the epoch
+    with the best accuracy under that attack among those that lose no more benign accuracy than
+    permitted: that of the original classifier without layer, less that of the hardened one behind
+    it. If every epoch loses more, it is the one that loses least, and the result says so.
 
     It is ``HardeningModel`` with ``compile`` and ``fit``: mixed precision, ``tf.data``,
     ``tf.distribute`` (call it in the strategy's scope) and callbacks work as in any training. A
