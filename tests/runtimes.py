@@ -60,6 +60,8 @@ def run_c_api(program, saved_model, request, folder, name="serving_default"):
 
     The request is a batch of images, or the content of one file.
     """
+    from tensorflow.core.framework.types_pb2 import DT_BOOL
+
     signature = _signature(saved_model, name)
     (source,) = signature.inputs.values()
     if isinstance(request, bytes):
@@ -73,8 +75,9 @@ def run_c_api(program, saved_model, request, folder, name="serving_default"):
     for name, file in files.items():
         arguments += [signature.outputs[name].name, file]
     shapes = [tuple(map(int, line.split(","))) for line in _run(arguments).split()]
+    types = {name: signature.outputs[name].dtype for name in files}
     return {
-        name: np.fromfile(file, np.float32).reshape(shape)
+        name: np.fromfile(file, bool if types[name] == DT_BOOL else np.float32).reshape(shape)
         for (name, file), shape in zip(files.items(), shapes)
     }
 

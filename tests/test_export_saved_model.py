@@ -279,7 +279,8 @@ def served(photos, tmp_path_factory):
     layer = FeatureDistillation("liu2019")
     detector = DistillationDetector(model, layer)
     crops = photos[:, 7:39, 406:438].astype(np.float32)
-    detector.adapt(crops[:1], 0.5)
+    lower = int(np.argmin(detector.score(crops)))
+    detector.adapt(crops[lower : lower + 1], 0.5)  # so that the other one is flagged
     path = export_saved_model(
         protect(model, layer),
         tmp_path_factory.mktemp("served") / "classifier",
@@ -354,6 +355,12 @@ def test_every_signature_runs_without_python(served, tmp_path):
     for name, request in (("serving_default", crops[:1]), ("serving_bytes", content)):
         result = runtimes.run_c_api(program, path, request, tmp_path, name)["predictions"]
         np.testing.assert_allclose(result, expected[:1], rtol=1e-4, atol=1e-4)
+    detected = runtimes.run_c_api(program, path, crops, tmp_path, "detect")
+    assert set(detected) == {"logits", "score", "flag"}
+    np.testing.assert_allclose(detected["logits"], detector(crops)["logits"], atol=1e-4)
+    np.testing.assert_allclose(detected["score"], detector.score(crops), atol=1e-5)
+    np.testing.assert_array_equal(detected["flag"], detected["score"] > detector.threshold)
+    assert detected["flag"][np.argmax(detected["score"])]
 
 
 def test_a_plugin_distils_images_of_any_size(photos, tmp_path):

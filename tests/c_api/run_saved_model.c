@@ -4,7 +4,8 @@
  *
  * Tensors are named as in the graph ("serving_default_images:0"), DIMS are separated by commas
  * ("2,64,64,3"), files hold raw float32 in C order. With DIMS "string" the input is a batch of one
- * string, the file's content, such as a PNG file. Prints each output's dims on a line.
+ * string, the file's content, such as a PNG file. Outputs are float32, or bool with a byte for
+ * each. Prints each output's dims on a line.
  */
 
 #include <stdio.h>
@@ -80,7 +81,8 @@ static TF_Tensor *read_string(const char *path) {
 }
 
 static void write_tensor(const char *path, const TF_Tensor *tensor) {
-  if (TF_TensorType(tensor) != TF_FLOAT) fail(path, "the output is not float32");
+  TF_DataType type = TF_TensorType(tensor);
+  if (type != TF_FLOAT && type != TF_BOOL) fail(path, "the output is neither float32 nor bool");
   FILE *file = fopen(path, "wb");
   if (file == NULL) fail(path, "cannot be written");
   size_t bytes = TF_TensorByteSize(tensor);
