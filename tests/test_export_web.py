@@ -168,3 +168,17 @@ def test_the_page_shows_image_distilled_image_and_prediction(browse, site, model
     best = labels[int(np.argmax(model(image)))]
     assert found["classes"].startswith(f"{best}\t")
     assert len(found["classes"].splitlines()) == 5
+
+
+def test_the_page_shows_a_detectors_score(browse, site, model, crops):
+    _, layer, classifier = model.layers
+    detector = fd_keras.DistillationDetector(classifier, layer)
+    scaled = (crops / 255).astype(np.float32)
+    lower, higher = np.argsort(detector.score(scaled))
+    detector.adapt(scaled[lower : lower + 1], 0.5)  # so that the other one is flagged
+    fd_keras.export_tflite(detector, site / "model.tflite", single_image=True, verify=False)
+    Image.fromarray(crops[higher]).save(site / "example.png")
+    found = browse("page.html")
+    assert found["status"].endswith(" ms"), found["status"]
+    row = found["classes"].splitlines()[-1]
+    assert row == f"Detector's score (flagged)\t{detector.score(scaled)[higher]:.3f}"

@@ -5,6 +5,8 @@ import { Classifier, cropped, softmax } from "./classifier.js";
 const SHOWN_CLASSES = 5;
 // For models that take any size.
 const DEFAULT_SIZE = 224;
+// Smaller images are shown with their pixels, not blurred.
+const PIXELATED_BELOW = 128;
 
 const element = (id) => document.getElementById(id);
 const parameters = new URLSearchParams(location.search);
@@ -15,7 +17,8 @@ function say(text, isError = false) {
 }
 
 function draw(id, image) {
-  Object.assign(element(id), { width: image.width, height: image.height });
+  const { width, height } = image;
+  Object.assign(element(id), { width, height, className: width < PIXELATED_BELOW ? "small" : "" });
   element(id).getContext("2d").putImageData(image, 0, 0);
 }
 
@@ -27,18 +30,23 @@ function showClasses(outputs, labels) {
     const scores = isNormal ? Array.from(logits) : softmax(logits);
     const order = scores.map((_, i) => i).sort((a, b) => scores[b] - scores[a]);
     for (const i of order.slice(0, SHOWN_CLASSES)) {
-      rows.push([labels?.[i] ?? `class ${i}`, `${(100 * scores[i]).toFixed(1)} %`]);
+      rows.push([labels?.[i] ?? `class ${i}`, `${(100 * scores[i]).toFixed(1)} %`, scores[i]]);
     }
   }
   // A detector's score is how far distilling moved the probabilities, from 0 to 2.
-  if (outputs.score) rows.push(["detector's score", outputs.score[0].toFixed(3)]);
-  element("classes").replaceChildren(
-    ...rows.map((cells) => {
-      const row = document.createElement("tr");
-      for (const text of cells) row.insertCell().textContent = text;
-      return row;
-    }),
-  );
+  if (outputs.score) {
+    const flag = outputs.flag ? (outputs.flag[0] ? " (flagged)" : " (not flagged)") : "";
+    rows.push([`Detector's score${flag}`, outputs.score[0].toFixed(3), 0]);
+  }
+  element("classes").replaceChildren(...rows.map(([name, value, share]) => tableRow(name, value, share)));
+}
+
+// A row of the table, with a bar behind it.
+function tableRow(name, value, share) {
+  const row = document.createElement("tr");
+  row.style.setProperty("--share", `${100 * share}%`);
+  for (const text of [name, value]) row.insertCell().textContent = text;
+  return row;
 }
 
 async function show(classifier, source, sourceWidth, sourceHeight) {
@@ -50,7 +58,7 @@ async function show(classifier, source, sourceWidth, sourceHeight) {
   draw("original", image);
   draw("distilled", shown);
   showClasses(outputs, classifier.details.labels);
-  say(`${(performance.now() - start).toFixed(0)} ms`);
+  say(`Distilled and classified in ${(performance.now() - start).toFixed(0)} ms`);
 }
 
 async function showFile(classifier, blob) {
@@ -59,13 +67,29 @@ async function showFile(classifier, blob) {
   bitmap.close();
 }
 
-async function showCamera(classifier) {
+async function startCamera(classifier) {
   const video = element("video");
   video.srcObject = await navigator.mediaDevices.getUserMedia({ video: true });
+  element("camera").textContent = "Stop the camera";
   await video.play();
-  for (;;) {
+  while (video.srcObject) {
     await show(classifier, video, video.videoWidth, video.videoHeight);
     await new Promise(requestAnimationFrame);
+  }
+}
+
+function stopCamera() {
+  for (const track of element("video").srcObject?.getTracks() ?? []) track.stop();
+  element("video").srcObject = null;
+  element("camera").textContent = "Camera";
+}
+
+async function toggleCamera(classifier) {
+  if (element("video").srcObject) return stopCamera();
+  try {
+    await startCamera(classifier);
+  } finally {
+    stopCamera();
   }
 }
 
@@ -75,8 +99,12 @@ function guarded(action) {
 
 async function main() {
   const classifier = await Classifier.load(parameters.get("model") ?? "model.tflite");
-  element("file").onchange = (event) => guarded(showFile(classifier, event.target.files[0]));
-  element("camera").onclick = () => guarded(showCamera(classifier));
+  element("file").onchange = (event) => {
+    stopCamera();
+    const [file] = event.target.files;
+    if (file) guarded(showFile(classifier, file));
+  };
+  element("camera").onclick = () => guarded(toggleCamera(classifier));
   element("file").disabled = element("camera").disabled = false;
   say("Choose an image.");
   const example = parameters.get("image");

@@ -101,7 +101,7 @@ def _same_decisions(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> flo
 def _relative_error(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
     a, b = np.float64(actual), np.float64(expected)
     usable = np.isfinite(b)
-    if actual.dtype == bool or not usable.any():
+    if expected.dtype == bool or not usable.any():
         return 0.0
     size = np.sqrt(np.mean(b[usable] ** 2))
     # One number for each image, such as a score, may well be the same for all of them.

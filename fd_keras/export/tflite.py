@@ -89,6 +89,7 @@ def export_tflite(
     Returns:
         ``path``. Its signature ``serving_default`` takes ``images`` and returns ``predictions``
         (or the names of a model with several outputs); ``distill`` returns the distilled images.
+        Outputs that are bool, such as a detector's ``flag``, become float32: 0 or 1.
 
     Raises:
         ValueError: The model needs an operation that is no TFLite builtin; the message names
@@ -159,7 +160,7 @@ def _sorted_endpoints(model: keras.Model, batch: int | None) -> dict[str, Endpoi
         with recorded_distillations(model) as distilled:
             outputs = named_outputs(model(images, training=False))
         hidden = {f"{HIDDEN_PREFIX}{number}": shown for number, shown in enumerate(distilled)}
-        return {**outputs, **hidden}
+        return {**{name: _number(output) for name, output in outputs.items()}, **hidden}
 
     endpoints[SERVING] = dataclasses.replace(endpoints[SERVING], function=serve_and_show)
     spec = image_signature(model)
@@ -169,6 +170,11 @@ def _sorted_endpoints(model: keras.Model, batch: int | None) -> dict[str, Endpoi
         for name, given in _SORTED_NAMES.items()
         if given in endpoints
     }
+
+
+def _number(output: tf.Tensor) -> tf.Tensor:
+    """LiteRT.js refuses to load a file with a bool output."""
+    return tf.cast(output, tf.float32) if output.dtype == tf.bool else output
 
 
 def _float_tensors(file: TFLiteFile, distilled: list[str]) -> list[str]:
