@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from scipy.special import bdtrc
+
 from fd_keras.export.quantization import Quantization
 
 
@@ -20,7 +22,8 @@ class Limits:
     """How far an exported file may be from Keras.
 
     Args:
-        same_class: Least share of images with the same class.
+        same_class: Least share of images with the same class. Fewer images pass where chance
+            explains it: of a few images, one near the border of two classes is a large share.
         relative_error: Largest root mean square difference of the predictions, relative to the
             predictions' standard deviation.
         accuracy: Largest difference of accuracies, where labels are given.
@@ -41,6 +44,9 @@ LIMITS: Mapping[Quantization, Limits] = {
 
 # Largest share of pixels that may be off by more than one grey level.
 PIXEL_SHARE = 1e-4
+
+# A share of images is too small when this is how likely so few of them are at the limit.
+_CHANCE = 0.05
 
 # A coefficient may lie on a tie by chance, and one block then differ: 64 pixels.
 _CHANCE_PIXELS = 64
@@ -155,8 +161,11 @@ class ExportCheck:
             )
         if not run.finite:
             found.append("outputs are not finite where Keras' are")
-        if run.same_class < limits.same_class:
-            found.append(f"only {run.same_class:.1%} of the images get the same class")
+        if _beyond_chance(run.same_class, limits.same_class, self.images):
+            found.append(
+                f"only {run.same_class:.1%} of the images get the same class, not "
+                f"{limits.same_class:.0%}"
+            )
         if not run.relative_error <= limits.relative_error:
             found.append(f"predictions differ by {run.relative_error:.2g} of their spread")
         if run.accuracy is not None and self.keras_accuracy is not None:
@@ -183,6 +192,12 @@ class ExportCheck:
         if run.distillation_milliseconds is not None:
             latency += f", distillation alone {run.distillation_milliseconds:.2f} ms"
         return f"  {run.runtime}: {', '.join([*parts, latency])}"
+
+
+def _beyond_chance(share: float, limit: float, images: int) -> bool:
+    """Whether a share of so many images shows that the true one is below a limit."""
+    others = round((1 - share) * images)
+    return others > 0 and float(bdtrc(others - 1, images, 1 - limit)) < _CHANCE
 
 
 def report(

@@ -65,6 +65,11 @@ class TFLiteFile:
         positions = list(graph.outputs)
         return {o.name.decode(): positions.index(o.tensorIndex) for o in definition.outputs}
 
+    def output_tensors(self) -> list[str]:
+        """Names of the tensors that ``serving_default`` returns."""
+        _, graph = self._signature(SERVING)
+        return [graph.tensors[index].name.decode() for index in graph.outputs]
+
     def rename_signatures(self, names: Mapping[str, str]) -> None:
         """Give signatures other names."""
         for signature in self.model.signatureDefs:

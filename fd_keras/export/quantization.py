@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fd_keras.export.flatbuffer import TFLiteFile
+from fd_keras.export.ranges import tightened
 from fd_keras.export.signatures import DISTILL, SERVING
 from fd_keras.extras import import_extra
 
@@ -59,7 +60,7 @@ def quantized(
     module = import_extra("ai_edge_quantizer.quantizer", "export")
     quantizer = module.Quantizer(content, _recipe(quantize, kept))
     with _silence():
-        ranges = None if samples is None else _calibration(content, quantizer, samples)
+        ranges = None if samples is None else _ranges(content, quantizer, samples, kept)
         result = quantizer.quantize(ranges, enable_progress_report=False)
     return bytes(result.quantized_model)
 
@@ -108,15 +109,17 @@ def _recipe(quantize: Quantization, kept: Sequence[str]) -> list[dict[str, Any]]
     return recipe
 
 
-def _calibration(content: bytes, quantizer: Any, samples: npt.NDArray[Any]) -> dict[str, Any]:
-    """Smallest and largest value of each tensor over all samples."""
+def _ranges(
+    content: bytes, quantizer: Any, samples: npt.NDArray[Any], kept: Sequence[str]
+) -> dict[str, Any]:
+    """The range of each activation that is quantised."""
     calibrator = import_extra("ai_edge_quantizer.calibrator", "export")
     manager = import_extra("ai_edge_quantizer.recipe_manager", "export").RecipeManager()
     manager.load_quantization_recipe(quantizer.get_quantization_recipe())
     minimum_and_maximum = import_extra("ai_edge_quantizer.utils.qsv_utils", "export").min_max_update
     measure = calibrator.Calibrator(content, qsv_update_func=minimum_and_maximum)
     data = [{"images": sample[np.newaxis]} for sample in samples]
-    requests = {name: data for name in (SERVING, DISTILL) if name in TFLiteFile(content).signatures}
+    file = TFLiteFile(content)
+    requests = {name: data for name in (SERVING, DISTILL) if name in file.signatures}
     measure.calibrate(requests, manager)
-    ranges: dict[str, Any] = measure.get_model_qsvs()
-    return ranges
+    return tightened(measure.get_model_qsvs(), content, samples, {*kept, *file.output_tensors()})

@@ -39,11 +39,8 @@ from fd_keras.layer import FeatureDistillation
 # nothing of signatures run the first graph.
 _SORTED_NAMES = {"0": SERVING, "1": DISTILL}
 
-# More of them hardly change the ranges, and all activations of each are looked at.
+# With 250 of them, or attacked ones among them, MobileNetV2 in int8 came no closer to Keras.
 _REPRESENTATIVE_IMAGES = 100
-
-# Of those, so many also prove the file.
-_PROOF_IMAGES = 32
 
 
 def export_tflite(
@@ -76,8 +73,9 @@ def export_tflite(
             ``"float16"``: float16 weights, half the size; ``"int8"``: int8 weights and activations.
             Inputs and outputs stay as in the model.
         representative_data: For ``"int8"``: images like those the model will see, from which the
-            ranges of activations are measured. An array, a ``tf.data.Dataset``, a ``PyDataset`` or
-            an iterable of images; the first hundred are used.
+            ranges of activations are measured; those that only a few values reach are cut to the
+            least squared error. An array, a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of
+            images; the first hundred are used.
         labels: Names of the classes, or a text file with one on each line.
         single_image: Whether to fix the batch at one image, which LiteRT.js and some accelerators
             need; they need a fixed height and width, too.
@@ -111,7 +109,7 @@ def export_tflite(
     samples = None
     if quantize == "int8":
         samples = _checked_samples(model, representative_data)
-        images = samples[:_PROOF_IMAGES] if images is None else images
+        images = samples if images is None else images
     details = export_details(model, labels, quantize=quantize)
     file, distilled = _converted(model, single_image)
     if quantize != "none":
