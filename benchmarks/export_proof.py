@@ -1,7 +1,7 @@
-"""Every export format of MobileNetV2 behind several tables, proven on benign and attacked images.
+"""Every export format of two classifiers behind several tables, on benign and attacked images.
 
-Statistics of the designed table and the ranges of int8 bodies come from every second image, the
-proofs from 100 of the others. Run: ``python -m benchmarks.export_proof [--out benchmarks/results]``
+Designed and searched tables and the ranges of int8 bodies come from other images than the proofs.
+Run: ``python -m benchmarks.export_proof [--out benchmarks/results]``
 """
 
 import argparse
@@ -16,27 +16,30 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.imagenet import images_and_labels, mobilenet
+from benchmarks.export_subjects import (
+    REPRESENTATIVE,
+    SEARCHED_IMAGES,
+    TRIALS,
+    digits_subject,
+    imagenet_subject,
+    tables_of,
+)
 from fd_keras import (
-    CoefficientStatistics,
     FeatureDistillation,
-    design_table,
     export_saved_model,
     export_tflite,
     preset_table,
     protect,
     verify_export,
 )
-from fd_keras.evaluation import art_classifier, fgsm, predicted_classes
+from fd_keras.evaluation.intervals import wilson_interval
 from fd_keras.export.quantization import QUANTIZATIONS
 from fd_keras.export.runtimes import run_tflite
 
-COUNT = 100
-REPRESENTATIVE = 64
-EPSILON = 0.0078
+KINDS = ("benign", "attacked")
 LATENCY_ROUNDS = 9
-THREAT_MODELS = {"benign": "benign", "attacked": f"gray-box FGSM eps {EPSILON}"}
 HEADINGS = [
+    "model",
     "table",
     "format",
     "runtime",
@@ -51,26 +54,6 @@ HEADINGS = [
 ]
 
 
-def data(model):
-    """Images to design and calibrate on; images to prove on, benign and attacked; their labels."""
-    images, labels = images_and_labels()
-    known = images[0::2]
-    scaled, labels = (images[1::2] / 255).astype(np.float32), labels[1::2]
-    right = np.flatnonzero(predicted_classes(model, scaled) == labels)[:COUNT]
-    scaled, labels = scaled[right], labels[right]
-    classifier = art_classifier(model, value_range=(0, 1))
-    attacked = fgsm(EPSILON).generate(classifier, scaled, labels)
-    return known, {"benign": scaled, "attacked": attacked}, labels
-
-
-def tables(known):
-    statistics = CoefficientStatistics.from_data(known, color_space="ycbcr")
-    return [
-        *(preset_table(name) for name in ("liu2019", "zigzag15", "jpeg:75")),
-        design_table(statistics, 2.0, cycle_spins=1),
-    ]
-
-
 def exported(model, folder, representative):
     """A name and a path for each format."""
     yield "SavedModel", export_saved_model(model, folder / "served", verify=False)
@@ -80,9 +63,11 @@ def exported(model, folder, representative):
         yield f"TFLite {quantize}", export_tflite(model, path, verify=False, **arguments)
 
 
-def latencies(model, table, folder, representative, images):
+def latencies(subject, table, folder):
     """Milliseconds of one image with and without the layer, taken in turns, in each format."""
-    protected = protect(model, FeatureDistillation(table, value_range=(0, 1)))
+    model, images = subject.model, subject.images[:10]
+    representative = subject.known[:REPRESENTATIVE]
+    protected = protect(model, FeatureDistillation(table, value_range=subject.value_range))
     homes = {"with": (protected, folder / "with"), "without": (model, folder / "without")}
     paths = {key: dict(exported(*home, representative)) for key, home in homes.items()}
     found = {}
@@ -90,32 +75,63 @@ def latencies(model, table, folder, representative, images):
         name, runs = f"TFLite {quantize}", {key: [] for key in homes}
         for _ in range(LATENCY_ROUNDS):
             for key, timed in runs.items():
-                timed.append(run_tflite(paths[key][name].read_bytes(), images[:10]).milliseconds)
+                timed.append(run_tflite(paths[key][name].read_bytes(), images).milliseconds)
         found[name] = {key: float(np.median(timed)) for key, timed in runs.items()}
-    return {"table": table.name, "milliseconds": found}
+    return {"model": subject.name, "table": table.name, "milliseconds": found}
 
 
-def rows_of(table, name, checks):
-    for runs in zip(*(checks[kind].runtimes for kind in THREAT_MODELS)):
+def proofs(subject, folder, console):
+    """A row for each table, format and runtime."""
+    attacked = subject.attacked(subject.images, subject.labels)
+    images = dict(zip(KINDS, (subject.images, attacked)))
+    for name, table in tables_of(subject, folder).items():
+        layer = FeatureDistillation(table, value_range=subject.value_range)
+        shape = subject.images.shape[1:]
+        protected = protect(subject.model, layer, input_shape=shape)
+        home = folder / name.replace(":", "-").replace("/", "-")
+        for format_name, path in exported(protected, home, subject.known[:REPRESENTATIVE]):
+            checks = {
+                kind: verify_export(
+                    path,
+                    protected,
+                    images[kind],
+                    subject.labels,
+                    threat_model=subject.threat_models[kind],
+                )
+                for kind in KINDS
+            }
+            console.print(*map(str, checks.values()), sep="\n", highlight=False)
+            yield from rows_of(subject, name, format_name, checks)
+
+
+def rows_of(subject, table, name, checks):
+    for runs in zip(*(checks[kind].runtimes for kind in KINDS)):
         pixels = sum(run.pixels for run in runs)
         beyond = sum(run.pixels_beyond for run in runs)
         benign = runs[0]
         yield {
-            "table": table.name,
+            "model": subject.name,
+            "table": table,
             "format": name,
             "runtime": benign.runtime,
             "bytes": checks["benign"].size,
-            "images": COUNT,
+            "images": checks["benign"].images,
             "share_of_pixels_beyond_1_level": beyond / pixels,
             "largest_pixel_difference": max(run.largest_pixel_difference for run in runs),
-            "same_class": {k: run.same_class for k, run in zip(THREAT_MODELS, runs)},
-            "accuracy": {k: run.accuracy for k, run in zip(THREAT_MODELS, runs)},
-            "keras_accuracy": {k: checks[k].keras_accuracy for k in THREAT_MODELS},
-            "threat_models": THREAT_MODELS,
+            "same_class": {kind: run.same_class for kind, run in zip(KINDS, runs)},
+            "relative_error": {kind: run.relative_error for kind, run in zip(KINDS, runs)},
+            "accuracy": {kind: run.accuracy for kind, run in zip(KINDS, runs)},
+            "keras_accuracy": {kind: checks[kind].keras_accuracy for kind in KINDS},
+            "threat_models": subject.threat_models,
             "milliseconds": benign.milliseconds,
             "layer_milliseconds": benign.distillation_milliseconds,
             "proven": all(check.passed for check in checks.values()),
-            "problems": [problem for check in checks.values() for problem in check.problems],
+            "problems": [
+                f"{kind} images: {problem}"
+                for kind, run in zip(KINDS, runs)
+                for problem in checks[kind].problems
+                if problem.startswith(f"{run.runtime}: ")
+            ],
         }
 
 
@@ -125,10 +141,11 @@ def cells(row):
 
     def percent(kind):
         change = 100 * (row["accuracy"][kind] - row["keras_accuracy"][kind])
-        return f"{100 * row['accuracy'][kind]:.0f} ({change:+.0f})"
+        return f"{100 * row['accuracy'][kind]:.1f} ({change:+.1f})"
 
-    same = [f"{100 * row['same_class'][kind]:.0f}" for kind in THREAT_MODELS]
+    same = [f"{100 * row['same_class'][kind]:.1f}" for kind in KINDS]
     return [
+        row["model"],
         row["table"],
         row["format"],
         row["runtime"],
@@ -143,14 +160,41 @@ def cells(row):
     ]
 
 
+def pooled(rows):
+    """Lines on each model and TFLite format in LiteRT, all tables together."""
+    wanted = [row for row in rows if row["runtime"] == "LiteRT"]
+    for key in dict.fromkeys((row["model"], row["format"]) for row in wanted):
+        chosen = [row for row in wanted if (row["model"], row["format"]) == key]
+        parts = []
+        for kind in KINDS:
+            count = sum(row["images"] for row in chosen)
+            same = round(sum(row["same_class"][kind] * row["images"] for row in chosen))
+            low, high = wilson_interval(same, count)
+            changes = [
+                100 * (row["accuracy"][kind] - row["keras_accuracy"][kind]) for row in chosen
+            ]
+            worst = max(changes, key=abs)
+            parts += [
+                f"{same} of {count}: {100 * same / count:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+            ]
+            parts += [f"{np.mean(changes):+.1f} ({worst:+.1f})"]
+        yield f"| {' | '.join([*key, *parts])} |"
+
+
 def markdown(result):
+    rows = result["rows"]
+    described = [
+        f"{s['title']} ({s['images']} images; attacked: {s['attacked']})"
+        for s in result["subjects"]
+    ]
     lines = [
         "# Exports proven equal",
         "",
-        f"MobileNetV2 1.0/224 behind four tables, {COUNT} ImageNet images that it classifies "
-        "correctly without the layer, benign and attacked. Threat model of the attacked accuracy: "
-        f"gray-box, FGSM eps {EPSILON} (ART, L-inf) on the classifier without the layer. Others "
-        f"gave the int8 ranges ({REPRESENTATIVE}) and the designed table (for 2/255).",
+        f"Two classifiers behind several tables, exported to every format: {'; '.join(described)}. "
+        "All images are such that the classifier gets them right without the layer. Threat model "
+        "of the attacked accuracy: gray-box, FGSM (ART, L-inf) on the classifier without the "
+        f"layer. Other images gave the int8 ranges ({REPRESENTATIVE}), the designed and the "
+        f"searched tables ({SEARCHED_IMAGES}, {TRIALS} trials: an example, not a good table).",
         "",
         f"Command: `{result['command']}`. {result['machine']}. Latencies are medians of single "
         "images, one thread in LiteRT, on a machine busy with other work: only the last table's, "
@@ -161,21 +205,27 @@ def markdown(result):
         "",
         f"| {' | '.join(HEADINGS)} |",
         f"|{'---|' * len(HEADINGS)}",
-        *(f"| {' | '.join(cells(row))} |" for row in result["rows"]),
+        *(f"| {' | '.join(cells(row))} |" for row in rows),
         "",
-    ]
-    lines += [
+        "All tables together, in LiteRT: images with Keras' class (Wilson's 95 % interval; the "
+        "same images behind each table), and points by which the accuracy differs from Keras, mean "
+        "and worst table.",
+        "",
+        "| model | format | benign, same class | accuracy | attacked, same class | accuracy |",
+        "|---|---|---|---|---|---|",
+        *pooled(rows),
+        "",
         "Not proven by the limits of `verify_export` (an export with these images is refused):",
         "",
-        *dict.fromkeys(
-            f"* {row['table']}, {row['format']}: {problem}"
-            for row in result["rows"]
+        *(
+            f"* {row['model']}, {row['table']}, {row['format']}: {problem}"
+            for row in rows
             for problem in row["problems"]
         ),
         "",
         "Latency of one image in LiteRT with and without the layer "
-        f"({result['latencies']['table']}), one thread, medians of {LATENCY_ROUNDS} rounds, in "
-        "turns:",
+        f"({result['latencies']['model']}, {result['latencies']['table']}), one thread, medians of "
+        f"{LATENCY_ROUNDS} rounds, in turns:",
         "",
         "| format | with, ms | without, ms |",
         "|---|---|---|",
@@ -189,28 +239,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
-    console = Console()
-    model = mobilenet()
-    known, images, labels = data(model)
-    representative = (known[:REPRESENTATIVE] / 255).astype(np.float32)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder, "plain")
-        timed = latencies(model, preset_table("liu2019"), plain, representative, images["benign"])
-        for table in tables(known):
-            protected = protect(model, FeatureDistillation(table, value_range=(0, 1)))
-            home = Path(folder, table.name.replace(":", "-"))
-            for name, path in exported(protected, home, representative):
-                checks = {
-                    kind: verify_export(path, protected, images[kind], labels, threat_model=threat)
-                    for kind, threat in THREAT_MODELS.items()
-                }
-                rows += rows_of(table, name, checks)
-                console.print(*map(str, checks.values()), sep="\n", highlight=False)
+    console, rows = Console(), []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        subjects = [digits_subject(folder), imagenet_subject()]
+        for subject in subjects:
+            rows += proofs(subject, folder / subject.name, console)
+        timed = latencies(subjects[-1], preset_table("liu2019"), folder / "timed")
     stack = f"Python {platform.python_version()}, TensorFlow {tf.__version__}"
     result = {
         "command": "python -m benchmarks.export_proof",
         "machine": f"{stack}, Keras {keras.__version__}, {platform.machine()}, 2 cores",
+        "subjects": [
+            {"title": s.title, "images": len(s.images), "attacked": s.threat_models["attacked"]}
+            for s in subjects
+        ],
         "rows": rows,
         "latencies": timed,
     }
