@@ -32,7 +32,7 @@ RUNS = {
             "DeepFool": 48,
             "CW-L2": 16,
             "adaptive": 32,
-            "Square": 16,
+            "Square": 8,
             "TVM": 48,
             "quilting": 32,
         },
