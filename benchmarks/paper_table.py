@@ -1,7 +1,8 @@
 """The paper's table: every attack, every defence, two networks, all threat models.
 
-Run: ``python -m benchmarks.paper_table [--only imagenet|cifar10]``, or ``make paper-table``. What
-was computed stays in ``--cache``, so that a run which was stopped goes on where it was.
+Run: ``python -m benchmarks.paper_table``, or ``make paper-table``; with ``--only imagenet`` or
+``--only cifar10``, earlier results of the other network stay in the files. What was computed stays
+in ``--cache``, so that a run which was stopped goes on where it was.
 """
 
 import argparse
@@ -14,6 +15,8 @@ from rich.console import Console
 
 from benchmarks import cifar10, imagenet
 from fd_keras import CoefficientStatistics, design_table, evaluate
+from fd_keras.evaluation import EvaluationReport
+from fd_keras.files import atomic_path
 
 CACHE = Path(__file__).parents[1] / ".cache" / "evaluation"
 
@@ -142,6 +145,14 @@ def summary(reports):
     return "\n".join(lines)
 
 
+def kept(path):
+    """The reports in an earlier file of results."""
+    if not path.exists():
+        return {}
+    earlier = json.loads(path.read_text())
+    return {name: EvaluationReport.from_json(json.dumps(data)) for name, data in earlier.items()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=CACHE)
@@ -149,13 +160,18 @@ def main():
     parser.add_argument("--only", choices=list(RUNS))
     arguments = parser.parse_args()
     names = [arguments.only] if arguments.only else list(RUNS)
-    reports = {name: run(name, arguments.cache, Console(stderr=True)) for name in names}
+    fresh = {name: run(name, arguments.cache, Console(stderr=True)) for name in names}
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, report in reports.items():
+    for name, report in fresh.items():
         report.to_html(arguments.out / f"paper_table_{name}.html")
+    target = arguments.out / "paper_table.json"
+    found = {**kept(target), **fresh}
+    reports = {name: found[name] for name in RUNS if name in found}
     results = {name: json.loads(report.to_json()) for name, report in reports.items()}
-    (arguments.out / "paper_table.json").write_text(json.dumps(results, indent=1) + "\n")
-    (arguments.out / "paper_table.md").write_text(summary(reports))
+    with atomic_path(target) as temporary:
+        temporary.write_text(json.dumps(results, indent=1) + "\n")
+    with atomic_path(arguments.out / "paper_table.md") as temporary:
+        temporary.write_text(summary(reports))
 
 
 if __name__ == "__main__":
