@@ -149,7 +149,7 @@ def cells(row):
         row["table"],
         row["format"],
         row["runtime"],
-        f"{row['bytes'] / 1e6:.1f}",
+        f"{row['bytes'] / 1e6:.2f}",
         f"{100 * row['share_of_pixels_beyond_1_level']:.4f} %",
         f"{row['largest_pixel_difference']:.2g}",
         " / ".join(same),
