@@ -138,7 +138,8 @@ def plot_epsilons(curves: Sequence[EpsilonCurve], threat_model: str) -> Any:
         ticks = sorted({255 * epsilon for curve in curves for epsilon in curve.epsilons})
         smallest = next((tick for tick in ticks if tick > 0), 1.0)
         axis.set_xscale("symlog", base=2, linthresh=smallest, linscale=0.5)
-        axis.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        # The protocols' .0039 and .0078 are 1 and 2 grey levels; more digits would collide.
+        axis.set_xticks(ticks, [f"{tick:.1f}".removesuffix(".0") for tick in ticks])
         axis.set_xticks([], minor=True)
         _legend_below(figure, axis, 3)
         return figure
