@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,10 +11,10 @@ from fd_keras_cli.console import (
     USER_ERRORS,
     checked_targets,
     file_progress,
-    path_argument,
     print_error,
     quiet_libraries,
 )
+from fd_keras_cli.options import Images, OutDirectory, TableName
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,19 +29,7 @@ _STRIP_ROWS = 512
 _BLOCK_ROWS = 8
 
 
-def apply(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG or WebP files.")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            parser=path_argument, metavar="PATH", help="Directory to write to; made if missing."
-        ),
-    ],
-    table: Annotated[
-        str,
-        typer.Option(help="liu2019, zigzag15, jpeg, jpeg:QUALITY, or a table's JSON file."),
-    ] = "liu2019",
-) -> None:
+def apply(images: Images, out: OutDirectory, table: TableName = "liu2019") -> None:
     """Distil image files with a quantisation table.
 
     A PNG or WebP file keeps its name and is written without loss. A JPEG file becomes a PNG

@@ -11,13 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fd_keras_cli.console import (
-    INTERRUPTED,
-    check_target,
-    path_argument,
-    quiet_libraries,
-    report_skipped,
-)
+from fd_keras_cli.console import INTERRUPTED, check_target, quiet_libraries, report_skipped
+from fd_keras_cli.options import Strict, path_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,10 +43,7 @@ def calibrate(
         float,
         typer.Option(help="Size of the perturbation of a pixel in grey levels: 2 means 2/255."),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(parser=path_argument, metavar="PATH", help="The table's JSON file."),
-    ],
+    out: Annotated[Path, path_option("The table's JSON file.")],
     color_space: Annotated[
         ColorSpaceName, typer.Option(help="Colour space of the table.")
     ] = ColorSpaceName.YCBCR,
@@ -78,14 +70,9 @@ def calibrate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Read so many images.")] = None,
     statistics: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path_argument,
-            metavar="PATH",
-            help="Also write the coefficient statistics to this file.",
-        ),
+        Path | None, path_option("Also write the coefficient statistics to this file.")
     ] = None,
-    strict: Annotated[bool, typer.Option(help="Stop at the first unreadable image.")] = False,
+    strict: Strict = False,
 ) -> None:
     """Measure benign images and design a table against a perturbation.
 

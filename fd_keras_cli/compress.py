@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,10 +11,10 @@ from fd_keras_cli.console import (
     USER_ERRORS,
     checked_targets,
     file_progress,
-    path_argument,
     print_error,
     quiet_libraries,
 )
+from fd_keras_cli.options import Images, OutDirectory, TableName
 
 
 class SubsamplingName(str, Enum):
@@ -26,17 +25,9 @@ class SubsamplingName(str, Enum):
 
 
 def compress(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG or WebP files.")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            parser=path_argument, metavar="PATH", help="Directory to write to; made if missing."
-        ),
-    ],
-    table: Annotated[
-        str,
-        typer.Option(help="liu2019, zigzag15, jpeg, jpeg:QUALITY, or a table's JSON file."),
-    ] = "jpeg",
+    images: Images,
+    out: OutDirectory,
+    table: TableName = "jpeg",
     subsampling: Annotated[
         SubsamplingName, typer.Option(help="Chroma at full (4:4:4) or half (4:2:0) size.")
     ] = SubsamplingName.NONE,

@@ -124,24 +124,6 @@ def file_progress(count: int) -> Progress:
     )
 
 
-def path_argument(value: str) -> Path:
-    """A path from the command line; for the ``parser`` of an option.
-
-    Args:
-        value: What was written. ``Path`` itself would take nothing for the current directory.
-
-    Raises:
-        ValueError: It is empty.
-
-    Example:
-        >>> path_argument("out")
-        PosixPath('out')
-    """
-    if not str(value):
-        raise ValueError("a path must not be empty")
-    return Path(value)
-
-
 def check_target(option: str, target: Path) -> None:
     """Refuse a file that cannot be written, before anything is computed.
 

@@ -9,19 +9,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fd_keras_cli.console import path_argument, quiet_libraries
+from fd_keras_cli.console import quiet_libraries
+from fd_keras_cli.options import OutDirectory
 
 if TYPE_CHECKING:
     from fd_keras.demo import DemoResult
 
 
 def demo(
-    out: Annotated[
-        Path,
-        typer.Option(
-            parser=path_argument, metavar="PATH", help="Directory to write to; made if missing."
-        ),
-    ] = Path("demo-output"),
+    out: OutDirectory = Path("demo-output"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and the training.")] = 1,
 ) -> None:
     """Train, attack, defend and export a small classifier, and write a report.

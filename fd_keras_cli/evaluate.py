@@ -10,10 +10,19 @@ import typer
 from fd_keras_cli.console import (
     INTERRUPTED,
     parsed_limit,
-    path_argument,
     print_error,
     quiet_libraries,
     report_skipped,
+)
+from fd_keras_cli.options import (
+    LabelledData,
+    Modules,
+    Probabilities,
+    ProtocolName,
+    Strict,
+    ValueRange,
+    model_argument,
+    path_option,
 )
 
 if TYPE_CHECKING:
@@ -22,27 +31,10 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Annotated[
-        Path,
-        typer.Argument(
-            parser=path_argument,
-            metavar="MODEL",
-            help="The classifier without the layer: a .keras or .h5 file.",
-        ),
+        Path, model_argument("The classifier without the layer: a .keras or .h5 file.")
     ],
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help="Labelled images: a directory with a subdirectory per class, an .npz file with "
-            "x and y, a .tfrecord(.gz) file, or cifar10, cifar100, mnist, fashion_mnist.",
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            parser=path_argument, metavar="PATH", help="Directory of the report; made if missing."
-        ),
-    ],
+    data: LabelledData,
+    out: Annotated[Path, path_option("Directory of the report; made if missing.")],
     table: Annotated[
         list[str] | None,
         typer.Option(help="A preset's name or a table's JSON file; may be given repeatedly."),
@@ -55,22 +47,14 @@ def evaluate(
             "quilting. May be given repeatedly."
         ),
     ] = None,
-    protocol: Annotated[
-        str, typer.Option(help="evademl-imagenet, evademl-cifar10, linf-sweep or autoattack.")
-    ] = "linf-sweep",
-    value_range: Annotated[
-        tuple[float, float], typer.Option(help="Pixel values that the model takes, low and high.")
-    ] = (0.0, 255.0),
-    probabilities: Annotated[
-        bool, typer.Option(help="The model returns probabilities, not logits.")
-    ] = False,
+    protocol: ProtocolName = "linf-sweep",
+    value_range: ValueRange = (0.0, 255.0),
+    probabilities: Probabilities = False,
     classes: Annotated[
         Path | None,
-        typer.Option(
-            parser=path_argument,
-            metavar="PATH",
-            help="Text file with one class per line in the model's order, as the "
-            "subdirectories of DATA are named.",
+        path_option(
+            "Text file with one class per line in the model's order, as the "
+            "subdirectories of DATA are named."
         ),
     ] = None,
     max_images: Annotated[
@@ -87,18 +71,13 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Seed of random attacks and defences.")] = 1,
     cache: Annotated[
         Path | None,
-        typer.Option(
-            parser=path_argument,
-            metavar="PATH",
-            help="Where what was computed is kept, so that an interrupted run goes on. Default: "
-            "~/.keras/fd_keras/evaluation.",
+        path_option(
+            "Where what was computed is kept, so that an interrupted run goes on. Default: "
+            "~/.keras/fd_keras/evaluation."
         ),
     ] = None,
-    modules: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="Python module that registers the model's own classes."),
-    ] = None,
-    strict: Annotated[bool, typer.Option(help="Stop at the first unreadable image.")] = False,
+    modules: Modules = None,
+    strict: Strict = False,
 ) -> None:
     """Attack a classifier with and without knowledge of its defences, and write a report.
 

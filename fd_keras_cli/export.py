@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fd_keras_cli.console import quiet_libraries
+from fd_keras_cli.options import LayerRange, Modules
 
 
 class FormatName(str, Enum):
@@ -49,9 +50,7 @@ def export(
             "a table's JSON file. Without it the model is exported as it is."
         ),
     ] = None,
-    value_range: Annotated[
-        tuple[float, float], typer.Option(help="What black and white are for the model.")
-    ] = (0, 255),
+    value_range: LayerRange = (0, 255),
     formats: Annotated[
         list[FormatName] | None, typer.Option("--format", help="Can be given twice. Default: both.")
     ] = None,
@@ -76,10 +75,7 @@ def export(
         ResizeName, typer.Option(help="What `serving_bytes` does to images of other sizes.")
     ] = ResizeName.CROP,
     warmup: Annotated[bool, typer.Option(help="Write warm-up requests for TF Serving.")] = False,
-    modules: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="Python module that registers the model's own classes."),
-    ] = None,
+    modules: Modules = None,
     verify: Annotated[bool, typer.Option(help="Prove what was written before keeping it.")] = True,
 ) -> None:
     """Export a model, behind a layer or as it is, and prove that it computes the same.

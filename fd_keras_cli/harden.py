@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import INTERRUPTED, path_argument, quiet_libraries, report_skipped
+from fd_keras_cli.console import INTERRUPTED, quiet_libraries, report_skipped
+from fd_keras_cli.options import (
+    Modules,
+    Probabilities,
+    Strict,
+    ValueRange,
+    model_argument,
+    path_option,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,10 +42,8 @@ _TRAINING = "training"
 def harden(
     model: Annotated[
         Path,
-        typer.Argument(
-            parser=path_argument,
-            metavar="MODEL",
-            help="The trained classifier without the layer, as Keras saves it (.keras, .h5).",
+        model_argument(
+            "The trained classifier without the layer, as Keras saves it (.keras, .h5)."
         ),
     ],
     train_data: Annotated[
@@ -48,14 +54,7 @@ def harden(
             "x and y, or a .tfrecord(.gz) file. They are kept in memory.",
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            parser=path_argument,
-            metavar="PATH",
-            help="Directory of the training and its result; made if missing.",
-        ),
-    ],
+    out: Annotated[Path, path_option("Directory of the training and its result; made if missing.")],
     table: Annotated[
         str, typer.Option(help="The table to stand behind: a preset's name or a JSON file.")
     ] = "liu2019",
@@ -111,21 +110,14 @@ def harden(
         int, typer.Option(min=5, help="Read so many images of TRAIN_DATA at most.")
     ] = 100_000,
     max_held_out: Annotated[int, typer.Option(min=1, help="Images to check on at most.")] = 1000,
-    value_range: Annotated[
-        tuple[float, float], typer.Option(help="Pixel values that the model takes, low and high.")
-    ] = (0.0, 255.0),
-    probabilities: Annotated[
-        bool, typer.Option(help="The model returns probabilities, not logits.")
-    ] = False,
+    value_range: ValueRange = (0.0, 255.0),
+    probabilities: Probabilities = False,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")] = 1,
-    modules: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="Python module that registers the model's own classes."),
-    ] = None,
+    modules: Modules = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Throw away the training in --out.")
     ] = False,
-    strict: Annotated[bool, typer.Option(help="Stop at the first unreadable image.")] = False,
+    strict: Strict = False,
 ) -> None:
     """Fine-tune a classifier behind its table, so that attacks through it do less.
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import check_target, path_argument, quiet_libraries
+from fd_keras_cli.console import check_target, quiet_libraries
+from fd_keras_cli.options import path_option
 
 if TYPE_CHECKING:
     from fd_keras import QuantizationTable
@@ -20,12 +21,7 @@ def inspect(
         Path, typer.Argument(metavar="FILE", help="A table.json, a statistics.json or a JPEG file.")
     ],
     plot: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path_argument,
-            metavar="PATH",
-            help="Write heat maps to this file; its suffix names the format.",
-        ),
+        Path | None, path_option("Write heat maps to this file; its suffix names the format.")
     ] = None,
     statistics: Annotated[
         Path | None,

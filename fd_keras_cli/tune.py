@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import (
-    INTERRUPTED,
-    parsed_limit,
-    path_argument,
-    quiet_libraries,
-    report_skipped,
+from fd_keras_cli.console import INTERRUPTED, parsed_limit, quiet_libraries, report_skipped
+from fd_keras_cli.options import (
+    LabelledData,
+    Probabilities,
+    ProtocolName,
+    Strict,
+    ValueRange,
+    model_argument,
+    path_option,
 )
 
 if TYPE_CHECKING:
@@ -34,30 +37,11 @@ _BAYESIAN = OracleName.BAYESIAN
 
 def tune(
     model: Annotated[
-        Path,
-        typer.Argument(
-            parser=path_argument,
-            metavar="MODEL",
-            help="The classifier without the layer, as Keras saves it (.keras, .h5).",
-        ),
+        Path, model_argument("The classifier without the layer, as Keras saves it (.keras, .h5).")
     ],
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help="Labelled images: a directory with a subdirectory per class, an .npz file with "
-            "x and y, a .tfrecord(.gz) file, or cifar10, cifar100, mnist, fashion_mnist.",
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            parser=path_argument, metavar="PATH", help="Directory of the search; made if missing."
-        ),
-    ],
-    protocol: Annotated[
-        str, typer.Option(help="evademl-imagenet, evademl-cifar10, linf-sweep or autoattack.")
-    ] = "linf-sweep",
+    data: LabelledData,
+    out: Annotated[Path, path_option("Directory of the search; made if missing.")],
+    protocol: ProtocolName = "linf-sweep",
     max_benign_loss: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the benign images a table may cost.")
     ] = 0.01,
@@ -65,12 +49,8 @@ def tune(
         int, typer.Option(min=1, help="Tables to try, those of earlier runs included.")
     ] = 60,
     oracle: Annotated[OracleName, typer.Option(help="How tables are chosen.")] = _BAYESIAN,
-    value_range: Annotated[
-        tuple[float, float], typer.Option(help="Pixel values that the model takes, low and high.")
-    ] = (0.0, 255.0),
-    probabilities: Annotated[
-        bool, typer.Option(help="The model returns probabilities, not logits.")
-    ] = False,
+    value_range: ValueRange = (0.0, 255.0),
+    probabilities: Probabilities = False,
     max_images: Annotated[
         int, typer.Option(min=2, help="Images: half of them select, half are held back.")
     ] = 1000,
@@ -84,16 +64,12 @@ def tune(
     seed: Annotated[int, typer.Option(min=0, help="Of the search and of random attacks.")] = 1,
     cache: Annotated[
         Path | None,
-        typer.Option(
-            parser=path_argument,
-            metavar="PATH",
-            help="Where attacked images are kept. Default: ~/.keras/fd_keras/evaluation.",
-        ),
+        path_option("Where attacked images are kept. Default: ~/.keras/fd_keras/evaluation."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Throw away the search in --out.")
     ] = False,
-    strict: Annotated[bool, typer.Option(help="Stop at the first unreadable image.")] = False,
+    strict: Strict = False,
 ) -> None:
     """Search the quantisation table that keeps most accuracy under attack.
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fd_keras_cli.console import quiet_libraries
+from fd_keras_cli.options import LayerRange, Modules
 
 
 def verify(
@@ -21,19 +22,14 @@ def verify(
     table: Annotated[
         str | None, typer.Option(help="The table it was exported with, as for `export`.")
     ] = None,
-    value_range: Annotated[
-        tuple[float, float], typer.Option(help="What black and white are for the model.")
-    ] = (0, 255),
+    value_range: LayerRange = (0, 255),
     images: Annotated[
         str | None,
         typer.Option(
             help="Images to compare on, as DATA of `calibrate`. Default: packaged photographs."
         ),
     ] = None,
-    modules: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="Python module that registers the model's own classes."),
-    ] = None,
+    modules: Modules = None,
     out: Annotated[Path | None, typer.Option(help="Also write what was found as JSON.")] = None,
 ) -> None:
     """Run an exported file in its real runtimes and compare it with Keras.

@@ -1,0 +1,91 @@
+"""Arguments and options that several commands share: each looks and reads the same in all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def path_argument(value: str) -> Path:
+    """A path from the command line; for the ``parser`` of an option.
+
+    Args:
+        value: What was written. ``Path`` itself would take nothing for the current directory.
+
+    Raises:
+        ValueError: It is empty.
+
+    Example:
+        >>> path_argument("out")
+        PosixPath('out')
+    """
+    if not str(value):
+        raise ValueError("a path must not be empty")
+    return Path(value)
+
+
+def path_option(text: str) -> Any:
+    """An option that takes a path.
+
+    Args:
+        text: Its help.
+
+    Example:
+        >>> Report = Annotated[Path, path_option("Where the report is written.")]
+    """
+    return typer.Option(parser=path_argument, metavar="PATH", help=text)
+
+
+def model_argument(text: str) -> Any:
+    """The argument ``MODEL``.
+
+    Args:
+        text: Its help.
+
+    Example:
+        >>> Model = Annotated[Path, model_argument("A .keras file.")]
+    """
+    return typer.Argument(parser=path_argument, metavar="MODEL", help=text)
+
+
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG or WebP files.")]
+
+LabelledData = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Labelled images: a directory with a subdirectory per class, an .npz file with "
+        "x and y, a .tfrecord(.gz) file, or cifar10, cifar100, mnist, fashion_mnist.",
+    ),
+]
+
+OutDirectory = Annotated[Path, path_option("Directory to write to; made if missing.")]
+
+TableName = Annotated[
+    str, typer.Option(help="liu2019, zigzag15, jpeg, jpeg:QUALITY, or a table's JSON file.")
+]
+
+ProtocolName = Annotated[
+    str, typer.Option(help="evademl-imagenet, evademl-cifar10, linf-sweep or autoattack.")
+]
+
+# Of a model in front of which no layer stands yet, to be evaluated or trained ...
+ValueRange = Annotated[
+    tuple[float, float], typer.Option(help="Pixel values that the model takes, low and high.")
+]
+
+# ... and of the layer that is exported with it.
+LayerRange = Annotated[
+    tuple[float, float], typer.Option(help="What black and white are for the model.")
+]
+
+Probabilities = Annotated[bool, typer.Option(help="The model returns probabilities, not logits.")]
+
+Modules = Annotated[
+    list[str] | None,
+    typer.Option("--import", help="Python module that registers the model's own classes."),
+]
+
+Strict = Annotated[bool, typer.Option(help="Stop at the first unreadable image.")]
