@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fd_keras_cli.console import INTERRUPTED, check_target, quiet_libraries, report_skipped
+from fd_keras_cli.console import check_target, interruptible, quiet_libraries, report_skipped
 from fd_keras_cli.options import Strict, path_option
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def calibrate(
         "max_step": max_step,
         "cycle_spins": cycle_spins,
     }
-    try:
+    with interruptible("Interrupted, nothing was written"):
         with quiet_libraries() as console:
             with console.status("Starting TensorFlow"):
                 from fd_keras.design import design_table
@@ -103,9 +103,6 @@ def calibrate(
             as_bands=as_bands,
             **{name: value for name, value in chosen.items() if value is not None},
         )
-    except KeyboardInterrupt:
-        typer.echo("Interrupted, nothing was written", err=True)
-        raise typer.Exit(INTERRUPTED) from None
     if statistics is not None:
         measured.save(statistics)
     table.save(out)

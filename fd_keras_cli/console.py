@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -20,7 +21,9 @@ from rich.text import Text
 USER_ERRORS = (ValueError, OSError, ImportError)
 
 # What a shell says of a program that Ctrl-C ended.
-INTERRUPTED = 130
+_INTERRUPTED = 130
+
+_RESUMABLE = "Interrupted; the same command goes on from here"
 
 
 def print_error(error: object, console: Console | None = None) -> None:
@@ -65,6 +68,27 @@ def quiet_libraries() -> Iterator[Console]:
             sys.stderr.flush()
             real.flush()
             os.dup2(real.fileno(), 2)
+
+
+@contextmanager
+def interruptible(message: str = _RESUMABLE) -> Iterator[None]:
+    """End the command with one line, and a shell's exit code, when Ctrl-C ends the block.
+
+    Args:
+        message: The line.
+
+    Raises:
+        typer.Exit: The block was interrupted.
+
+    Example:
+        >>> with interruptible():
+        ...     pass
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(message, err=True)
+        raise typer.Exit(_INTERRUPTED) from None
 
 
 def report_skipped(messages: Sequence[str], console: Console | None = None) -> None:
@@ -145,6 +169,22 @@ def check_target(option: str, target: Path) -> None:
         raise ValueError(f"`{option}` must be a file to write. Received: {option} {target}")
 
 
+def check_directory(out: Path) -> None:
+    """Refuse a directory that is none, before anything is computed.
+
+    Args:
+        out: What ``--out`` names. It need not exist.
+
+    Raises:
+        ValueError: It is a file.
+
+    Example:
+        >>> check_directory(Path("."))
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"`--out` must be a directory. Received: --out {out}")
+
+
 def checked_targets(sources: Sequence[Path], targets: list[Path], out: Path) -> list[Path]:
     """Return ``targets`` when no file would be lost by writing them.
 
@@ -160,8 +200,7 @@ def checked_targets(sources: Sequence[Path], targets: list[Path], out: Path) -> 
         >>> checked_targets([Path("a.png")], [Path("out/a.png")], Path("out"))
         [PosixPath('out/a.png')]
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"`--out` must be a directory. Received: --out {out}")
+    check_directory(out)
     read = {source.resolve() for source in sources}
     taken: dict[str, Path] = {}
     for source, target in zip(sources, targets):

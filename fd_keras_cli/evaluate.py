@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fd_keras_cli.console import (
-    INTERRUPTED,
+    check_directory,
+    interruptible,
     parsed_limit,
     print_error,
     quiet_libraries,
@@ -85,10 +86,9 @@ def evaluate(
     attacker does not know the defence), adaptive (the attacker differentiates through it) or
     black-box. Interrupt it at any time: the same command goes on where it was.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"`--out` must be a directory. Received: --out {out}")
+    check_directory(out)
     limits = dict(map(parsed_limit, limit or []))
-    try:
+    with interruptible():
         report = _report(
             model,
             data,
@@ -104,9 +104,6 @@ def evaluate(
             seed=seed,
             cache_dir=cache,
         )
-    except KeyboardInterrupt:
-        typer.echo("Interrupted; the same command goes on from here", err=True)
-        raise typer.Exit(INTERRUPTED) from None
     report.to_json(out / "report.json")
     report.to_html(out / "report.html")
     typer.echo(report.table())

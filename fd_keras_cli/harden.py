@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import INTERRUPTED, quiet_libraries, report_skipped
+from fd_keras_cli.console import check_directory, interruptible, quiet_libraries, report_skipped
 from fd_keras_cli.options import (
     Modules,
     Probabilities,
@@ -126,9 +126,8 @@ def harden(
     the same command goes on after the last whole epoch. Writes model.keras, table.json and
     result.json, and below training/ what TensorBoard reads.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"`--out` must be a directory. Received: --out {out}")
-    try:
+    check_directory(out)
+    with interruptible():
         result = _result(
             model,
             _Reader(value_range, max_images, strict),
@@ -156,9 +155,6 @@ def harden(
             random_grids=random_grids,
             table_rate=1.0 if learn_table else 0.0,
         )
-    except KeyboardInterrupt:
-        typer.echo("Interrupted; the same command goes on from here", err=True)
-        raise typer.Exit(INTERRUPTED) from None
     result.save(out)
     typer.echo(str(result))
     for name in ("model.keras", "table.json", "result.json"):

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import INTERRUPTED, parsed_limit, quiet_libraries, report_skipped
+from fd_keras_cli.console import (
+    check_directory,
+    interruptible,
+    parsed_limit,
+    quiet_libraries,
+    report_skipped,
+)
 from fd_keras_cli.options import (
     LabelledData,
     Probabilities,
@@ -77,9 +83,8 @@ def tune(
     command goes on where it was. Writes table.json, result.json, report.md, its plots, and
     TensorBoard's logs.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"`--out` must be a directory. Received: --out {out}")
-    try:
+    check_directory(out)
+    with interruptible():
         result = _result(
             model,
             data,
@@ -97,9 +102,6 @@ def tune(
             seed=seed,
             cache_dir=cache,
         )
-    except KeyboardInterrupt:
-        typer.echo("Interrupted; the same command goes on from here", err=True)
-        raise typer.Exit(INTERRUPTED) from None
     if result is None:
         typer.echo("This worker has ended; the chief writes the result")
         return
