@@ -276,7 +276,7 @@ def test_table_learns_where_it_may(digits, layer):
     assert fixed.distillation.table() == layer.quantization_table
     steps = learnt.distillation.table().steps
     assert np.abs(np.log(steps / layer.quantization_table.steps)).max() > 0.01
-    restored = learnt.distillation.layer()
+    restored = FeatureDistillation(learnt.distillation.table())
     images = digits[1].images[:4]
     np.testing.assert_allclose(restored(images), learnt.distillation(images), atol=1e-3)
 

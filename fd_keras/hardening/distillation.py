@@ -44,7 +44,6 @@ class TrainingDistillation(keras.layers.Layer):
     def __init__(self, layer: FeatureDistillation, channels: int, *, rate: float = 0.0) -> None:
         # float32 and no cast on entry, as in the layer itself.
         super().__init__(dtype="float32", autocast=False, name="training_distillation")
-        self._layer_config = layer.get_config()
         self._table = layer.quantization_table
         self._range = layer.value_range
         self._rate = rate
@@ -115,11 +114,6 @@ class TrainingDistillation(keras.layers.Layer):
         provenance = {"source": "harden", "name": "hardened", "from": dict(self._table.provenance)}
         table = self._table
         return QuantizationTable(exact, table.color_space, table.cycle_spins, provenance)
-
-    def layer(self) -> FeatureDistillation:
-        """A new layer with the present table."""
-        config = {**self._layer_config, "quantization_table": self.table().to_dict()}
-        return FeatureDistillation.from_config(config)
 
     def _steps(self) -> tf.Tensor:
         if not self._rate:
