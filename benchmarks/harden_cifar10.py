@@ -36,6 +36,7 @@ from fd_keras.evaluation.selection import Selection
 from fd_keras.evaluation.store import ArrayStore
 from fd_keras.evaluation.workbench import ImageSet, Workbench, correct
 from fd_keras.files import atomic_path
+from fd_keras.hardening.schedule import warm_up_cosine
 from fd_keras.progress import progress_bars
 
 TRAINING = SHARED / "data" / "cifar10_train_jpeg.tfrecord.gz"
@@ -125,11 +126,8 @@ def grey_level_model():
 
 def optimizer(images, arguments):
     """SGD with a short warm-up and a cosine."""
-    total = max(2, images // arguments.batch_size * arguments.epochs)
-    warm_up = max(1, total // 20)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, total - warm_up, warmup_target=LEARNING_RATE, warmup_steps=warm_up
-    )
+    batches = images // arguments.batch_size * arguments.epochs
+    schedule = warm_up_cosine(LEARNING_RATE, batches)
     return keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True)
 
 

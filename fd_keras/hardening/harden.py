@@ -31,6 +31,7 @@ from fd_keras.hardening.model import Augment, AverageWeights, HardeningModel
 from fd_keras.hardening.recipe import Recipe
 from fd_keras.hardening.record import Record
 from fd_keras.hardening.result import HardenResult, result_of
+from fd_keras.hardening.schedule import warm_up_cosine
 from fd_keras.hardening.view import TrainingView
 from fd_keras.layer import FeatureDistillation
 
@@ -39,7 +40,6 @@ _BACKUP = "backup"
 _LOGS = "logs"
 
 _LEARNING_RATE = 1e-3
-_WARM_UP = 0.05  # share of the training
 
 
 def harden(
@@ -213,12 +213,7 @@ class _Run:
         batches = self._batches()
         if batches is None:  # a data set of unknown length
             return keras.optimizers.Adam(_LEARNING_RATE)
-        total = max(2, batches * self.epochs)
-        warm_up = max(1, round(_WARM_UP * total))
-        schedule = keras.optimizers.schedules.CosineDecay(
-            0.0, total - warm_up, warmup_target=_LEARNING_RATE, warmup_steps=warm_up
-        )
-        return keras.optimizers.Adam(schedule)
+        return keras.optimizers.Adam(warm_up_cosine(_LEARNING_RATE, batches * self.epochs))
 
     def fit(
         self,
