@@ -1,6 +1,6 @@
-"""Plots of quantisation tables, coefficient statistics and designs.
+"""Plots of quantisation tables, coefficient statistics and designs, and empty ones to fill.
 
-Every function returns a ``matplotlib.figure.Figure``; ``figure.savefig(path)`` writes it, and a
+Every plot is a ``matplotlib.figure.Figure``; ``figure.savefig(path)`` writes it, and a
 notebook shows it after ``%matplotlib inline``. matplotlib comes with the extra ``evaluate``.
 """
 
@@ -20,6 +20,7 @@ from fd_keras.statistics import CoefficientStatistics
 from fd_keras.tables import QuantizationTable
 
 _INK = "#1b2733"
+_GRID = "#b0b0b0"
 
 # Epsilons, in grey levels, of the curves of removal probability.
 _EPSILONS = (1.0, 2.0, 4.0, 8.0)
@@ -147,9 +148,7 @@ def plot_design(
             f"Received: table={table!r}"
         )
     steps = table.steps_for(statistics.channels)
-    figure = import_extra("matplotlib.figure", "evaluate").Figure(
-        figsize=(1.2 + 3.2 * statistics.channels, 5), layout="constrained"
-    )
+    figure = empty_figure(1.2 + 3.2 * statistics.channels, 5)
     axes = figure.subplots(2, statistics.channels, squeeze=False, sharex=True, sharey="row")
     order = np.argsort(rank_bands(statistics.std, "sigma").reshape(-1, BLOCK_SIZE**2), axis=1)
     color_map = import_extra("matplotlib", "evaluate").colormaps["viridis_r"]
@@ -175,11 +174,51 @@ def plot_design(
     return figure
 
 
-def _row_of_maps(columns: int, rows: int = 1) -> tuple[Any, Any]:
+def empty_figure(width: float, height: float) -> Any:
+    """A figure that its content is fitted into.
+
+    Args:
+        width: In inches.
+        height: In inches.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> empty_figure(4, 3).axes
+        []
+    """
     # The Figure class, unlike pyplot, leaves the caller's backend and open figures alone.
-    figure = import_extra("matplotlib.figure", "evaluate").Figure(
-        figsize=(3.2 * columns, 3.2 * rows + 0.4), layout="constrained"
-    )
+    figure_class = import_extra("matplotlib.figure", "evaluate").Figure
+    return figure_class(figsize=(width, height), layout="constrained")
+
+
+def empty_axes(width: float, height: float, *, grid_color: str = _GRID) -> tuple[Any, Any]:
+    """A figure and its only axes, open at the top and on the right, over a faint grid.
+
+    Args:
+        width: In inches.
+        height: In inches.
+        grid_color: Of the grid, before it is made faint.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> figure, axis = empty_axes(4, 3)
+        >>> figure.axes == [axis]
+        True
+    """
+    figure = empty_figure(width, height)
+    axis = figure.subplots()
+    axis.grid(True, color=grid_color, alpha=0.25, linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def _row_of_maps(columns: int, rows: int = 1) -> tuple[Any, Any]:
+    figure = empty_figure(3.2 * columns, 3.2 * rows + 0.4)
     axes = figure.subplots(rows, columns, squeeze=False)
     return figure, axes[0] if rows == 1 else axes
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from fd_keras.extras import import_extra
 from fd_keras.pages import figure_uri, page_colors, picture_uri
-from fd_keras.plots import draw_steps
+from fd_keras.plots import draw_steps, empty_figure
 
 
 def heat_map(steps: npt.NDArray[np.float64]) -> str:
@@ -26,10 +26,8 @@ def heat_map(steps: npt.NDArray[np.float64]) -> str:
         >>> heat_map(np.full((8, 8), 30.0))[:26]
         'data:image/svg+xml;base64,'
     """
-    # The Figure class, unlike pyplot, leaves the caller's backend and open figures alone.
-    matplotlib_figure = import_extra("matplotlib.figure", "evaluate")
     with page_colors():
-        figure = matplotlib_figure.Figure(figsize=(3.4, 3.4), layout="constrained")
+        figure = empty_figure(3.4, 3.4)
         draw_steps(figure.subplots(), steps)
         return figure_uri(figure)
 

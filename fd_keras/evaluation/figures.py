@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from fd_keras.evaluation.curves import EpsilonCurve, TradeOff
 from fd_keras.evaluation.rows import OURS, UNDEFENDED
-from fd_keras.extras import import_extra
 from fd_keras.pages import PAGE_INK, PAGE_PAPER, PAGE_SOFT, page_colors
+from fd_keras.plots import empty_axes
 from fd_keras.point_names import NamedPoint, place_names, short_name
 
 
@@ -61,7 +61,7 @@ def plot_trade_off(points: Sequence[TradeOff], threat_model: str) -> Any:
         1
     """
     with page_colors():
-        figure, axis = _figure(4.6, 4.0)
+        figure, axis = empty_axes(4.6, 4.0, grid_color=PAGE_SOFT)
         front = [point for point in points if not any(other.beats(point) for other in points)]
         front.sort(key=lambda point: (point.benign, -point.attacked))
         # Asking for at least x benign accuracy gets the next point of the front.
@@ -111,7 +111,7 @@ def plot_epsilons(curves: Sequence[EpsilonCurve], threat_model: str) -> Any:
         1
     """
     with page_colors():
-        figure, axis = _figure(4.6, 3.7)
+        figure, axis = empty_axes(4.6, 3.7, grid_color=PAGE_SOFT)
         drawn = 0
         for curve in curves:
             ours = curve.family == OURS
@@ -164,7 +164,7 @@ def plot_roc(found: Sequence[Mapping[str, Any]]) -> Any:
         1
     """
     with page_colors():
-        figure, axis = _figure(4.6, 4.2)
+        figure, axis = empty_axes(4.6, 4.2, grid_color=PAGE_SOFT)
         axis.plot([0, 100], [0, 100], color=PAGE_SOFT, linewidth=0.8, linestyle=":")
         for number, entry in enumerate(found):
             color = _ROC_COLORS[number % len(_ROC_COLORS)]
@@ -198,7 +198,7 @@ def plot_times(defences: Sequence[Mapping[str, Any]]) -> Any:
     """
     with page_colors():
         timed = sorted(defences, key=lambda entry: -entry["ms_per_image"])
-        figure, axis = _figure(4.6, 0.9 + 0.25 * len(timed))
+        figure, axis = empty_axes(4.6, 0.9 + 0.25 * len(timed), grid_color=PAGE_SOFT)
         times = [entry["ms_per_image"] for entry in timed]
         colors = [_LOOKS.get(entry["family"], _OTHER).color for entry in timed]
         bars = axis.barh([short_name(entry["name"]) for entry in timed], times, color=colors)
@@ -208,17 +208,6 @@ def plot_times(defences: Sequence[Mapping[str, Any]]) -> Any:
         axis.grid(False, axis="y")
         axis.tick_params(axis="y", length=0)
         return figure
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    # The Figure class, unlike pyplot, leaves the caller's backend and open figures alone.
-    matplotlib_figure = import_extra("matplotlib.figure", "evaluate")
-    figure = matplotlib_figure.Figure(figsize=(width, height), layout="constrained")
-    axis = figure.subplots()
-    axis.grid(True, color=PAGE_SOFT, alpha=0.25, linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure, axis
 
 
 def _line(axis: Any, points: Sequence[TradeOff], **look: Any) -> None:

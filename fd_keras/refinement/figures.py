@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fd_keras.extras import import_extra
+from fd_keras.plots import empty_axes
 from fd_keras.point_names import NamedPoint, place_names
 from fd_keras.refinement.importance import parameter_importance
 from fd_keras.refinement.result import Contender, RefineResult
@@ -35,7 +35,7 @@ def plot_front(result: RefineResult) -> Any:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure, axis = _figure(6.4, 4.8)
+    figure, axis = empty_axes(6.4, 4.8)
     seen = [trial.selection for trial in result.trials if trial.complete]
     axis.plot(
         [100 * figures.benign for figures in seen],
@@ -84,7 +84,7 @@ def plot_importance(result: RefineResult) -> Any:
         ImportError: matplotlib is not installed.
     """
     shares = parameter_importance(result.trials)
-    figure, axis = _figure(4.6, 0.9 + 0.3 * max(1, len(shares)))
+    figure, axis = empty_axes(4.6, 0.9 + 0.3 * max(1, len(shares)))
     axis.barh(list(shares)[::-1], [100 * share for share in shares.values()][::-1], color=_OURS)
     axis.set(xlabel="share in the objective, %", xlim=(0, 100))
     return figure
@@ -102,7 +102,7 @@ def plot_trials(result: RefineResult) -> Any:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure, axis = _figure(6.4, 3.2)
+    figure, axis = empty_axes(6.4, 3.2)
     scored = [trial for trial in result.trials if "score" in trial.metrics]
     numbers, scores = [t.number for t in scored], [t.metrics["score"] for t in scored]
     best = [max(scores[: i + 1]) for i in range(len(scores))]
@@ -126,13 +126,3 @@ def _gray_box(figures: Any) -> float:
     """Mean over the gray-box attacks, which all defences met."""
     names = [name for name in figures.attacks if not name.endswith(", adaptive")]
     return sum(right / seen for right, seen in map(figures.counts.get, names)) / len(names)
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    # The Figure class, unlike pyplot, leaves the caller's backend and open figures alone.
-    matplotlib_figure = import_extra("matplotlib.figure", "evaluate")
-    figure = matplotlib_figure.Figure(figsize=(width, height), layout="constrained")
-    axis = figure.subplots()
-    axis.grid(True, alpha=0.25, linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure, axis
