@@ -49,8 +49,19 @@ class HardenResult:
         settings: All that is needed to run it again, by name; any JSON.
 
     Example:
-        >>> HardenResult  # doctest: +ELLIPSIS
-        <class '...HardenResult'>
+        >>> model = keras.Sequential(
+        ...     [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
+        ... )
+        >>> right = {"undefended": 98, "hardened": 97}
+        >>> rows = [
+        ...     accuracy_row(
+        ...         defence=name, family="harden", threat_model="benign", correct=n, count=100
+        ...     )
+        ...     for name, n in right.items()
+        ... ]
+        >>> result = HardenResult(model, FeatureDistillation("liu2019"), rows, [{}], 1, 0.02)
+        >>> f"{result.benign_loss:.2f}", result.within_benign_loss
+        ('0.01', True)
     """
 
     model: keras.Model
