@@ -1,0 +1,321 @@
+"""Does a random layer withstand an attacker who averages over what it draws?
+
+The layer with another offset of its block grid and other steps in every call, beside the layer as
+it is, on ResNet-14 and CIFAR-10. The package has no such layer: it is built here from the views
+that hardening trains on. Run: ``python -m benchmarks.randomised_layer [--table liu2019] ...``;
+tables that were run earlier stay in the results. With ``--smoke`` it takes a minute, and its
+figures mean nothing.
+
+Gray-box attacks are made on the classifier alone. Adaptive ones go through the layer: the attacker
+draws anew in each step, as the layer does, and takes the gradient of the mean logits over some
+draws (EOT). What is attacked is then classified with draws of the layer's own. Each image counts
+with the share of draws in which it is right; intervals are over images.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from scipy import stats
+
+from benchmarks import cifar10
+from fd_keras import CoefficientStatistics, FeatureDistillation, design_table, preset_table
+from fd_keras.evaluation import PROTOCOLS, art_classifier, pgd, predicted_classes
+from fd_keras.evaluation.intervals import wilson_interval
+from fd_keras.files import atomic_path
+from fd_keras.hardening.distillation import TrainingDistillation
+from fd_keras.hardening.views import random_view
+
+EPSILON = 2 / 255
+FILE = "randomised_layer.json"
+TABLES = ("liu2019", "zigzag15", "designed")
+SAME, RANDOM, SPUN = "as it is", "random grid and steps", "as it is, 4 grids"
+STEPS_ONLY, GRID_ONLY = "random steps", "random grid"
+JITTER = 0.3
+
+# Arguments of ``random_view``.
+VARIANTS = {
+    SAME: {"step_jitter": 0.0, "random_grids": False},
+    SPUN: {"step_jitter": 0.0, "random_grids": False},
+    RANDOM: {"step_jitter": JITTER, "random_grids": True},
+    GRID_ONLY: {"step_jitter": 0.0, "random_grids": True},
+    STEPS_ONLY: {"step_jitter": JITTER, "random_grids": False},
+}
+
+# The adaptive attacker's draws and gradient; the parts of the variant are told apart on one table.
+ADAPTIVE = {
+    SAME: ((1, "smooth"), (1, "straight-through")),
+    SPUN: ((1, "smooth"), (1, "straight-through")),
+    RANDOM: (
+        *((draws, "smooth") for draws in (1, 4, 16)),
+        *((draws, "straight-through") for draws in (4, 16)),
+    ),
+    GRID_ONLY: ((4, "straight-through"),),
+    STEPS_ONLY: ((4, "straight-through"),),
+}
+PARTS_OF = "liu2019"
+
+_ATTACKER, _LAYER = 1, 2  # whose draws; the attacker does not know the layer's
+
+
+class RandomLayer:
+    """A classifier behind a table whose grid and steps change with each call."""
+
+    def __init__(self, model, table, variant, seed):
+        self._model = model
+        self._settings = VARIANTS[variant]
+        spins = 4 if variant == SPUN else 1
+        layer = FeatureDistillation(table, cycle_spins=spins, value_range=(0, 1))
+        self._distillation = TrainingDistillation(layer, channels=3)
+        self._generators = {
+            who: tf.random.Generator.from_seed([seed, who], alg="philox")
+            for who in (_ATTACKER, _LAYER)
+        }
+        self._logits = tf.function(self.logits, reduce_retracing=True)
+
+    @property
+    def random(self):
+        return any(self._settings.values())
+
+    def logits(self, images, draws=1, gradient="smooth", who=_LAYER):
+        """Mean logits over draws, all images of a batch with the same ones."""
+        distilled = [self._distilled(images, gradient, who) for _ in range(draws)]
+        logits = self._model(tf.concat(distilled, 0), training=False)
+        return tf.reduce_mean(tf.reshape(logits, (draws, -1, logits.shape[-1])), 0)
+
+    def _distilled(self, images, gradient, who):
+        seed = self._generators[who].uniform_full_int((2,), tf.int32)
+        view = random_view(seed, 3, **self._settings)
+        return self._distillation.distil(images, view, gradient)
+
+    def attacked(self, attack, images, labels, draws, gradient, seed):
+        """Images attacked through the layer."""
+        victim = art_classifier(
+            lambda x: self.logits(x, draws, gradient, _ATTACKER),
+            value_range=(0, 1),
+            input_shape=images.shape[1:],
+        )
+        return attack.generate(victim, images, labels, seed=seed)
+
+    def right(self, images, labels, draws):
+        """Which images are classified correctly in which draw, ``(draws, images)``."""
+        images = tf.constant(images)
+        return np.stack(
+            [
+                np.argmax(self._logits(images), -1) == labels
+                for _ in range(draws if self.random else 1)
+            ]
+        )
+
+
+def row(table, variant, threat_model, attack, right, eot=None):
+    """One figure; the share of draws in which each image is right is for the differences."""
+    shares = right.mean(0)
+    count = len(shares)
+    # Wilson's for one draw of each image; the mean over draws varies less.
+    low, high = wilson_interval(round(float(shares.sum())), count)
+    return {
+        "table": table,
+        "variant": variant,
+        "threat_model": threat_model,
+        "attack": attack,
+        "eot_draws": eot and eot[0],
+        "gradient": eot and eot[1],
+        "accuracy": float(shares.mean()),
+        "interval": [low, high],
+        "right_in_all_draws": float(right.all(0).mean()),
+        "draws": len(right),
+        "count": count,
+        "shares": [round(float(share), 4) for share in shares],
+    }
+
+
+def rows_of(name, table, model, images, labels, gray_box, arguments):
+    """All figures behind one table."""
+    rows = []
+    for variant, attackers in ADAPTIVE.items():
+        if variant in (GRID_ONLY, STEPS_ONLY) and name != PARTS_OF:
+            continue
+        layer = RandomLayer(model, table, variant, arguments.seed)
+        rows.append(
+            row(name, variant, "benign", "none", layer.right(images, labels, arguments.draws))
+        )
+        for attack, attacked in gray_box.items():
+            right = layer.right(attacked, labels, arguments.draws)
+            rows.append(row(name, variant, "gray-box", attack, right))
+        for eot in attackers:
+            attack = pgd(EPSILON, arguments.steps)
+            attacked = layer.attacked(attack, images, labels, *eot, arguments.seed)
+            right = layer.right(attacked, labels, arguments.draws)
+            rows.append(row(name, variant, "adaptive", attack.name, right, eot))
+            report(rows[-1])
+    return rows
+
+
+def report(figure):
+    draws, gradient = figure["eot_draws"], figure["gradient"]
+    print(
+        f"{figure['table']}, {figure['variant']}: {figure['threat_model']} {figure['attack']}, "
+        f"EOT {draws}, {gradient}: {100 * figure['accuracy']:.1f} %",
+        flush=True,
+    )
+
+
+def difference(figure, baseline, seed):
+    """Gain over the baseline on the same images, and its 95 % bootstrap interval."""
+    gains = np.subtract(figure["shares"], baseline["shares"])
+    if np.ptp(gains) == 0:
+        return float(gains.mean()), [float(gains.mean())] * 2
+    found = stats.bootstrap(
+        (gains,), np.mean, method="percentile", rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return float(gains.mean()), [float(found.low), float(found.high)]
+
+
+def with_differences(rows, seed):
+    """The rows, each with its gain over the layer as it is under the attack that harms it most."""
+
+    def key(figure):
+        return figure["threat_model"], figure["attack"]
+
+    baselines = {}
+    for figure in sorted(rows, key=lambda figure: -figure["accuracy"]):
+        if figure["variant"] == SAME:
+            baselines[key(figure)] = figure
+    complete = []
+    for figure in rows:
+        gain, interval = difference(figure, baselines[key(figure)], seed)
+        complete.append({**figure, "gain": gain, "gain_interval": interval})
+    return complete
+
+
+def chosen_images(model, count, seed):
+    """Some images that the classifier gets right, in a random order, and others to design on."""
+    images, labels = cifar10.images_and_labels()
+    order = np.random.default_rng(seed).permutation(len(labels))
+    pixels = np.float32(images[order] / 255)
+    right = predicted_classes(model, pixels) == labels[order]
+    reported = np.flatnonzero(right)[:count]
+    others = images[order[reported[-1] + 1 :]]
+    return pixels[reported], labels[order[reported]], others
+
+
+def tables_of(names, others):
+    """The presets, and a table designed on images that are not reported."""
+    tables = {}
+    for name in names:
+        if name == "designed":
+            statistics = CoefficientStatistics.from_data(others, color_space="ycbcr")
+            tables[name] = design_table(statistics, 255 * EPSILON)
+        else:
+            tables[name] = preset_table(name)
+    return tables
+
+
+def page(results):
+    """The results as Markdown."""
+    about = results["about"]
+    lines = [
+        "# A random layer",
+        "",
+        f"ResNet-14 on {about['images']} lossless CIFAR-10 images that it gets right alone. "
+        f"{RANDOM.capitalize()}: in each call the block grid is shifted by 0 to 7 pixels down and "
+        f"right, and every step is multiplied by a factor from exp(-{JITTER}) to exp({JITTER}). "
+        "Accuracy in %, where the layer is random the mean over "
+        f"{about['layer_draws']} draws of its own; in brackets 95 % intervals. All: right in "
+        f"every one of these draws. Gain: in points over the layer `{SAME}` on the same images, "
+        "under whichever gradient harms it more; bootstrap.",
+        "",
+        "Gray-box: made on the classifier alone. Adaptive: through the layer, EOT over so many "
+        "draws in each step, with the gradient of a smooth stand-in for rounding or the "
+        "identity's.",
+        "",
+    ]
+    heads = ["table", "layer", "threat model", "attack", "EOT", "gradient", "accuracy", "all"]
+    lines += ["| " + " | ".join([*heads, "gain"]) + " |", "|" + "---|" * (len(heads) + 1)]
+    for figure in results["rows"]:
+        cells = [figure[key] or "" for key in ("table", "variant", "threat_model")]
+        cells += ["" if figure["attack"] == "none" else figure["attack"]]
+        cells += [str(figure["eot_draws"] or ""), figure["gradient"] or ""]
+        cells += [percent(figure["accuracy"], figure["interval"])]
+        cells += [f"{100 * figure['right_in_all_draws']:.1f}" if figure["draws"] > 1 else ""]
+        same = figure["variant"] == SAME
+        cells += ["" if same else percent(figure["gain"], figure["gain_interval"], "+")]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"`{about['command']}`; seed {about['seed']}; {about['machine']}; {about['versions']}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def percent(value, interval, sign=""):
+    low, high = (f"{100 * end:{sign}.1f}" for end in interval)
+    return f"{100 * value:{sign}.1f} [{low}, {high}]"
+
+
+def about(arguments, count):
+    packages = ("tensorflow", "keras", "numpy", "adversarial-robustness-toolbox")
+    return {
+        "command": shlex.join(["python", "-m", "benchmarks.randomised_layer", *sys.argv[1:]]),
+        "seed": arguments.seed,
+        "images": count,
+        "layer_draws": arguments.draws,
+        "jitter": JITTER,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "versions": ", ".join(
+            [f"python {platform.python_version()}"]
+            + [f"{package} {metadata.version(package)}" for package in packages]
+        ),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", action="append", choices=TABLES, help="default: all")
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=20, help="of adaptive PGD")
+    parser.add_argument("--draws", type=int, default=16, help="of the layer, on attacked images")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--smoke", action="store_true", help="a minute, without meaning")
+    arguments = parser.parse_args()
+    names = arguments.table or TABLES
+    if arguments.smoke:
+        if arguments.out == parser.get_default("out"):
+            parser.error("--smoke needs another --out: its figures are not to be kept")
+        arguments.images, arguments.steps, arguments.draws, names = 8, 2, 2, names[:1]
+    model = cifar10.resnet14()
+    images, labels, others = chosen_images(model, arguments.images, arguments.seed)
+    bim = next(a for a in PROTOCOLS["evademl-cifar10"].gray_box if a.family == "BIM")
+    victim = art_classifier(model, value_range=(0, 1))
+    gray_box = {bim.name: bim.generate(victim, images, labels, seed=arguments.seed)}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / FILE
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    for name, table in tables_of(names, others).items():
+        started = time.monotonic()
+        fresh = rows_of(name, table, model, images, labels, gray_box, arguments)
+        fresh = with_differences(fresh, arguments.seed)
+        kept = [figure for figure in kept if figure["table"] != name] + fresh
+        kept.sort(key=lambda figure: TABLES.index(figure["table"]))
+        results = {"about": about(arguments, len(labels)), "rows": kept}
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(results) + "\n")
+        with atomic_path(path.with_suffix(".md")) as temporary:
+            temporary.write_text(page(results), encoding="utf-8")
+        Console().print(f"{name}: {time.monotonic() - started:.0f} s", highlight=False)
+
+
+if __name__ == "__main__":
+    main()
