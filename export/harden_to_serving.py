@@ -23,40 +23,6 @@ VALUE_RANGE = (0, 1)
 LABELS = [str(digit) for digit in range(10)]
 
 
-@keras.saving.register_keras_serializable(package="harden_to_serving")
-class Residual(keras.layers.Layer):
-    """A layer of one's own: two convolutions beside a strided one."""
-
-    def __init__(self, filters, **kwargs):
-        super().__init__(**kwargs)
-        self.filters = filters
-        self.first, self.second, self.beside = (
-            keras.layers.Conv2D(filters, 3, strides, padding="same", use_bias=False)
-            for strides in (2, 1, 2)
-        )
-        self.norms = [keras.layers.BatchNormalization(momentum=0.9) for _ in range(2)]
-
-    def build(self, input_shape):
-        self.first.build(input_shape)
-        self.beside.build(input_shape)
-        inner = (*self.first.compute_output_shape(input_shape)[:3], self.filters)
-        self.second.build(inner)
-        for norm in self.norms:
-            norm.build(inner)
-        self.built = True
-
-    def call(self, inputs, training=None):
-        x = keras.activations.relu(self.norms[0](self.first(inputs), training=training))
-        x = self.norms[1](self.second(x), training=training)
-        return keras.activations.relu(x + self.beside(inputs))
-
-    def compute_output_shape(self, input_shape):
-        return self.beside.compute_output_shape(input_shape)
-
-    def get_config(self):
-        return {**super().get_config(), "filters": self.filters}
-
-
 def digits(seed):
     """Labelled images for training and testing, in VALUE_RANGE."""
     data = load_digits(seed)
@@ -64,16 +30,24 @@ def digits(seed):
     return train, test
 
 
+def residual(x, filters):
+    """Two convolutions beside a strided one, at half the resolution."""
+    layers = keras.layers
+    inner = layers.Conv2D(filters, 3, 2, padding="same", use_bias=False)(x)
+    inner = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(inner))
+    inner = layers.Conv2D(filters, 3, padding="same", use_bias=False)(inner)
+    inner = layers.BatchNormalization(momentum=0.9)(inner)
+    return layers.ReLU()(layers.Add()([inner, layers.Conv2D(filters, 1, 2)(x)]))
+
+
 def classifier(train, epochs):
     """A trained functional model that returns logits."""
     inputs = keras.Input(train[0].shape[1:], name="image")
-    x = Residual(16)(inputs)
-    x = Residual(32)(x)
-    x = keras.layers.Flatten()(x)
-    x = keras.layers.Dense(64, activation="relu")(x)
+    x = residual(residual(inputs, 16), 32)
+    x = keras.layers.Dense(64, activation="relu")(keras.layers.Flatten()(x))
     model = keras.Model(inputs, keras.layers.Dense(len(LABELS))(x), name="digits")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(), loss)
+    model.compile(optimizer="adam", loss=loss)
     model.fit(*train, batch_size=32, epochs=epochs, verbose=0)
     return model
 
