@@ -43,7 +43,9 @@ def residual(x, filters):
 def classifier(train, epochs):
     """A trained functional model that returns logits."""
     inputs = keras.Input(train[0].shape[1:], name="image")
-    x = residual(residual(inputs, 16), 32)
+    # A strided block straight behind the single channel crashed TensorFlow 2.21 in training.
+    x = keras.layers.Conv2D(16, 3, padding="same")(inputs)
+    x = residual(residual(x, 16), 32)
     x = keras.layers.Dense(64, activation="relu")(keras.layers.Flatten()(x))
     model = keras.Model(inputs, keras.layers.Dense(len(LABELS))(x), name="digits")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
