@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.resources
+import json
 import numbers
 import os
 from collections.abc import Mapping
@@ -12,7 +14,7 @@ import numpy.typing as npt
 from fd_keras.bands import BLOCK_SIZE, zigzag_rank
 from fd_keras.tables import QuantizationTable
 
-PRESETS = ("liu2019", "zigzag15", "jpeg")
+PRESETS = ("liu2019", "zigzag15", "balanced", "jpeg")
 
 # Typing alias: everything the layer and the command line accept as a table.
 TableLike = str | QuantizationTable | Mapping[str, object] | npt.ArrayLike
@@ -49,6 +51,8 @@ def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
       bands (4x4) and 30 elsewhere, on each RGB channel.
     * ``"zigzag15"``: step 1 in the first 15 zig-zag bands and 41 elsewhere, in YCbCr,
       after another public implementation.
+    * ``"balanced"``: what ``refine`` found on ImageNet images for MobileNetV2 at no more than
+      5 % benign loss; ``benchmarks/results/imagenet_front.md`` has its figures.
     * ``"jpeg"``: the Annex K tables at libjpeg's ``quality``, in YCbCr without chroma
       subsampling. ``"jpeg:90"`` is the same as ``preset_table("jpeg", quality=90)``.
 
@@ -87,7 +91,7 @@ def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
             f"`quality` belongs to the 'jpeg' preset only. "
             f"Received: name={name!r}, quality={quality!r}"
         )
-    return _liu2019_table() if base == "liu2019" else _zigzag15_table()
+    return _TABLES[base]()
 
 
 def as_table(value: TableLike) -> QuantizationTable:
@@ -145,6 +149,21 @@ def _liu2019_table() -> QuantizationTable:
 def _zigzag15_table() -> QuantizationTable:
     steps = np.where(zigzag_rank() < 15, 1.0, 41.0)
     return QuantizationTable(steps, "ycbcr", provenance=_provenance("zigzag15"))
+
+
+def _balanced_table() -> QuantizationTable:
+    file = importlib.resources.files("fd_keras").joinpath("balanced.json")
+    table = QuantizationTable.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    return QuantizationTable(
+        table.steps, table.color_space, table.cycle_spins, _provenance("balanced")
+    )
+
+
+_TABLES = {
+    "liu2019": _liu2019_table,
+    "zigzag15": _zigzag15_table,
+    "balanced": _balanced_table,
+}
 
 
 def _jpeg_table(quality: int | None) -> QuantizationTable:

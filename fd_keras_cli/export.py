@@ -46,8 +46,8 @@ def export(
     table: Annotated[
         str | None,
         typer.Option(
-            help="Put a layer with this table in front: liu2019, zigzag15, jpeg, jpeg:QUALITY, or "
-            "a table's JSON file. Without it the model is exported as it is."
+            help="Put a layer with this table in front: liu2019, zigzag15, balanced, jpeg, "
+            "jpeg:QUALITY, or a table's JSON file. Without it the model is exported as it is."
         ),
     ] = None,
     value_range: LayerRange = (0, 255),

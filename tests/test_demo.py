@@ -61,9 +61,9 @@ def test_split_depends_on_the_seed_only():
 def test_attacks_work_and_every_preset_is_scored(result):
     assert result.test_count == COUNT
     assert result.test_correct > 0.85 * COUNT
-    assert result.defences == ["none", "liu2019", "zigzag15", "jpeg:75"]
+    assert result.defences == ["none", "liu2019", "zigzag15", "balanced", "jpeg:75"]
     assert [str(attack) for attack in result.attacks] == ["benign", "FGSM 8/255", "BIM 8/255"]
-    assert len(result.accuracies) == 4 * 3
+    assert len(result.accuracies) == 5 * 3
     assert all(row.count == result.test_correct for row in result.accuracies)
     assert all(row.threat_model == "gray-box" for row in result.accuracies)
     assert by_name(result, "none", "benign").percent == 100
@@ -152,14 +152,14 @@ def test_report_stands_alone(result, page):
     assert "@import" not in source
     assert "<script" not in source
     assert all(image["alt"] for image in page.images)
-    assert len(page.images) == 6 * 5 + 3
+    assert len(page.images) == 6 * 5 + 4
 
 
 def test_report_holds_every_figure_and_its_threat_model(result, page):
     text = " ".join(" ".join(page.text).split())
     for row in result.accuracies:
         assert f"{row.percent:.1f} {row.correct}/{row.count}" in text
-    for table in ("liu2019", "zigzag15", "jpeg:75"):
+    for table in ("liu2019", "zigzag15", "balanced", "jpeg:75"):
         assert table in text
     for phrase in (
         "gray-box",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fd_keras import FeatureDistillation, QuantizationTable, preset_table
 from fd_keras.kernels import distil
 
-PRESETS = ["liu2019", "zigzag15", "jpeg:50", "jpeg:95"]
+PRESETS = ["liu2019", "zigzag15", "balanced", "jpeg:50", "jpeg:95"]
 # Float32 errors reach 3e-4 in a coefficient; nearer to a tie than this either side is right.
 TIE_MARGIN = 5e-4
 TOLERANCE = 1e-3

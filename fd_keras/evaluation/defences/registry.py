@@ -67,7 +67,7 @@ def defence(
     ``"slq"``                       SHIELD's; ``"slq:50,70,90"``: other qualities
     ``"tvm"``                       Guo et al.'s; ``"tvm:0.3,0.01"``: drop rate, weight
     ``"quilting"``                  Guo et al.'s; ``"quilting:5,10"``: patch, neighbours
-    ``"liu2019"``, ``"zigzag15"``   feature distillation with a preset
+    ``"liu2019"``, ``"balanced"``   feature distillation with a preset
     ``"table.json"``                feature distillation with a table's file
     ==============================  =====================================================
 
