@@ -1,0 +1,148 @@
+"""The goals, and what was reached of each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.performance import contenders as c
+from benchmarks.performance.peers import QUICK, SLOW
+from benchmarks.performance.startup import HELP, IMPORT
+
+# By how much colour and a grid may be dearer than an RGB pass for each grid.
+_GRIDS_ALLOWANCE = 1.15
+# What "linear in pixels" allows between a batch of small images and one large image.
+_LINEAR_ALLOWANCE = 1.2
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure and its limit.
+
+    Args:
+        text: What is compared.
+        limit: Its limit.
+        least: Whether the limit is the smallest good value; otherwise the largest.
+        figure: Maps the parts' results to the figure. ``LookupError``: it was not measured.
+        part: Which part measures it.
+    """
+
+    text: str
+    limit: float
+    least: bool
+    figure: Callable
+    part: str
+
+    def judged(self, parts):
+        """The goal with its figure, and whether it holds; ``None``: not measured."""
+        try:
+            figure = self.figure(parts)
+        except LookupError:
+            figure = holds = None
+        else:
+            holds = figure >= self.limit if self.least else figure <= self.limit
+        return {
+            "goal": self.text,
+            "limit": f"{'>=' if self.least else '<='} {self.limit:g}",
+            "figure": figure,
+            "holds": holds,
+            "part": self.part,
+        }
+
+
+def judged(parts):
+    """Every goal with its figure, given the results of the parts by their names."""
+    return [goal.judged(parts) for goal in GOALS]
+
+
+def _rows(parts, part, **wanted):
+    """The rows like that among those of most threads; ``LookupError``: there is none."""
+    rows = parts[part]["rows"]
+    most = max((row["threads"] for row in rows), default=None)
+    wanted = {"threads": most, **wanted}
+    found = [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+    if not found:
+        raise LookupError(wanted)
+    return found
+
+
+def _milliseconds(parts, name, group=QUICK, unit="ms_per_image", **wanted):
+    """Time in the fastest setting."""
+    return min(row[unit] for row in _rows(parts, "peers", name=name, group=group, **wanted))
+
+
+def _layer(parts, group=QUICK, unit="ms_per_image"):
+    """The layer as a model runs it: in a graph."""
+    return _milliseconds(parts, c.LAYER, group, unit, setting="graph")
+
+
+def _times_the_layer(name, group=QUICK):
+    return lambda parts: _milliseconds(parts, name, group) / _layer(parts, group)
+
+
+def _in_graph(name):
+    return lambda parts: _milliseconds(parts, name, setting="graph") / _layer(parts)
+
+
+def _passes(parts):
+    return _layer(parts) / _milliseconds(parts, c.PASS)
+
+
+def _linearity(parts):
+    unit = "ns_per_pixel"
+    large = _milliseconds(parts, c.LARGE_IMAGE, unit=unit, setting="graph")
+    return large / _layer(parts, unit=unit)
+
+
+def _grids(parts):
+    """The dearest of colour spaces and grids, per grid."""
+    pairs = [("RGB", 2), ("RGB", 4), ("YCbCr", 1), ("YCbCr", 2), ("YCbCr", 4)]
+    costs = [_milliseconds(parts, c.grids_name(*pair)) / pair[1] for pair in pairs]
+    return max(costs) / _layer(parts)
+
+
+def _memory(parts):
+    return _rows(parts, "memory", name=c.LAYER, setting="graph")[0]["times_the_input"]
+
+
+def _share(body):
+    return lambda parts: 100 * _rows(parts, "tflite", body=body)[0]["share"]
+
+
+def _seconds(name):
+    return lambda parts: _rows(parts, "startup", name=name)[0]["seconds"]
+
+
+def _outside(step):
+    return lambda parts: 100 * _rows(parts, "pipeline", step=step)[0]["outside"]
+
+
+GOALS = [
+    Goal("times faster than tf.signal end to end", 15, True, _times_the_layer(c.SIGNAL), "peers"),
+    Goal("times faster than libjpeg's round trip", 4, True, _times_the_layer(c.LIBJPEG), "peers"),
+    Goal("memory passes", 5, False, _passes, "peers"),
+    Goal(
+        "times faster than total variation minimisation",
+        2500,
+        True,
+        _times_the_layer(c.TOTAL_VARIATION, SLOW),
+        "peers",
+    ),
+    Goal("time of a single image, in shares of a batch", 2, False, _in_graph(c.ONE_IMAGE), "peers"),
+    Goal("gradient, in forward passes", 1.2, False, _in_graph(c.GRADIENT), "peers"),
+    Goal(
+        "time per pixel of one large image, in those of a batch",
+        _LINEAR_ALLOWANCE,
+        False,
+        _linearity,
+        "peers",
+    ),
+    Goal("YCbCr and grids, in RGB passes per grid", _GRIDS_ALLOWANCE, False, _grids, "peers"),
+    Goal("peak extra memory, in inputs", 3, False, _memory, "memory"),
+    Goal("% of MobileNetV2's latency, float32", 6, False, _share("float32"), "tflite"),
+    Goal("% of MobileNetV2's latency, int8 body", 10, False, _share("int8"), "tflite"),
+    *(
+        Goal(f"% of {step} outside codecs, layer and model", 20, False, _outside(step), "pipeline")
+        for step in ("adapt", "calibrate", "compress", "apply", "evaluate", "tune")
+    ),
+    Goal("seconds to import beyond tensorflow", 0.2, False, _seconds(IMPORT), "startup"),
+    Goal("seconds of fd-keras --help", 0.5, False, _seconds(HELP), "startup"),
+]

@@ -1,0 +1,89 @@
+"""The layer beside what else does its work, at the size that the goals speak of."""
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.performance import contenders as c
+from fd_keras.evaluation.defences import image_quilting
+from fd_keras.extras import import_extra
+
+QUICK, SLOW = "quick", "slow"
+
+NOT_INSTALLED = [
+    {
+        "what": "kornia, DiffJPEG",
+        "reason": "they need PyTorch, which no extra of this package installs",
+    }
+]
+
+
+def measure(scale):
+    """Rows of the quick ones, taken in turns, and of the slow ones, in turns with the layer."""
+    images = c.random_images(scale.batch, scale.size)
+    quick = [*_layers(images, scale), *_quick_peers(images, scale)]
+    rows = c.measured(quick, scale, group=QUICK)
+    slow, missing = _slow_peers(images[:2])
+    in_graph = c.in_modes(c.LAYER, c.built("liu2019"), images, ("graph",))
+    rows += c.measured([*in_graph, *slow], scale, group=SLOW)
+    return {"rows": rows, "not_run": NOT_INSTALLED + missing}
+
+
+def _layers(images, scale):
+    layer = c.built("liu2019")
+    yield from c.memory_pass(images)
+    yield from c.in_modes(c.LAYER, layer, images)
+    yield from c.in_modes(c.ONE_IMAGE, layer, images[:1])
+    yield from c.in_modes(c.LARGE_IMAGE, layer, c.random_images(1, scale.large))
+    yield from c.in_modes(c.GRADIENT, c.gradient_of(layer), images)
+    yield from c.in_modes("layer and gradient", c.gradient_of(layer, True), images)
+    smooth = c.built("liu2019", gradient="smooth")
+    yield from c.in_modes("layer and smooth gradient", c.gradient_of(smooth, True), images)
+    yield from c.in_modes("layer, pixels from 0 to 1", c.built(value_range=(0, 1)), images / 255)
+    for table, color in (("liu2019", "RGB"), ("jpeg", "YCbCr")):
+        for spins in (1, 2, 4):
+            if (color, spins) != ("RGB", 1):
+                varied = c.built(table, cycle_spins=spins)
+                yield from c.in_modes(c.grids_name(color, spins), varied, images, ("graph",))
+
+
+def _quick_peers(images, scale):
+    yield from c.in_modes(c.SIGNAL, c.built(dct_method="signal"), images)
+    for threads in scale.threads:
+        yield c.libjpeg(images, threads)
+    pixels = tf.constant(images)
+    for setting, function in {"map_fn": _mapped, "unrolled": _unrolled}.items():
+        graph = tf.function(function, autograph=False)
+        name = "tf.image.adjust_jpeg_quality"
+        yield c.Contender(name, setting, lambda graph=graph: graph(pixels), images.shape)
+
+
+def _recompressed(image):
+    return tf.image.adjust_jpeg_quality(image, c.JPEG_QUALITY)
+
+
+def _mapped(images):
+    return tf.map_fn(_recompressed, images, parallel_iterations=32)
+
+
+def _unrolled(images):
+    return tf.stack([_recompressed(image) for image in tf.unstack(images)])
+
+
+def _slow_peers(images):
+    """Those that take long for one image, and why some are missing."""
+    floats, shape = np.float32(images), images.shape
+    quilting = image_quilting(c.random_images(4, images.shape[1]), patches=10_000)
+    found = [c.Contender("image quilting", "fd_keras' own", lambda: quilting(floats), shape)]
+    try:
+        art = import_extra("art.defences.preprocessor", "evaluate")
+    except ImportError as error:
+        return found, [{"what": "ART's JpegCompression and TotalVarMin", "reason": str(error)}]
+    jpeg = art.JpegCompression((0, 255), quality=c.JPEG_QUALITY)
+    denoise = art.TotalVarMin(clip_values=(0, 1))
+    found += [
+        c.Contender("ART JpegCompression", "default", lambda: jpeg(floats), shape),
+        c.Contender(
+            c.TOTAL_VARIATION, "default", lambda: denoise(floats[:1] / 255), (1, *shape[1:])
+        ),
+    ]
+    return found, []

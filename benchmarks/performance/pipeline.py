@@ -1,0 +1,138 @@
+"""What each step of a pipeline spends beside decoding, the layer and the model."""
+
+import contextlib
+import io
+import re
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.performance import contenders as c
+from benchmarks.performance.stacks import StackSampler
+from fd_keras import FeatureDistillation, evaluate, refine
+from fd_keras.evaluation import Protocol, bim, fgsm
+from fd_keras.extras import import_extra
+from fd_keras_cli.app import app
+
+FILES, COMPUTING = "files and codecs", "layer and model"
+INSIDE = (FILES, COMPUTING)
+
+# What a frame belongs to: a pattern of "file:function", innermost frame first. Where the first
+# frame that is known is this package's own, its module is the place.
+_PLACES = [
+    (re.compile(pattern), place)
+    for pattern, place in (
+        (r"/PIL/|/zipfile|/shutil\.py|/fd_keras/(images|sources|labelled|files)\.py", FILES),
+        (r"/tensorflow/python/framework/(func_graph|op_def_library)\.py:", "tracing graphs"),
+        (r"/tensorflow/python/(eager/(execute|context)|ops/gen_\w+)\.py:", COMPUTING),
+        (r"/fd_keras/(layer|kernels|_compat)\.py:", COMPUTING),
+        (r"/keras/.*trainer\.py:predict", COMPUTING),
+        (r"/art/", "ART"),
+        (r"/keras_tuner/|/sklearn/", "Keras Tuner"),
+        (r"/matplotlib/", "plots"),
+        (r"/rich/", "progress bars"),
+        (r"/tensorboard|/tensorflow/python/summary/", "logs"),
+        (r"<frozen importlib", "imports"),
+        (r"/(fd_keras(?:_cli)?/[\w/]+)\.py:", None),
+    )
+]
+
+
+def measure(scale):
+    """A row for each step: seconds, its shares, and the share outside of ``INSIDE``."""
+    missing = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = [_profiled(step, run) for step, run in _quick_steps(folder, scale).items()]
+        try:
+            import_extra("art.attacks.evasion", "evaluate")
+            steps = _model_steps(folder, scale)
+            rows += [_profiled(step, run) for step, run in steps.items()]
+        except ImportError as error:
+            missing.append({"what": "evaluate, tune", "reason": str(error)})
+    return {"rows": rows, "not_run": missing}
+
+
+def _profiled(step, run):
+    """Run it twice, and tell where the second run's time went: the first one imports more."""
+    run("warm-up")
+    sampler = StackSampler(_place_of)
+    start = time.perf_counter()
+    with sampler.watching():
+        run("measured")
+    seconds = time.perf_counter() - start
+    total = sum(sampler.seconds.values()) or 1
+    shares = {place: value / total for place, value in sampler.seconds.most_common()}
+    return {
+        "step": step,
+        "seconds": seconds,
+        "shares": shares,
+        "outside": 1 - sum(shares.get(place, 0) for place in INSIDE) if shares else 0,
+    }
+
+
+def _place_of(file, function):
+    for pattern, place in _PLACES:
+        found = pattern.search(f"{file}:{function}")
+        if found:
+            return place or found[1]
+    return None
+
+
+def _quick_steps(folder, scale):
+    """Steps that need no model, on images of which a file holds as many bytes as a photo's."""
+    images = _smooth_images(scale.images, scale.size)
+    photos = folder / "photos"
+    photos.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(photos / f"{number}.jpg", quality=92)
+    files = sorted(map(str, photos.iterdir()))
+    table = str(folder / "table.json")
+    return {
+        "adapt": lambda _: FeatureDistillation(color_space="ycbcr").adapt(images, 2),
+        "calibrate": lambda _: _command("calibrate", photos, "--epsilon", 2, "--out", table),
+        "compress": lambda run: _command("compress", *files, "--out", folder / f"{run}-jpegs"),
+        "apply": lambda run: _command("apply", *files, "--out", folder / f"{run}-pngs"),
+    }
+
+
+def _model_steps(folder, scale):
+    """Steps on scikit-learn's digits, with a network that has seen them."""
+    from fd_keras.demo.classifier import build_classifier, train_classifier
+    from fd_keras.demo.digits import load_digits
+
+    digits = load_digits(seed=1)
+    network = build_classifier()
+    train_classifier(network, digits.train[: 10 * scale.images], epochs=3)
+    test = digits.test[: 2 * scale.images]
+    data = test.images, test.labels
+    attacks = {"gray_box": (fgsm(8 / 255),), "adaptive": (bim(8 / 255, 2 / 255, 10),)}
+    protocol = Protocol("pipeline", "FGSM, and BIM that knows the table", **attacks)
+    one = Protocol("search", "FGSM", gray_box=attacks["gray_box"])
+    return {
+        "evaluate": lambda run: evaluate(
+            network, data, ["liu2019", "jpeg:75"], protocol, cache_dir=folder / f"{run}-cache"
+        ),
+        "tune": lambda run: refine(
+            *(network, data, one),
+            max_trials=scale.trials,
+            directory=folder / f"{run}-search",
+            cache_dir=folder / f"{run}-search-cache",
+        ),
+    }
+
+
+def _command(*arguments):
+    """Run the command line in this process, and keep what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        app([str(argument) for argument in arguments], standalone_mode=False)
+
+
+def _smooth_images(count, size):
+    """Blurred noise: sharp noise makes files of a size that no photo's has."""
+    coarse = c.random_images(count, max(4, size // 8))
+    blurred = [Image.fromarray(image).resize((size, size)) for image in coarse]
+    return np.stack([np.asarray(image) for image in blurred])

@@ -1,0 +1,67 @@
+"""The layer's share of a network's latency on one thread in LiteRT."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from benchmarks.interleaved import median_seconds
+from benchmarks.shared_models import SHARED, load_builder
+from fd_keras import FeatureDistillation, export_tflite, protect
+from fd_keras.extras import import_extra
+
+BODIES = {"float32": "none", "int8": "int8"}
+
+
+def measure(scale):
+    """A row for each body: milliseconds of one image with and without the layer."""
+    rows, missing = [], []
+    model = _mobilenet() if scale.mobilenet else _small_network(scale.size)
+    with tempfile.TemporaryDirectory() as folder:
+        for body, quantize in BODIES.items():
+            try:
+                rows.append({"body": body, **_latencies(model, quantize, Path(folder), scale)})
+            except ImportError as error:
+                missing.append({"what": f"LiteRT, {body} body", "reason": str(error)})
+    return {"rows": rows, "not_run": missing}
+
+
+def _mobilenet():
+    """MobileNetV2 1.0/224; its weights make no difference to its latency."""
+    if (SHARED / "models").exists():
+        build = load_builder("mobilenet_v2").build_mobilenet_v2
+        return build(SHARED / "models" / "mobilenet_v2_imagenet_weights.npz")
+    return keras.applications.MobileNetV2(weights=None, classifier_activation=None)
+
+
+def _small_network(size):
+    layers = keras.layers
+    return keras.Sequential(
+        [keras.Input((size, size, 3)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(4)]
+    )
+
+
+def _latencies(model, quantize, folder, scale):
+    interpreter = import_extra("ai_edge_litert.interpreter", "export").Interpreter
+    shape = model.input_shape[1:]
+    images = np.random.default_rng(1).random((scale.rounds, *shape), np.float32)
+    layer = FeatureDistillation("liu2019", value_range=(0, 1))
+    contenders = {"without": model, "with": protect(model, layer)}
+    if quantize == "none":
+        alone = keras.Sequential([keras.Input(shape), layer])
+        contenders["layer alone"] = alone
+    runs = {}
+    for name, contender in contenders.items():
+        path = folder / f"{quantize}-{name}.tflite"
+        options = {"quantize": quantize, "single_image": True, "verify": False}
+        export_tflite(contender, path, representative_data=images, **options)
+        runner = interpreter(str(path), num_threads=1).get_signature_runner("serving_default")
+        runs[name] = functools.partial(runner, images=images[:1])
+    seconds = median_seconds(runs, 20 * scale.rounds, scale.budget)
+    return {
+        "milliseconds": {name: 1e3 * value for name, value in seconds.items()},
+        "share": 1 - seconds["without"] / seconds["with"],
+        "model": model.name,
+    }

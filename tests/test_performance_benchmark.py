@@ -1,0 +1,66 @@
+"""The performance benchmark runs from end to end, and judges as it says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.performance.goals import judged
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The folder that a smoke run wrote to, and what it printed."""
+    out = tmp_path_factory.mktemp("performance")
+    command = [sys.executable, "-m", "benchmarks.performance", "--smoke", "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return out, process.stdout
+
+
+def test_every_part_is_measured_or_says_why_not(smoke):
+    out, printed = smoke
+    result = json.loads((out / "performance.json").read_text())
+    for part, found in result["parts"].items():
+        assert found["rows"] or found["not_run"], part
+        assert all(entry["reason"] for entry in found["not_run"])
+    assert {"processor", "cores", "memory_gb"} <= result["machine"].keys()
+    assert result["command"] == "python -m benchmarks.performance --smoke"
+    names = {row["name"] for row in result["parts"]["peers"]["rows"]}
+    assert {"layer", "gradient", "tf.signal end to end", "libjpeg round trip (Pillow)"} <= names
+    assert "memory passes" in printed
+
+
+def test_goals_are_judged_unless_their_extra_is_missing(smoke):
+    result = json.loads((smoke[0] / "performance.json").read_text())
+    incomplete = {"gpu"} | {
+        part
+        for part, found in result["parts"].items()
+        if any("not installed" in entry["reason"] for entry in found["not_run"])
+    }
+    for goal in result["goals"]:
+        assert (goal["figure"] is not None) or goal["part"] in incomplete, goal
+
+
+def test_page_needs_no_other_file(smoke):
+    page = (smoke[0] / "performance.html").read_text()
+    assert "falls short" in page or "holds" in page
+    assert 'src="data:' in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_figure_beyond_its_limit_falls_short():
+    def goals(seconds):
+        row = {"name": "fd-keras --help", "seconds": seconds, "threads": 2}
+        judgements = judged({"startup": {"rows": [row]}})
+        return {goal["goal"]: goal for goal in judgements}
+
+    assert goals(0.4)["seconds of fd-keras --help"]["holds"] is True
+    assert goals(0.6)["seconds of fd-keras --help"]["holds"] is False
+    assert goals(0.6)["memory passes"]["holds"] is None
