@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ PARTS = ("peers", "sizes", "memory", "tflite", "gpu", "pipeline", "startup")
 
 # Parts that are measured with each number of threads; the others, with the most.
 _BY_THREADS = ("peers", "sizes")
+
+_SYSTEM_MEMORY = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}
 
 _ROOT = Path(__file__).parents[2]
 
@@ -54,7 +57,10 @@ def _measured(parts, threads, smoke):
         out = Path(folder, "results.json")
         command = [sys.executable, "-m", "benchmarks.performance.worker", *parts]
         command += ["--threads", str(threads), "--out", str(out), *["--smoke"] * smoke]
-        process = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)
+        environment = {**os.environ, **(_SYSTEM_MEMORY if "memory" in parts else {})}
+        process = subprocess.run(
+            command, cwd=_ROOT, env=environment, capture_output=True, text=True
+        )
         if process.returncode:
             raise SystemExit(f"{' '.join(parts)} failed:\n{process.stderr[-4000:]}")
         return json.loads(out.read_text())

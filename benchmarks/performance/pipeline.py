@@ -46,19 +46,20 @@ def measure(scale):
     missing = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = [_profiled(step, run) for step, run in _quick_steps(folder, scale).items()]
+        rows = [_profiled(step, run, scale) for step, run in _quick_steps(folder, scale).items()]
         try:
             import_extra("art.attacks.evasion", "evaluate")
             steps = _model_steps(folder, scale)
-            rows += [_profiled(step, run) for step, run in steps.items()]
+            rows += [_profiled(step, run, scale) for step, run in steps.items()]
         except ImportError as error:
             missing.append({"what": "evaluate, tune", "reason": str(error)})
     return {"rows": rows, "not_run": missing}
 
 
-def _profiled(step, run):
+def _profiled(step, run, scale):
     """Run it twice, and tell where the second run's time went: the first one imports more."""
-    run("warm-up")
+    if scale.rounds > 1:
+        run("warm-up")
     sampler = StackSampler(_place_of)
     start = time.perf_counter()
     with sampler.watching():
