@@ -1,6 +1,6 @@
 """The results as plots."""
 
-from benchmarks.performance.contenders import LAYER, PASS
+from benchmarks.performance.contenders import LARGE_IMAGE, LAYER, PASS
 from fd_keras.extras import import_extra
 from fd_keras.pages import PAGE_SOFT
 
@@ -11,7 +11,7 @@ def plot_peers(rows):
     """Milliseconds per image of each contender in its best setting, with most threads."""
     best = {}
     for row in rows:
-        if row["threads"] == _most_threads(rows):
+        if row["threads"] == _most_threads(rows) and row["name"] != LARGE_IMAGE:
             name = row["name"]
             best[name] = min(best.get(name, float("inf")), row["ms_per_image"])
     names = sorted(best, key=best.get, reverse=True)
