@@ -88,12 +88,15 @@ def distil(
         78.0
     """
     round_trip, rounded = _ROUND_TRIPS[method], _ROUNDINGS[gradient]
+    straight = gradient == "straight-through"
+    seen = tf.stop_gradient(pixels) if straight else pixels
     total: Any = None
     for offset in grid_offsets(cycle_spins):
-        distilled = round_trip(pad_to_blocks(pixels, offset), steps, color_space, rounded)
+        distilled = round_trip(pad_to_blocks(seen, offset), steps, color_space, rounded)
         distilled = _crop(distilled, offset, pixels)
         total = distilled if total is None else total + distilled
-    return total * (1 / cycle_spins) if cycle_spins > 1 else total
+    mean = total * (1 / cycle_spins) if cycle_spins > 1 else total
+    return _straight_through(pixels, mean) if straight else mean
 
 
 def to_grey_levels(values: tf.Tensor, low: float, high: float) -> tf.Tensor:
@@ -156,6 +159,19 @@ def clip_straight_through(values: tf.Tensor, low: float, high: float) -> tf.Tens
         return clip(x, low, high), lambda upstream: upstream
 
     return clipped(values)
+
+
+@tf.custom_gradient
+def _straight_through(
+    pixels: tf.Tensor, distilled: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+    """``distilled``, whose gradient by ``pixels`` is the identity.
+
+    It is so because the transform and its inverse cancel where rounding counts as the identity:
+    nothing of the way back has to be computed. The gradient by the steps goes through
+    ``distilled``.
+    """
+    return tf.identity(distilled), lambda upstream: (upstream, upstream)
 
 
 @tf.custom_gradient
