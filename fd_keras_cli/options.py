@@ -64,7 +64,8 @@ LabelledData = Annotated[
 OutDirectory = Annotated[Path, path_option("Directory to write to; made if missing.")]
 
 TableName = Annotated[
-    str, typer.Option(help="liu2019, zigzag15, balanced, jpeg, jpeg:QUALITY, or a table's JSON file.")
+    str,
+    typer.Option(help="liu2019, zigzag15, balanced, jpeg, jpeg:QUALITY, or a table's JSON file."),
 ]
 
 ProtocolName = Annotated[
