@@ -1,12 +1,15 @@
-"""Images and folders that several test modules use."""
+"""Images, folders and the command line, for several test modules."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import pytest
+
+import fd_keras_cli
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +32,17 @@ def shared():
 @pytest.fixture
 def rng():
     return np.random.default_rng(20260101)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run ``fd-keras`` and return its exit code, output and errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fd-keras", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            fd_keras_cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return run

@@ -13,27 +13,12 @@ import pytest
 from PIL import Image
 
 import fd_keras
-import fd_keras_cli
 from fd_keras.jpeg import read_jpeg_table
 from fd_keras_cli import apply as apply_module
 from fd_keras_cli.console import quiet_libraries
 
 LIU_STEPS = np.full((8, 8), 30.0)
 LIU_STEPS[:4, :4] = 25
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run ``fd-keras`` and return its exit code, output and errors."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fd-keras", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            fd_keras_cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """``fd-keras evaluate`` on a model and data made for it."""
 
 import json
-import sys
 
 import keras
 import numpy as np
 import pytest
 
-import fd_keras_cli
 from fd_keras.evaluation import Protocol, bim, protocols
 
 pytest.importorskip("art", reason="ART is not installed")
@@ -32,16 +30,8 @@ def files(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, files):
-    def run(*arguments):
-        command = ["fd-keras", "evaluate", *map(str, arguments), "--protocol", "short"]
-        monkeypatch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as ended:
-            fd_keras_cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
+def run(run, files):
+    return lambda *arguments: run("evaluate", *arguments, "--protocol", "short")
 
 
 def test_report(run, files):

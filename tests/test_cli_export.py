@@ -10,21 +10,6 @@ import pytest
 from keras import layers
 
 import fd_keras
-import fd_keras_cli
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run ``fd-keras`` and return its exit code, output and errors."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fd-keras", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            fd_keras_cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

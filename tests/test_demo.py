@@ -10,7 +10,6 @@ import pytest
 from sklearn.datasets import load_digits as load_originals
 
 import fd_keras
-import fd_keras_cli
 from fd_keras import demo
 
 for module in ("art", "matplotlib", "ai_edge_litert"):
@@ -172,7 +171,7 @@ def test_report_holds_every_figure_and_its_threat_model(result, page):
         assert phrase in text
 
 
-def test_command_line_prints_what_the_run_found(result, monkeypatch, capsys, tmp_path):
+def test_command_line_prints_what_the_run_found(result, monkeypatch, run, tmp_path):
     seen = {}
 
     def run_demo(out, **options):
@@ -180,13 +179,10 @@ def test_command_line_prints_what_the_run_found(result, monkeypatch, capsys, tmp
         return result
 
     monkeypatch.setattr(demo, "run_demo", run_demo)
-    arguments = ["fd-keras", "demo", "--out", str(tmp_path), "--seed", "5"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as ended:
-        fd_keras_cli.main()
-    assert ended.value.code == 0
+    code, printed, _ = run("demo", "--out", tmp_path, "--seed", 5)
+    assert code == 0
     assert (seen["out"], seen["seed"]) == (tmp_path, 5)
-    out = " ".join(capsys.readouterr().out.split())
+    out = " ".join(printed.split())
     assert "gray-box" in out
     assert f"{result.test_correct} of {COUNT} test images" in out
     for row in result.accuracies:

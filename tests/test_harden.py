@@ -1,9 +1,9 @@
 """Hardening: the training step, what it leaves alone, what is kept, and what resumes."""
 
 import dataclasses
+import functools
 import json
 import math
-import sys
 
 import keras
 import numpy as np
@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fd_keras
-import fd_keras_cli
 from fd_keras import FeatureDistillation, HardenResult, QuantizationTable, harden
 from fd_keras.demo import load_digits
 from fd_keras.demo.classifier import build_classifier, train_classifier
@@ -439,15 +438,8 @@ def test_bad_models(digits, layer):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fd-keras", "harden", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            fd_keras_cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
+def run(run):
+    return functools.partial(run, "harden")
 
 
 def test_command(run, digits, tmp_path):

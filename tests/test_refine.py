@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fd_keras
-import fd_keras_cli
 from fd_keras import CoefficientStatistics, FeatureDistillation, QuantizationTable, preset_table
 from fd_keras.evaluation.classifiers import EvaluatedClassifier
 from fd_keras.refinement import (
@@ -393,7 +392,7 @@ def test_the_gradient_of_a_step_is_the_rounding_error_it_leaves():
 # --- the command line
 
 
-def test_tune_writes_a_table_that_everything_else_takes(digits, monkeypatch, capsys, tmp_path):
+def test_tune_writes_a_table_that_everything_else_takes(digits, monkeypatch, run, tmp_path):
     model, test = digits
     model.save(tmp_path / "model.keras")
     np.savez(tmp_path / "data.npz", x=test.images[:24].astype(np.uint8), y=test.labels[:24])
@@ -401,16 +400,13 @@ def test_tune_writes_a_table_that_everything_else_takes(digits, monkeypatch, cap
     out = tmp_path / "out"
 
     def tune(*more):
-        arguments = [str(tmp_path / "model.keras"), str(tmp_path / "data.npz"), "--out", str(out)]
+        arguments = [tmp_path / "model.keras", tmp_path / "data.npz", "--out", out]
         options = ["--max-trials", "2", "--oracle", "random", "--limit", "PGD=4"]
-        monkeypatch.setattr(sys, "argv", ["fd-keras", "tune", *arguments, *options, *more])
-        with pytest.raises(SystemExit) as ended:
-            fd_keras_cli.main()
-        return ended.value.code, capsys.readouterr()
+        return run("tune", *arguments, *options, *more)
 
-    code, captured = tune()
-    assert code == 0, captured.err
-    assert "gray-box" in captured.out
+    code, printed, errors = tune()
+    assert code == 0, errors
+    assert "gray-box" in printed
     table = QuantizationTable.load(out / "table.json")
     assert RefineResult.load(out / "result.json").table == table
     protected = fd_keras.protect(model, FeatureDistillation(table))
@@ -418,9 +414,9 @@ def test_tune_writes_a_table_that_everything_else_takes(digits, monkeypatch, cap
     fd_keras.jpeg.write_jpeg(tmp_path / "digit.jpg", np.uint8(test.images[0]), table)
     for name in ("report.md", "front.png", "importance.png", "trials.png", "table.png"):
         assert (out / name).stat().st_size > 0
-    code, captured = tune("--max-benign-loss", "0.5")
+    code, _, errors = tune("--max-benign-loss", "0.5")
     assert code == 1
-    assert "overwrite" in captured.err
+    assert "overwrite" in errors
 
 
 # --- processes that are killed

@@ -1,7 +1,6 @@
 """Step 1 on the development data beside a checkout, where it is."""
 
 import itertools
-import sys
 
 import numpy as np
 import oracle
@@ -9,7 +8,6 @@ import pytest
 from scipy.fft import dctn
 
 import fd_keras
-import fd_keras_cli
 from fd_keras.sources import open_images
 
 
@@ -43,13 +41,11 @@ def test_sigma_matches_float64_and_shards_match_one_pass(shared, name, count, co
 
 
 @pytest.mark.parametrize("name", ["imagenet-sample", "cifar10_lossless_2000.npz"])
-def test_calibrate(shared, name, tmp_path, monkeypatch):
+def test_calibrate(shared, name, tmp_path, run):
     out = tmp_path / "table.json"
-    arguments = ["calibrate", str(shared / "data" / name), "--epsilon", "2", "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", ["fd-keras", *arguments, "--limit", "100"])
-    with pytest.raises(SystemExit) as ended:
-        fd_keras_cli.main()
-    assert ended.value.code == 0
+    arguments = [shared / "data" / name, "--epsilon", 2, "--out", out, "--limit", 100]
+    code, _, errors = run("calibrate", *arguments)
+    assert code == 0, errors
     table = fd_keras.QuantizationTable.load(out)
     assert table.provenance["statistics"] == {"data": name, "images": 100}
     assert table.channels == 3
