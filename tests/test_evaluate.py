@@ -393,15 +393,14 @@ def test_killed_and_started_again_gives_the_same_report(model, tmp_path):
     assert not (tmp_path / "killed.json").exists()
     before = {path: path.stat().st_mtime_ns for path in kept}
 
-    for name in ("killed", "undisturbed"):
-        process = start(tmp_path / name, tmp_path / f"{name}.json")
+    names = ("killed", "undisturbed")
+    for process in [start(tmp_path / name, tmp_path / f"{name}.json") for name in names]:
         _, errors = process.communicate()
         assert process.returncode == 0, errors.decode()
 
     assert {path: path.stat().st_mtime_ns for path in kept} == before
     resumed, undisturbed = (
-        fd_keras.EvaluationReport.from_json(tmp_path / f"{name}.json")
-        for name in ("killed", "undisturbed")
+        fd_keras.EvaluationReport.from_json(tmp_path / f"{name}.json") for name in names
     )
     assert resumed.rows == undisturbed.rows
     assert resumed.checks == undisturbed.checks
