@@ -215,6 +215,15 @@ def test_deepfool_finds_the_nearest_boundary(weights):
     assert np.linalg.norm(attacked - images) == pytest.approx(nearest, rel=1e-3)
 
 
+def test_loss_gradients_are_arts_own(weights):
+    classifier = art_classifier(linear_model(weights), value_range=(0, 1))
+    images, labels = random_batch((0, 1))
+    one_hot = np.eye(CLASSES, dtype=np.float32)[labels]
+    expected = super(type(classifier), classifier).loss_gradient(images, one_hot)
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(classifier.loss_gradient(images, one_hot), expected, rtol=1e-5)
+
+
 def test_class_gradients_of_each_image(weights):
     """One pass for all; ART's own would make one per class."""
     classifier = art_classifier(linear_model(weights), value_range=(0, 1))
