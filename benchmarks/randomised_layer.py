@@ -30,6 +30,7 @@ from rich.console import Console
 from scipy import stats
 
 from benchmarks import cifar10
+from benchmarks.harden_cifar10 import NO_TABLE
 from benchmarks.paper_table import CACHE
 from fd_keras import CoefficientStatistics, FeatureDistillation, design_table, preset_table
 from fd_keras.evaluation import PROTOCOLS, art_classifier, predicted_classes
@@ -44,7 +45,8 @@ from fd_keras.hardening.views import random_view
 
 EPSILON = 2 / 255
 FILE = "randomised_layer.json"
-TABLES = ("liu2019", "zigzag15", "designed")
+NONE = "no quantisation"
+TABLES = (NONE, "liu2019", "zigzag15", "designed")
 SAME, RANDOM, SPUN = "as it is", "random grid and steps", "as it is, 4 grids"
 STEPS_ONLY, GRID_ONLY = "random steps", "random grid"
 JITTER = 0.3
@@ -58,8 +60,8 @@ VARIANTS = {
     STEPS_ONLY: {"step_jitter": JITTER, "random_grids": False},
 }
 
-# The adaptive attacker's draws and gradients, on the first table all of them, on the others those
-# that harm each layer most there.
+# The adaptive attacker's draws and gradients: on one table all of them, on others those that harm
+# each layer most there.
 FULL = {
     SAME: ((1, "smooth"), (1, "straight-through")),
     SPUN: ((1, "smooth"),),
@@ -72,7 +74,12 @@ STRONGEST = {
     SPUN: ((1, "smooth"),),
     RANDOM: ((16, "smooth"),),
 }
-ADAPTIVE = {"liu2019": FULL, "zigzag15": STRONGEST, "designed": STRONGEST}
+ADAPTIVE = {
+    NONE: {SAME: ((1, "straight-through"),)},
+    "liu2019": FULL,
+    "zigzag15": STRONGEST,
+    "designed": STRONGEST,
+}
 
 BATCH = 32
 
@@ -256,7 +263,7 @@ def tables_of(names, others):
             statistics = CoefficientStatistics.from_data(others, color_space="ycbcr")
             tables[name] = design_table(statistics, 255 * EPSILON)
         else:
-            tables[name] = preset_table(name)
+            tables[name] = NO_TABLE if name == NONE else preset_table(name)
     return tables
 
 
@@ -276,7 +283,7 @@ def page(results):
         "",
         "Gray-box: made on the classifier alone. Adaptive: through the layer, EOT over so many "
         "draws in each step, with the gradient of a smooth stand-in for rounding or the "
-        "identity's.",
+        "identity's; the classifier's part of it in bfloat16.",
         "",
     ]
     heads = ["table", "layer", "threat model", "attack", "EOT", "gradient", "accuracy", "all"]
@@ -292,7 +299,7 @@ def page(results):
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"`{about['command']}`; seed {about['seed']}; {about['machine']}; {about['versions']}.",
+        f"{about['command']}; seed {about['seed']}; {about['machine']}; {about['versions']}.",
         "",
     ]
     return "\n".join(lines)
@@ -305,8 +312,9 @@ def percent(value, interval, sign=""):
 
 def about(arguments, count):
     packages = ("tensorflow", "keras", "numpy", "adversarial-robustness-toolbox")
+    command = shlex.join(["python", "-m", "benchmarks.randomised_layer", *sys.argv[1:]])
     return {
-        "command": shlex.join(["python", "-m", "benchmarks.randomised_layer", *sys.argv[1:]]),
+        "command": f"`{command}`",
         "seed": arguments.seed,
         "images": count,
         "layer_draws": arguments.draws,
@@ -334,7 +342,7 @@ def main():
     if arguments.smoke:
         if arguments.out == parser.get_default("out"):
             parser.error("--smoke needs another --out: its figures are not to be kept")
-        arguments.images, arguments.steps, arguments.draws, names = 8, 2, 2, names[:1]
+        arguments.images, arguments.steps, arguments.draws, names = 8, 2, 2, TABLES[:2]
     model = cifar10.resnet14()
     models = (model, copied(model, dtype_policy="mixed_bfloat16"))
     images, labels, others = chosen_images(model, arguments.images, arguments.seed)
