@@ -333,7 +333,7 @@ class TestCalibrate:
                 process.send_signal(signal.SIGINT)
             # Closed now: a signal just before the read blocks would wait for it to return.
             _, errors = process.communicate(timeout=60)
-        assert process.returncode == 130
+        assert process.returncode == 130, errors
         assert errors.splitlines()[-1] == "Interrupted, nothing was written"
         assert "Traceback" not in errors
         assert not out.exists()
