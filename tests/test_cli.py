@@ -327,7 +327,11 @@ class TestCalibrate:
         out = tmp_path / "table.json"
         command = [sys.executable, "-m", "fd_keras_cli", "calibrate", tmp_path / "photos"]
         with subprocess.Popen(
-            [*command, "--epsilon", "2", "--out", out], stderr=subprocess.PIPE, text=True
+            [*command, "--epsilon", "2", "--out", out],
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell that runs the tests in the background has them ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process:
             with open(tmp_path / "photos" / "x.png", "wb"):  # waits until the image is read
                 process.send_signal(signal.SIGINT)
