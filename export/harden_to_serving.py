@@ -1,7 +1,7 @@
 """From a trained classifier to served files: harden, evaluate, export, verify.
 
 A small classifier of handwritten digits stands for yours: replace ``digits`` and ``classifier``. It
-takes about a minute and needs the extras evaluate and export, but no network.
+takes a minute or two and needs the extras evaluate and export, but no network.
 
 Usage: python harden_to_serving.py [--table liu2019] [--epsilon 8] [--out hardened] [--smoke]
 """
@@ -102,8 +102,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", default="liu2019", help="a preset")
     parser.add_argument("--epsilon", type=int, default=8, help="of all attacks, in grey levels")
-    parser.add_argument("--epochs", type=int, default=20, help="of the training")
-    parser.add_argument("--harden-epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=10, help="of the training")
+    parser.add_argument("--harden-epochs", type=int, default=10)
     parser.add_argument("--images", type=int, default=100, help="under attack")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("hardened"))
