@@ -34,7 +34,7 @@ class Goal:
     def judged(self, parts):
         """The goal with its figure, and whether it holds; ``None``: not measured."""
         try:
-            figure = self.figure(parts)
+            figure = float(f"{self.figure(parts):.3g}")  # judged as it is shown
         except LookupError:
             figure = holds = None
         else:
