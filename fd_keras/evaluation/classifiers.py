@@ -43,7 +43,7 @@ def art_classifier(
 
     Returns:
         An ``art.estimators.classification.TensorFlowV2Classifier``. It runs ``model`` and the
-        gradient of the loss as graphs, and takes those of an image's own class all at once.
+        loss as graphs, and takes the gradients of an image's own class all at once.
 
     Raises:
         ImportError: ART is not installed.
@@ -109,32 +109,23 @@ class LogOdds(keras.losses.SparseCategoricalCrossentropy):
 
 @functools.cache
 def _art_class() -> Any:
-    """ART's classifier, with gradients of the loss as a graph, and of own classes in one pass."""
+    """ART's classifier, with the loss as a graph, and gradients of own classes in one pass."""
     base = import_extra("art.estimators.classification", "evaluate").TensorFlowV2Classifier
 
     class GraphClassifier(base):  # type: ignore[misc,valid-type]
         def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
-            # ART runs the loss and its gradient operation by operation, which takes longer than
-            # a small model.
-            labels = np.argmax(y, axis=1)
-            gradients = self._graph_gradient(tf.convert_to_tensor(x, tf.float32), labels)
+            # ART runs the loss operation by operation, which takes longer than a small model. In
+            # one graph with the model, its last bits would differ, and signs of tiny gradients.
+            pixels = tf.convert_to_tensor(x, tf.float32)
+            with tf.GradientTape() as tape:
+                tape.watch(pixels)
+                loss = self._graph_loss(np.argmax(y, axis=1), self.model(pixels))
+            gradients = tape.gradient(loss, pixels)
             return gradients.numpy() if isinstance(x, np.ndarray) else gradients
 
         @functools.cached_property
-        def _graph_gradient(self) -> Any:
-            @tf.function(
-                input_signature=[
-                    tf.TensorSpec((None, *self.input_shape), tf.float32),
-                    tf.TensorSpec((None,), tf.int64),
-                ]
-            )
-            def gradient(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-                with tf.GradientTape() as tape:
-                    tape.watch(images)
-                    loss = self.loss_object(labels, self.model(images))
-                return tape.gradient(loss, images)
-
-            return gradient
+        def _graph_loss(self) -> Any:
+            return tf.function(self.loss_object, reduce_retracing=True)
 
         def class_gradient(
             self, x: Any, label: Any = None, training_mode: bool = False, **kwargs: Any
