@@ -84,6 +84,29 @@ def parts_of_batch(batch: Batch) -> Iterator[Batch]:
             yield batch[start : start + images, top : top + rows]
 
 
+def elements(data: Any, expected: str) -> Iterable[Any]:
+    """What a dataset or another iterable yields.
+
+    Args:
+        data: Any iterable.
+        expected: What an error message says that ``data`` must be.
+
+    Raises:
+        TypeError: It is no iterable.
+
+    Example:
+        >>> list(elements([1, 2], "an iterable"))
+        [1, 2]
+    """
+    if isinstance(data, keras.utils.Sequence):
+        # Indexed, not iterated: some versions of Keras iterate over it without end.
+        return (data[index] for index in range(len(data)))
+    try:
+        return iter(data)
+    except TypeError:
+        raise TypeError(f"`data` must be {expected}. Received: data={described(data)}") from None
+
+
 def described(data: Any) -> str:
     """What an error message says of data: arrays by shape and dtype, not by their numbers.
 
@@ -123,16 +146,7 @@ def _elements(data: Any, batch_size: int) -> Iterable[Any]:
         if len(data.shape) == 3:
             return [data]
         return (data[start : start + batch_size] for start in range(0, len(data), batch_size))
-    if isinstance(data, keras.utils.Sequence):
-        # Indexed, not iterated: some versions of Keras iterate over it without end.
-        return (data[index] for index in range(len(data)))
-    try:
-        return iter(data)
-    except TypeError:
-        raise TypeError(
-            "`data` must be an array, a dataset or an iterable of images. "
-            f"Received: data={described(data)}"
-        ) from None
+    return elements(data, "an array, a dataset or an iterable of images")
 
 
 def _stacked(arrays: Iterable[Batch], batch_size: int) -> Iterator[Batch]:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
+from fd_keras.data import elements
 from fd_keras.evaluation.accuracy import checked_labels
 from fd_keras.evaluation.classifiers import EvaluatedClassifier
 from fd_keras.evaluation.store import array_hash
@@ -146,16 +146,7 @@ def _elements(data: Any, batch_size: int) -> Iterable[Any]:
             )
         starts = range(0, len(images), batch_size)
         return ((images[i : i + batch_size], labels[i : i + batch_size]) for i in starts)
-    if isinstance(data, keras.utils.Sequence):
-        # Indexed, not iterated: some versions of Keras iterate over it without end.
-        return (data[index] for index in range(len(data)))
-    try:
-        return iter(data)
-    except TypeError:
-        raise TypeError(
-            "`data` must be (images, labels) or an iterable of such batches. "
-            f"Received: data of type {type(data).__name__}"
-        ) from None
+    return elements(data, "(images, labels) or an iterable of such batches")
 
 
 def classified_correctly(
@@ -174,6 +165,7 @@ def classified_correctly(
         ValueError: Images, labels and classifier do not fit.
 
     Example:
+        >>> import keras
         >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
         >>> classifier = EvaluatedClassifier(model, value_range=(0, 1), from_logits=True)
         >>> classified_correctly(classifier, np.array([[[[0.2], [0.9]]]]), np.array([1]))
