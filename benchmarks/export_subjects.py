@@ -149,5 +149,6 @@ def tables_of(subject, folder: Path):
         low, high = subject.value_range
         levels = np.rint((subject.known - low) * (255 / (high - low))).astype(np.uint8)
         statistics = CoefficientStatistics.from_data(levels, color_space="ycbcr")
+        tables["balanced"] = preset_table("balanced")
         tables["designed for 2/255"] = design_table(statistics, 2.0, cycle_spins=1)
     return {**tables, "searched": subject.searched_table(folder)}

@@ -64,6 +64,15 @@ def export(
             "`calibrate`; the first 100, resized and cropped."
         ),
     ] = None,
+    int8_error: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the error of int8 that may stay: operations that cause the rest are "
+            "computed in float32. 1: none is.",
+        ),
+    ] = 0.3,
     single_image: Annotated[
         bool,
         typer.Option(help="Fix the TFLite file's batch at one image, which LiteRT.js needs."),
@@ -114,6 +123,7 @@ def export(
                             out / f"model{suffix}.tflite",
                             quantize=quantize.value,
                             representative_data=images,
+                            int8_error=int8_error,
                             single_image=single_image,
                             **common,
                         )

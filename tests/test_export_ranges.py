@@ -75,6 +75,7 @@ def test_int8_predictions_come_closer(tmp_path, monkeypatch):
             tmp_path / f"{name}.tflite",
             quantize="int8",
             representative_data=images[:20],
+            int8_error=1,
             verify=False,
         )
         (run, *_) = verify_export(path, model, images[20:]).runtimes

@@ -117,6 +117,18 @@ class TFLiteFile:
                 waiting.extend(producers[index].inputs)
         return [names[index] for index in sorted(needed)]
 
+    def operation_weights(self) -> dict[str, int]:
+        """How many constants each operation of ``serving_default`` takes, by its first output."""
+        _, graph = self._signature(SERVING)
+        return {
+            graph.tensors[op.outputs[0]].name.decode(): sum(
+                int(np.prod(graph.tensors[index].shape))
+                for index in op.inputs
+                if index >= 0 and self._is_constant(graph.tensors[index])
+            )
+            for op in graph.operators
+        }
+
     def operations(self) -> Counter[str]:
         """How often each operation occurs, such as ``{"BATCH_MATMUL": 4}``."""
         names = [self._operation_name(code) for code in self.model.operatorCodes]
@@ -142,6 +154,9 @@ class TFLiteFile:
         entry.name, entry.buffer = METADATA_NAME.encode(), len(self.model.buffers)
         self.model.buffers.append(buffer)
         self.model.metadata = [*(self.model.metadata or []), entry]
+
+    def _is_constant(self, tensor: Any) -> bool:
+        return self.model.buffers[tensor.buffer].data is not None
 
     def _signature(self, name: str) -> tuple[Any, Any]:
         for definition in self.model.signatureDefs or []:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from fd_keras.export.flatbuffer import TFLiteFile
 from fd_keras.export.ranges import tightened
+from fd_keras.export.sensitivity import worst_operations
 from fd_keras.export.signatures import DISTILL, SERVING
 from fd_keras.extras import import_extra
 
@@ -29,12 +30,16 @@ QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 # The quantiser cuts an operation's name at 10,000 characters; a pattern may be longer.
 _NOTHING = "$^"
 
+# Of the samples; they decide which operations are the worst, and each one is tried on them.
+_TRIED_SAMPLES = 16
+
 
 def quantized(
     content: bytes,
     quantize: Quantization,
     kept: Sequence[str],
     samples: npt.NDArray[Any] | None = None,
+    int8_error: float = 1.0,
 ) -> bytes:
     """The file with the weights, or all numbers, of its body in fewer bits.
 
@@ -44,6 +49,7 @@ def quantized(
             weights and activations; images and predictions stay float32.
         kept: Names of the tensors whose operations stay as they are.
         samples: For ``"int8"``: images as the model takes them.
+        int8_error: For ``"int8"``: share of its error that may stay; see ``worst_operations``.
 
     Returns:
         The new file's content.
@@ -57,11 +63,23 @@ def quantized(
     """
     if quantize == "none":
         return content
-    module = import_extra("ai_edge_quantizer.quantizer", "export")
-    quantizer = module.Quantizer(content, _recipe(quantize, kept))
     with _silence():
-        ranges = None if samples is None else _ranges(content, quantizer, samples, kept)
-        result = quantizer.quantize(ranges, enable_progress_report=False)
+        if samples is None:
+            return _quantized(content, _recipe(quantize, kept))
+        ranges = _ranges(content, _recipe(quantize, kept), samples, kept)
+
+        def alone(name: str) -> bytes:
+            return _quantized(content, _recipe(quantize, kept, only=name), ranges)
+
+        worst = worst_operations(content, alone, samples[:_TRIED_SAMPLES], kept, int8_error)
+        return _quantized(content, _recipe(quantize, [*kept, *worst]), ranges)
+
+
+def _quantized(
+    content: bytes, recipe: list[dict[str, Any]], ranges: dict[str, Any] | None = None
+) -> bytes:
+    module = import_extra("ai_edge_quantizer.quantizer", "export")
+    result = module.Quantizer(content, recipe).quantize(ranges, enable_progress_report=False)
     return bytes(result.quantized_model)
 
 
@@ -77,12 +95,16 @@ def _silence() -> Iterator[None]:
         yield
 
 
-def _recipe(quantize: Quantization, kept: Sequence[str]) -> list[dict[str, Any]]:
+def _recipe(
+    quantize: Quantization, kept: Sequence[str], only: str | None = None
+) -> list[dict[str, Any]]:
+    """The quantiser's recipe for all operations, or one alone, but for those that are kept."""
     types = import_extra("ai_edge_quantizer.qtyping", "export")
     manager = import_extra("ai_edge_quantizer.recipe_manager", "export").RecipeManager()
     everything = types.TFLOperationName.ALL_SUPPORTED
     if quantize == "int8":
-        manager.add_static_config(".*", everything, activation_num_bits=8, weight_num_bits=8)
+        pattern = ".*" if only is None else _pattern([only])
+        manager.add_static_config(pattern, everything, activation_num_bits=8, weight_num_bits=8)
     elif quantize == "dynamic":
         manager.add_dynamic_config(".*", everything, num_bits=8)
     else:
@@ -98,24 +120,29 @@ def _recipe(quantize: Quantization, kept: Sequence[str]) -> list[dict[str, Any]]
             ),
             algorithm_key="float_casting",
         )
-    # An operation is known by the names of its outputs, each followed by a semicolon.
-    pattern = "|".join(rf"(^|;){re.escape(name)};" for name in kept)
-    manager.add_quantization_config(
-        pattern or _NOTHING, everything, None, algorithm_key="no_quantize"
-    )
+    manager.add_quantization_config(_pattern(kept), everything, None, algorithm_key="no_quantize")
     for end in (types.TFLOperationName.INPUT, types.TFLOperationName.OUTPUT):
         manager.add_quantization_config(".*", end, None, algorithm_key="no_quantize")
     recipe: list[dict[str, Any]] = manager.get_quantization_recipe()
     return recipe
 
 
+def _pattern(names: Sequence[str]) -> str:
+    """What matches the operations with these outputs."""
+    # An operation is known by the names of its outputs, each followed by a semicolon.
+    return "|".join(rf"(^|;){re.escape(name)};" for name in names) or _NOTHING
+
+
 def _ranges(
-    content: bytes, quantizer: Any, samples: npt.NDArray[Any], kept: Sequence[str]
+    content: bytes,
+    recipe: list[dict[str, Any]],
+    samples: npt.NDArray[Any],
+    kept: Sequence[str],
 ) -> dict[str, Any]:
     """The range of each activation that is quantised."""
     calibrator = import_extra("ai_edge_quantizer.calibrator", "export")
     manager = import_extra("ai_edge_quantizer.recipe_manager", "export").RecipeManager()
-    manager.load_quantization_recipe(quantizer.get_quantization_recipe())
+    manager.load_quantization_recipe(recipe)
     minimum_and_maximum = import_extra("ai_edge_quantizer.utils.qsv_utils", "export").min_max_update
     measure = calibrator.Calibrator(content, qsv_update_func=minimum_and_maximum)
     data = [{"images": sample[np.newaxis]} for sample in samples]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from fd_keras.data import image_batches
+from fd_keras.design.checks import checked
 from fd_keras.export.archive import Endpoint, write_archive
 from fd_keras.export.check import ExportCheck, report
 from fd_keras.export.details import Labels, export_details
@@ -49,6 +50,7 @@ def export_tflite(
     *,
     quantize: Quantization = "none",
     representative_data: Any = None,
+    int8_error: float = 0.3,
     labels: Labels | None = None,
     single_image: bool = False,
     images: npt.ArrayLike | None = None,
@@ -76,6 +78,11 @@ def export_tflite(
             ranges of activations are measured; those that only a few values reach are cut to the
             least squared error. An array, a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of
             images; the first hundred are used.
+        int8_error: For ``"int8"``: share of the error of a body wholly in int8 that may stay. The
+            operations that cause the rest, found by quantising one after the other alone, are
+            computed in float32; 1: none is. MobileNetV2 in int8 keeps its float class on 96 % of
+            benign images wholly in int8, on 98 % with 0.3, for a file that is 14 % larger and
+            takes 20 to 30 % longer.
         labels: Names of the classes, or a text file with one on each line.
         single_image: Whether to fix the batch at one image, which LiteRT.js and some accelerators
             need; they need a fixed height and width, too.
@@ -100,6 +107,7 @@ def export_tflite(
         >>> export_tflite(model, tempfile.mkdtemp() + "/model.tflite").name
         'model.tflite'
     """
+    int8_error = float(checked("int8_error", int8_error, 0, 1))
     if quantize not in QUANTIZATIONS:
         raise ValueError(
             f"`quantize` must be one of {QUANTIZATIONS}. Received: quantize={quantize!r}"
@@ -114,7 +122,8 @@ def export_tflite(
     file, distilled = _converted(model, single_image)
     if quantize != "none":
         _refuse_hidden_distillation(model, distilled)
-        content = quantized(file.to_bytes(), quantize, _float_tensors(file, distilled), samples)
+        kept = _float_tensors(file, distilled)
+        content = quantized(file.to_bytes(), quantize, kept, samples, int8_error)
         file = TFLiteFile(content)
     file.add_details({**details, "distilled": distilled})
     with atomic_path(path) as temporary:
