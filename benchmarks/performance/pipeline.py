@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks.performance import contenders as c
 from benchmarks.performance.stacks import StackSampler
+from benchmarks.performance.tflite import network as network_for
 from fd_keras import FeatureDistillation, evaluate, refine
 from fd_keras.evaluation import Protocol, bim, fgsm
 from fd_keras.extras import import_extra
@@ -85,12 +86,12 @@ def _place_of(file, function):
 
 def _quick_steps(folder, scale):
     """Steps that need no model, on images of which a file holds as many bytes as a photo's."""
-    images = _smooth_images(scale.images, scale.size)
+    images = _smooth_images(scale.statistics, scale.size)
     photos = folder / "photos"
     photos.mkdir()
     for number, image in enumerate(images):
         Image.fromarray(image).save(photos / f"{number}.jpg", quality=92)
-    files = sorted(map(str, photos.iterdir()))
+    files = sorted(map(str, photos.iterdir()))[: scale.images]
     table = str(folder / "table.json")
     return {
         "adapt": lambda _: FeatureDistillation(color_space="ycbcr").adapt(images, 2),
@@ -101,33 +102,41 @@ def _quick_steps(folder, scale):
 
 
 def _model_steps(folder, scale):
-    """Steps on scikit-learn's digits, with a network that has seen them.
-
-    What the network says of an image is its label: steps that ask for images that are classified
-    correctly get as many of them whatever few epochs on few images have taught.
-    """
+    """Evaluation with a network that takes next to no time, a search with MobileNetV2."""
     from fd_keras.demo.classifier import build_classifier, train_classifier
     from fd_keras.demo.digits import load_digits
 
     digits = load_digits(seed=1)
     network = build_classifier()
     train_classifier(network, digits.train[: 10 * scale.images], epochs=3)
-    images = digits.test[: 2 * scale.images].images
-    data = images, network.predict(images, verbose=0).argmax(-1)
+    data = _as_seen(network, digits.test[: 2 * scale.images].images)
     attacks = {"gray_box": (fgsm(8 / 255),), "adaptive": (bim(8 / 255, 2 / 255, 10),)}
     protocol = Protocol("pipeline", "FGSM, and BIM that knows the table", **attacks)
     one = Protocol("search", "FGSM", gray_box=attacks["gray_box"])
+    searched = network_for(scale)
+    photos = np.float32(_smooth_images(scale.images, scale.size) / 255)
+    photos_as_seen = _as_seen(searched, photos)
     return {
         "evaluate": lambda run: evaluate(
             network, data, ["liu2019", "jpeg:75"], protocol, cache_dir=folder / f"{run}-cache"
         ),
         "tune": lambda run: refine(
-            *(network, data, one),
+            *(searched, photos_as_seen, one),
             max_trials=scale.trials,
+            value_range=(0, 1),
             directory=folder / f"{run}-search",
             cache_dir=folder / f"{run}-search-cache",
         ),
     }
+
+
+def _as_seen(network, images):
+    """Images, and the classes that the network gives them.
+
+    Steps ask for images that are classified correctly: they get all of them, whatever few epochs
+    on few images have taught.
+    """
+    return images, network.predict(images, verbose=0).argmax(-1)
 
 
 def _command(*arguments):

@@ -17,7 +17,8 @@ class Scale:
         threads: TensorFlow's threads within an operation.
         rounds: Of each measurement.
         budget: Seconds after which a measurement takes no further round.
-        images: For each step of the pipeline.
+        images: For most steps of the pipeline.
+        statistics: Images that a table is designed for.
         trials: Of a search.
         processes: New processes whose median is a start-up time.
         mobilenet: Whether MobileNetV2 stands behind the layer, or a few convolutions.
@@ -33,6 +34,7 @@ class Scale:
     rounds: int
     budget: float
     images: int
+    statistics: int
     trials: int
     processes: int
     mobilenet: bool
@@ -49,6 +51,7 @@ FULL = Scale(
     rounds=15,
     budget=8,
     images=200,
+    statistics=1000,
     trials=20,
     processes=5,
     mobilenet=True,
@@ -65,6 +68,7 @@ SMOKE = Scale(
     rounds=1,
     budget=0,
     images=10,
+    statistics=10,
     trials=2,
     processes=1,
     mobilenet=False,
