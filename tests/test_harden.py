@@ -181,7 +181,17 @@ def test_epochs_within_the_benign_loss_come_first():
         for benign, adaptive in figures
     ]
     assert sorted(range(4), key=ranks.__getitem__) == [0, 1, 3, 2]
-    assert rank({"val_benign_accuracy": 0.9}, 0.9) == (True, 0.9)
+    assert rank({"val_benign_accuracy": 0.9}, 0.9)[:2] == (True, 0.9)
+
+
+@pytest.mark.parametrize("allowed", [0.8, 0.9])
+def test_of_equal_epochs_the_other_accuracy_decides(allowed):
+    def ranked(benign, adaptive):
+        figures = {"val_benign_accuracy": benign, "val_adaptive_accuracy": adaptive}
+        return rank(figures, allowed)
+
+    assert ranked(0.85, 0.5) > ranked(0.85, 0.4)
+    assert ranked(0.86, 0.4) > ranked(0.85, 0.4)
 
 
 # --- the training step

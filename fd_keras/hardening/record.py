@@ -25,11 +25,12 @@ _TABLE = "best_table.json"
 _ROUNDING = 1e-6
 
 
-def rank(figures: Mapping[str, float], allowed: float) -> tuple[bool, float]:
+def rank(figures: Mapping[str, float], allowed: float) -> tuple[bool, float, float]:
     """What epochs are compared by; larger is better.
 
     Epochs that keep the benign accuracy come first, by their accuracy under attack (or benign
-    accuracy where nothing is attacked), then the others by benign accuracy.
+    accuracy where nothing is attacked), then the others by benign accuracy. Of equals, the other
+    accuracy decides.
 
     Args:
         figures: ``val_benign_accuracy`` and, if anything is attacked, ``val_adaptive_accuracy``.
@@ -37,12 +38,13 @@ def rank(figures: Mapping[str, float], allowed: float) -> tuple[bool, float]:
 
     Example:
         >>> rank({"val_benign_accuracy": 0.9, "val_adaptive_accuracy": 0.6}, 0.89)
-        (True, 0.6)
+        (True, 0.6, 0.9)
     """
     benign = figures[f"val_{BENIGN}"]
+    adaptive = figures.get(f"val_{ADAPTIVE}", benign)
     if benign < allowed - _ROUNDING:
-        return False, benign
-    return True, figures.get(f"val_{ADAPTIVE}", benign)
+        return False, benign, adaptive
+    return True, adaptive, benign
 
 
 class Record(keras.callbacks.Callback):
