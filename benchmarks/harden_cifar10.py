@@ -38,6 +38,7 @@ from fd_keras.evaluation.store import ArrayStore
 from fd_keras.evaluation.workbench import ImageSet, Workbench, correct
 from fd_keras.files import atomic_path
 from fd_keras.hardening.schedule import warm_up_cosine
+from fd_keras.plots import empty_figure
 from fd_keras.progress import progress_bars
 
 TRAINING = SHARED / "data" / "cifar10_train_jpeg.tfrecord.gz"
@@ -253,6 +254,8 @@ def page(results):
         "stand-in for rounding and then the identity's. Black-box: Square, 1000 queries. "
         "In %.",
         "",
+        "![trade-off](harden_cifar10.png)",
+        "",
     ]
     rows = {name: entry["rows"] for name, entry in results["recipes"].items()}
     heads = ["recipe", "epochs", "benign", *(a.name for a in GRAY_BOX)]
@@ -275,6 +278,46 @@ def page(results):
                 f"{entry['best_epoch']} of {entry['epochs']}"
             )
     return "\n".join([*lines, "", f"{about['machine']}; {about['versions']}.", ""])
+
+
+# What is drawn over benign accuracy: a title, and the attack's name.
+DRAWN = {
+    "gray-box, FGSM .0156": "FGSM .0156, on this classifier",
+    "gray-box, BIM .008": "BIM .008, on this classifier",
+    "adaptive, PGD-20 2/255": "PGD-20 2/255",
+    "adaptive, PGD-20 4/255": "PGD-20 4/255",
+}
+
+
+def trade_off(results):
+    """A figure: what each classifier withstands, over its benign accuracy."""
+    figure = empty_figure(9.6, 7.2)
+    axes = figure.subplots(2, 2, sharex=True)
+    for axis, (title, attack) in zip(axes.flat, DRAWN.items()):
+        for number, (name, entry) in enumerate(results["recipes"].items()):
+            accuracies = {row["attack"]: row for row in entry["rows"]}
+            row, benign = accuracies[attack], 100 * accuracies["none"]["accuracy"]
+            height = 100 * row["accuracy"]
+            color = f"C{number % 10}"
+            low, high = (100 * end for end in row["interval"])
+            interval = [[height - low], [high - height]]
+            axis.errorbar(benign, height, interval, fmt="o", color=color, elinewidth=1)
+            side = 1 if number % 2 else -1
+            axis.annotate(
+                name,
+                (benign, height),
+                xytext=(5 * side, 3),
+                textcoords="offset points",
+                ha="left" if side > 0 else "right",
+                fontsize=8,
+                color=color,
+            )
+        axis.set_title(title, fontsize=10)
+        axis.grid(True, alpha=0.25, linewidth=0.6)
+        axis.margins(x=0.25)
+    figure.supxlabel("benign accuracy, %")
+    figure.supylabel("right both benign and attacked, %, with 95 % intervals")
+    return figure
 
 
 def published(result, out):
@@ -330,6 +373,8 @@ def main():
             temporary.write_text(json.dumps(results, indent=1) + "\n")
         with atomic_path(path.with_suffix(".md")) as temporary:
             temporary.write_text(page(results), encoding="utf-8")
+        with atomic_path(path.with_suffix(".png")) as temporary:
+            trade_off(results).savefig(temporary, dpi=110)
 
     original = grey_level_model()
     keep("undefended", {"rows": reporter.rows("undefended", original, None)})
