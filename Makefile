@@ -27,7 +27,7 @@ benchmarks: $(VENV)/.installed  ## speed and memory against their goals; minutes
 paper-table: $(VENV)/.installed  ## every attack and defence on ../shared; resumes; hours
 	$(VENV)/bin/python -m benchmarks.paper_table
 
-HARDEN_RECIPES ?= --recipe fgsm-2
+HARDEN_RECIPES ?= --epochs 2 --fast --recipe fgsm-2 --recipe fgsm-2-no-layer --publish fgsm-4
 harden-cifar10: $(VENV)/.installed  ## fine-tune ResNet-14 on ../shared and attack it; resumes; hours
 	$(VENV)/bin/python -m benchmarks.harden_cifar10 $(HARDEN_RECIPES)
 
