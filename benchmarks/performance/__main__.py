@@ -15,10 +15,10 @@ from rich.progress import track
 from benchmarks.performance.machine import machine, versions
 from benchmarks.performance.scale import FULL, SMOKE
 
-PARTS = ("peers", "sizes", "memory", "tflite", "gpu", "pipeline", "startup")
+PARTS = ("peers", "kernel", "sizes", "memory", "tflite", "gpu", "pipeline", "startup")
 
 # Parts that are measured with each number of threads; the others, with the most.
-_BY_THREADS = ("peers", "sizes")
+_BY_THREADS = ("peers", "kernel", "sizes")
 
 _SYSTEM_MEMORY = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}
 

@@ -7,6 +7,7 @@ from fd_keras.pages import page_colors, write_page
 
 _TITLES = {
     "peers": "Beside its peers",
+    "kernel": "Inside the layer",
     "sizes": "Sizes and batches",
     "memory": "Peak memory",
     "tflite": "In LiteRT, one image on one thread",
@@ -17,12 +18,19 @@ _TITLES = {
 
 _TABLES = {
     "peers": tables.speed_table,
+    "kernel": tables.speed_table,
     "sizes": tables.speed_table,
     "memory": tables.memory_table,
     "tflite": tables.latency_table,
     "gpu": tables.speed_table,
     "pipeline": tables.pipeline_table,
     "startup": tables.seconds_table,
+}
+
+_NOTES = {
+    "kernel": "Without any rounding, the layer's matrix products alone take this long: what goals "
+    "below that would need is another transform. Outside XLA, each operation on every number "
+    "passes over memory again: quantisation is four operations, clipping two.",
 }
 
 _FIGURES = {
@@ -62,7 +70,8 @@ def _part(name, found):
     missing = "".join(
         f"<li>{text(entry['what'])}: {text(entry['reason'])}</li>" for entry in found["not_run"]
     )
-    body = _figure(name, found["rows"]) + table
+    body = f"<p>{text(_NOTES[name])}</p>" if name in _NOTES else ""
+    body += _figure(name, found["rows"]) + table
     body += f"<p>Not run:</p><ul>{missing}</ul>" if missing else ""
     return section(_TITLES[name], body + f'<p class="note">Measured on {found["date"]}.</p>')
 

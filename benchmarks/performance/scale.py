@@ -52,7 +52,7 @@ FULL = Scale(
     budget=8,
     images=200,
     statistics=1000,
-    trials=20,
+    trials=60,
     processes=5,
     mobilenet=True,
 )
