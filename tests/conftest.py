@@ -6,10 +6,17 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import numpy as np
 import pytest
 
 import fd_keras_cli
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Weights drawn at random are the same in every run, fixtures of a module included."""
+    keras.utils.set_random_seed(20260101)
 
 
 @pytest.fixture(scope="session")
