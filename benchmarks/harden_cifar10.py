@@ -68,6 +68,7 @@ RECIPES = {
     "fgsm-4": (STANDARD, {"attack_budget": 4}),
     "fgsm-8": (STANDARD, {"attack_budget": 8}),
     "fgsm-2-gentle": (bands(8, 16, 32), {"attack_budget": 2}),
+    "fgsm-2-gentle-4-grids": (bands(8, 16, 32, 4), {"attack_budget": 2}),
     "fgsm-4-gentle": (bands(8, 16, 32), {"attack_budget": 4}),
     "fgsm-4-4-grids": (bands(20, 40, 80, 4), {"attack_budget": 4}),
     "fgsm-4-all": (STANDARD, {"attack_budget": 4, "attacked_share": 1.0}),
