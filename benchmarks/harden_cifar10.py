@@ -39,6 +39,7 @@ from fd_keras.evaluation.workbench import ImageSet, Workbench, correct
 from fd_keras.files import atomic_path
 from fd_keras.hardening.schedule import warm_up_cosine
 from fd_keras.plots import empty_figure
+from fd_keras.point_names import NamedPoint, place_names
 from fd_keras.progress import progress_bars
 
 TRAINING = SHARED / "data" / "cifar10_train_jpeg.tfrecord.gz"
@@ -297,30 +298,23 @@ def trade_off(results):
     """A figure: what each classifier withstands, over its benign accuracy."""
     figure = empty_figure(9.6, 7.2)
     axes = figure.subplots(2, 2, sharex=True)
+    names = {}
     for axis, (title, attack) in zip(axes.flat, DRAWN.items()):
         for number, (name, entry) in enumerate(results["recipes"].items()):
             accuracies = {row["attack"]: row for row in entry["rows"]}
             row, benign = accuracies[attack], 100 * accuracies["none"]["accuracy"]
             height = 100 * row["accuracy"]
-            color = f"C{number % 10}"
             low, high = (100 * end for end in row["interval"])
             interval = [[height - low], [high - height]]
-            axis.errorbar(benign, height, interval, fmt="o", color=color, elinewidth=1)
-            side = 1 if number % 2 else -1
-            axis.annotate(
-                name,
-                (benign, height),
-                xytext=(5 * side, 3),
-                textcoords="offset points",
-                ha="left" if side > 0 else "right",
-                fontsize=8,
-                color=color,
-            )
+            axis.errorbar(benign, height, interval, fmt="o", color=f"C{number}", elinewidth=1)
+            names.setdefault(axis, []).append(NamedPoint(name, benign, height))
         axis.set_title(title, fontsize=10)
         axis.grid(True, alpha=0.25, linewidth=0.6)
         axis.margins(x=0.25)
     figure.supxlabel("benign accuracy, %")
     figure.supylabel("right both benign and attacked, %, with 95 % intervals")
+    for axis, points in names.items():
+        place_names(figure, axis, points)
     return figure
 
 
