@@ -27,9 +27,13 @@ benchmarks: $(VENV)/.installed  ## speed and memory against their goals; minutes
 paper-table: $(VENV)/.installed  ## every attack and defence on ../shared; resumes; hours
 	$(VENV)/bin/python -m benchmarks.paper_table
 
-HARDEN_RECIPES ?= --epochs 2 --fast --recipe fgsm-2 --recipe fgsm-2-no-layer --publish fgsm-4
+HARDEN_RECIPES ?= fgsm-2 fgsm-4 fgsm-4-gentle fgsm-2-gentle-4-grids fgsm-2-no-layer
+HARDEN_PUBLISHED ?= fgsm-2-4-grids
+HARDEN_EPOCHS ?= 2
+HARDEN = $(VENV)/bin/python -m benchmarks.harden_cifar10 --epochs $(HARDEN_EPOCHS)
 harden-cifar10: $(VENV)/.installed  ## fine-tune ResNet-14 on ../shared and attack it; resumes; hours
-	$(VENV)/bin/python -m benchmarks.harden_cifar10 $(HARDEN_RECIPES)
+	$(HARDEN) --fast $(addprefix --recipe ,$(HARDEN_RECIPES))
+	$(HARDEN) --publish $(HARDEN_PUBLISHED)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
