@@ -32,7 +32,7 @@ from fd_keras import (
     protect,
     verify_export,
 )
-from fd_keras.evaluation.intervals import wilson_interval
+from fd_keras.evaluation.accuracies import wilson_interval
 from fd_keras.export.quantization import QUANTIZATIONS
 from fd_keras.export.runtimes import run_tflite
 

@@ -53,7 +53,9 @@ class Subject:
         )
         starts = range(0, len(images), _PART)
         parts = [(images[i : i + _PART], labels[i : i + _PART]) for i in starts]
-        return np.concatenate([fgsm(self.epsilon).generate(classifier, *part) for part in parts])
+        return np.concatenate(
+            [fgsm(255 * self.epsilon).generate(classifier, *part) for part in parts]
+        )
 
     def searched_table(self, folder):
         """The table of a small search, by way of its JSON file, as from ``fd-keras tune``."""

@@ -29,18 +29,17 @@ from benchmarks import cifar10
 from benchmarks.paper_table import CACHE
 from benchmarks.shared_models import SHARED
 from fd_keras import FeatureDistillation, QuantizationTable, harden, preset_table
+from fd_keras._files import atomic_path
+from fd_keras._progress import progress_bars
+from fd_keras.classifier import Classifier
+from fd_keras.data.labelled import LabelledImages
 from fd_keras.evaluation import PROTOCOLS, pgd, square
-from fd_keras.evaluation.classifiers import EvaluatedClassifier
+from fd_keras.evaluation.accuracies import accuracy_row
 from fd_keras.evaluation.defences import defence, no_defence
-from fd_keras.evaluation.rows import accuracy_row
-from fd_keras.evaluation.selection import Selection
 from fd_keras.evaluation.store import ArrayStore
 from fd_keras.evaluation.workbench import ImageSet, Workbench, correct
-from fd_keras.files import atomic_path
 from fd_keras.hardening.schedule import warm_up_cosine
-from fd_keras.plots import empty_figure
-from fd_keras.point_names import NamedPoint, place_names
-from fd_keras.progress import progress_bars
+from fd_keras.plots import NamedPoint, empty_figure, place_names
 
 TRAINING = SHARED / "data" / "cifar10_train_jpeg.tfrecord.gz"
 CHOOSING = 500
@@ -90,8 +89,8 @@ RECIPES = {
 }
 
 GRAY_BOX = PROTOCOLS["evademl-cifar10"].gray_box
-ADAPTIVE = tuple(pgd(level / 255, 20) for level in (1, 2, 4, 8))
-BLACK_BOX = (square(2 / 255),)
+ADAPTIVE = tuple(pgd(level, 20) for level in (1, 2, 4, 8))
+BLACK_BOX = (square(2),)
 FAST = ("FGSM", "BIM", "PGD")
 LIMITS = {"DeepFool": 48, "CW-L2": 32, "Square": 48, "PGD": 300}
 
@@ -169,19 +168,17 @@ class Reporter:
     def __init__(self, images, labels, arguments, console):
         self._arguments = arguments
         self._console = console
-        self._original = EvaluatedClassifier(
-            grey_level_model(), value_range=(0, 255), from_logits=True
-        )
+        self._original = Classifier(grey_level_model(), value_range=(0, 255), from_logits=True)
         right = correct(self._original.logits(np.float32(images / 255)), labels)
         chosen = np.flatnonzero(right)[: arguments.images]
         self.seen = len(labels)
         self.undefended = float(right.mean())
-        self._all = Selection(images, labels, (0.0, 255.0), len(labels))
-        self._selection = Selection(images[chosen], labels[chosen], (0.0, 255.0), len(labels))
+        self._all = LabelledImages(images, labels, (0.0, 255.0), len(labels))
+        self._selection = LabelledImages(images[chosen], labels[chosen], (0.0, 255.0), len(labels))
 
     def rows(self, name, model, table):
         """Every accuracy of a classifier behind its table, each with its threat model."""
-        classifier = EvaluatedClassifier(model, value_range=(0, 255), from_logits=True)
+        classifier = Classifier(model, value_range=(0, 255), from_logits=True)
         layer = no_defence() if table is None else defence(table)
         store = ArrayStore(self._arguments.cache)
         with progress_bars(self._console, unit="images") as progress:
@@ -212,7 +209,7 @@ class Reporter:
                     attack=f"{attack.name}{source}",
                     attack_family=attack.family,
                     norm=attack.norm,
-                    epsilon=attack.epsilon,
+                    epsilon=attack.unit_epsilon,
                 )
 
             rows = [

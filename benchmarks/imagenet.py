@@ -7,14 +7,14 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.shared_models import SHARED, load_builder
+from fd_keras.data.files import read_image
 from fd_keras.evaluation import art_classifier, bim, fgsm, predicted_classes
-from fd_keras.images import read_image
 
 # Attacks take minutes; the file holds 800 MB.
 CACHE = Path(__file__).parents[1] / ".cache" / "attacked-imagenet.npz"
 
 # The strengths of Liu et al. and of Feature Squeezing, for pixels from 0 to 1.
-ATTACKS = {attack.name: attack for attack in (fgsm(0.0078), bim(0.004, 0.002, 10))}
+ATTACKS = {attack.name: attack for attack in (fgsm(1.989), bim(1.02, 0.51, 10))}
 
 
 @dataclass

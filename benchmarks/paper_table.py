@@ -15,8 +15,8 @@ from rich.console import Console
 
 from benchmarks import cifar10, imagenet
 from fd_keras import CoefficientStatistics, design_table, evaluate
+from fd_keras._files import atomic_path
 from fd_keras.evaluation import EvaluationReport
-from fd_keras.files import atomic_path
 
 CACHE = Path(__file__).parents[1] / ".cache" / "evaluation"
 

@@ -33,13 +33,14 @@ from benchmarks import cifar10
 from benchmarks.harden_cifar10 import NO_TABLE
 from benchmarks.paper_table import CACHE
 from fd_keras import CoefficientStatistics, FeatureDistillation, design_table, preset_table
+from fd_keras._files import atomic_path
+from fd_keras.data.labelled import array_hash
 from fd_keras.evaluation import PROTOCOLS, art_classifier, predicted_classes
-from fd_keras.evaluation.intervals import wilson_interval
-from fd_keras.evaluation.store import ArrayStore, array_hash
-from fd_keras.files import atomic_path
-from fd_keras.hardening.attack import perturbed
+from fd_keras.evaluation.accuracies import wilson_interval
+from fd_keras.evaluation.store import ArrayStore
 from fd_keras.hardening.copies import copied
-from fd_keras.hardening.distillation import TrainingDistillation
+from fd_keras.hardening.layer import TrainingDistillation
+from fd_keras.hardening.objective import perturbed
 from fd_keras.hardening.recipe import step_size
 from fd_keras.hardening.views import random_view
 

@@ -18,9 +18,9 @@ from rich.console import Console
 from benchmarks import cifar10, imagenet
 from benchmarks.paper_table import CACHE, RUNS
 from fd_keras import RefineResult, learn_table, refine
+from fd_keras._files import atomic_path
 from fd_keras.evaluation.protocols import PROTOCOLS
-from fd_keras.files import atomic_path
-from fd_keras.refinement.figures import plot_front
+from fd_keras.refinement.plots import plot_front
 from fd_keras.refinement.result import pareto_front
 
 BUDGETS = (0.13, 0.1, 0.07, 0.05, 0.03, 0.01)

@@ -13,7 +13,7 @@ from rich.table import Table
 from benchmarks import imagenet
 from benchmarks.interleaved import median_seconds
 from fd_keras import QuantizationTable
-from fd_keras.evaluation.classifiers import EvaluatedClassifier
+from fd_keras.classifier import Classifier
 from fd_keras.refinement.scoring import ScoredImages, TableScorer
 
 
@@ -22,7 +22,7 @@ def main():
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    classifier = EvaluatedClassifier(imagenet.mobilenet(), value_range=(0, 1), from_logits=True)
+    classifier = Classifier(imagenet.mobilenet(), value_range=(0, 1), from_logits=True)
     images, labels = imagenet.images_and_labels()
     unit = np.float32(images[: arguments.images] / 255)
     sets = {"benign": unit, "attacked": unit}

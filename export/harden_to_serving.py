@@ -56,12 +56,12 @@ def classifier(train, epochs):
 
 def evaluated(result, test, arguments):
     """What gray-box, adaptive and black-box attackers leave of the classifier behind its layer."""
-    epsilon = arguments.epsilon / 255
+    epsilon = arguments.epsilon
     protocol = Protocol(
         "digits",
         "BIM, PGD and Square at one strength, and PGD at one that nothing withstands.",
         gray_box=(bim(epsilon, epsilon / 4),),
-        adaptive=(pgd(epsilon, 20), pgd(0.5, 20)),
+        adaptive=(pgd(epsilon, 20), pgd(127.5, 20)),
         black_box=(square(epsilon, 100),),
     )
     return fd_keras.evaluate(
@@ -86,7 +86,7 @@ def exported(result, out):
 
 def verified(paths, result, test, arguments):
     """How the files compare with Keras on attacked images; raises unless they are proven."""
-    attack = bim(arguments.epsilon / 255, arguments.epsilon / 255 / 4)
+    attack = bim(arguments.epsilon, arguments.epsilon / 4)
     images, labels = (part[: arguments.images] for part in test)
     attacker = art_classifier(result.model, value_range=VALUE_RANGE)
     attacked = attack.generate(attacker, np.float32(images), labels, seed=arguments.seed)

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras.color import ColorSpace
-from fd_keras.extras import import_extra
+from fd_keras._extras import import_extra
+from fd_keras.dct import ColorSpace
 from fd_keras.kernels import Gradient
 from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import TableLike

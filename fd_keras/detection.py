@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras._checks import check_outputs
 from fd_keras._compat import add_float32_weight
-from fd_keras.data import described, image_batches
-from fd_keras.outputs import check_outputs
+from fd_keras.data.batches import described, image_batches
 from fd_keras.protection import protect
 
 FloatArray = npt.NDArray[np.floating]

@@ -16,10 +16,9 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.fft import dctn
 
-from fd_keras.bands import BLOCK_SIZE, TIE_OFFSET
-from fd_keras.color import RGB_TO_YCBCR
-from fd_keras.files import atomic_path
-from fd_keras.images import opened_picture
+from fd_keras._files import atomic_path
+from fd_keras.data.files import opened_picture
+from fd_keras.dct import BLOCK_SIZE, RGB_TO_YCBCR, TIE_OFFSET
 from fd_keras.presets import TableLike, as_table
 from fd_keras.tables import QuantizationTable
 

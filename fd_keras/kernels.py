@@ -25,9 +25,15 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from fd_keras._compat import clip
-from fd_keras.bands import BLOCK_SIZE, TIE_OFFSET
-from fd_keras.color import RGB_TO_YCBCR, YCBCR_TO_RGB, ColorSpace, level_shift
-from fd_keras.spins import grid_offsets
+from fd_keras.dct import (
+    BLOCK_SIZE,
+    RGB_TO_YCBCR,
+    TIE_OFFSET,
+    YCBCR_TO_RGB,
+    ColorSpace,
+    grid_offsets,
+    level_shift,
+)
 
 DctMethod = Literal["matmul", "signal"]
 Gradient = Literal["straight-through", "smooth"]

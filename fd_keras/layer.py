@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras._checks import validate_epsilon, validate_value_range
 from fd_keras._compat import add_float32_weight
-from fd_keras.color import ColorSpace
-from fd_keras.data import described, image_batches
-from fd_keras.design.checks import validate_epsilon
+from fd_keras.data.batches import described, image_batches
+from fd_keras.dct import ColorSpace
 from fd_keras.design.tables import design_table
 from fd_keras.kernels import (
     DCT_METHODS,
@@ -28,7 +28,6 @@ from fd_keras.kernels import (
 from fd_keras.presets import TableLike, as_table
 from fd_keras.statistics import CoefficientStatistics
 from fd_keras.tables import QuantizationTable
-from fd_keras.value_range import validate_value_range
 
 
 @keras.saving.register_keras_serializable(package="fd_keras")
@@ -243,7 +242,7 @@ class FeatureDistillation(keras.layers.Layer):
         Args:
             data: Benign images in the layer's ``value_range`` and ``data_format``: an array,
                 a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of images; labels are
-                passed over. Files: ``fd_keras.sources.open_images(path)``.
+                passed over. Files: ``fd_keras.data.sources.open_images(path)``.
             epsilon: Size of the perturbation of a pixel on the 0..255 scale, whatever the
                 layer's ``value_range``: 2 means 2/255. At least 0.1.
             batch_size: Images at a time, where ``data`` is not batched by itself.

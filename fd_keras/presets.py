@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras.bands import BLOCK_SIZE, zigzag_rank
+from fd_keras.dct import BLOCK_SIZE, zigzag_rank
 from fd_keras.tables import QuantizationTable
 
 PRESETS = ("liu2019", "zigzag15", "balanced", "jpeg")

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras.bands import BLOCK_SIZE
-from fd_keras.color import ColorSpace, validate_color_space
-from fd_keras.data import described, image_batches, parts_of_batch
-from fd_keras.files import atomic_path
+from fd_keras._checks import check_pixels, validate_value_range
+from fd_keras._files import DocumentFormat
+from fd_keras.data.batches import described, image_batches, parts_of_batch
+from fd_keras.data.sources import open_images
+from fd_keras.dct import BLOCK_SIZE, ColorSpace, validate_color_space
 from fd_keras.kernels import coefficients, pad_to_blocks, to_grey_levels
-from fd_keras.sources import open_images
 from fd_keras.tables import frozen_json
-from fd_keras.value_range import check_pixels, validate_value_range
 
 FloatArray = npt.NDArray[np.float64]
 
-_FORMAT = "fd_keras.coefficient_statistics"
-_VERSION = 1
+FORMAT = DocumentFormat("fd_keras.coefficient_statistics", 1, "coefficient statistics")
 _MOMENTS = ("count", "mean", "std", "mean_abs", "min", "max")
 
 
@@ -107,10 +103,10 @@ class CoefficientStatistics:
         """Measure images, one batch at a time.
 
         Args:
-            data: What ``fd_keras.data.image_batches`` takes: an array of images, a
+            data: What ``fd_keras.data.batches.image_batches`` takes: an array of images, a
                 ``tf.data.Dataset``, a ``PyDataset`` or an iterable of images of any sizes.
                 Labels beside the images are passed over. Or what
-                ``fd_keras.sources.open_images`` takes: the path of a directory of image files,
+                ``fd_keras.data.sources.open_images`` takes: the path of a directory of image files,
                 of an ``.npz`` or a TFRecord file. An image there that cannot be read is an
                 error; to pass over it, give ``open_images(path)`` itself.
             color_space: ``"rgb"`` (any number of channels) or ``"ycbcr"`` (1 or 3).
@@ -259,16 +255,13 @@ class CoefficientStatistics:
             >>> int(CoefficientStatistics.load(path).count[0, 0, 0])
             2
         """
-        data = {
-            "format": _FORMAT,
-            "version": _VERSION,
+        content = {
             "color_space": self.color_space,
             "value_range": self.value_range,
             "provenance": dict(self.provenance),
             **{name: getattr(self, name).tolist() for name in _MOMENTS},
         }
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
+        FORMAT.write(path, content, rows=_MOMENTS)
 
     @staticmethod
     def is_file(path: str | os.PathLike[str]) -> bool:
@@ -287,11 +280,7 @@ class CoefficientStatistics:
             >>> CoefficientStatistics.is_file(path)
             False
         """
-        try:
-            data = json.loads(Path(path).read_bytes())
-        except ValueError:
-            return False
-        return isinstance(data, dict) and data.get("format") == _FORMAT
+        return FORMAT.recognises(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CoefficientStatistics:
@@ -307,17 +296,7 @@ class CoefficientStatistics:
         Example:
             See ``save``.
         """
-        content = Path(path).read_bytes()
-        try:
-            data = json.loads(content)
-            if data.pop("format") != _FORMAT or data.pop("version") != _VERSION:
-                raise ValueError(f"not {_FORMAT} of version {_VERSION}")
-            return cls(**data)
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise ValueError(
-                f"`path` holds no coefficient statistics ({error!r}). "
-                f"Received: path={os.fspath(path)!r}"
-            ) from error
+        return FORMAT.read(path, lambda content: cls(**content))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A MappingProxyType can neither be pickled nor copied deeply.

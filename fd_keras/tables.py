@@ -6,20 +6,16 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras.bands import BLOCK_SIZE
-from fd_keras.color import ColorSpace, validate_color_space
-from fd_keras.files import atomic_path
-from fd_keras.spins import validate_cycle_spins
+from fd_keras._files import DocumentFormat
+from fd_keras.dct import BLOCK_SIZE, ColorSpace, validate_color_space, validate_cycle_spins
 
-_FORMAT = "fd_keras.quantization_table"
-_VERSION = 1
+FORMAT = DocumentFormat("fd_keras.quantization_table", 1, "quantisation table")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -144,8 +140,8 @@ class QuantizationTable:
             True
         """
         return {
-            "format": _FORMAT,
-            "version": _VERSION,
+            "format": FORMAT.name,
+            "version": FORMAT.version,
             "color_space": self.color_space,
             "cycle_spins": self.cycle_spins,
             "provenance": dict(self.provenance),
@@ -163,24 +159,15 @@ class QuantizationTable:
             ValueError: It is not a quantisation table, or of a later version.
 
         Example:
-            >>> QuantizationTable.from_dict({"format": "x"})
+            >>> QuantizationTable.from_dict({"format": "x"})  # doctest: +ELLIPSIS
             Traceback (most recent call last):
             ...
-            ValueError: `data` is not a quantisation table. Received: format='x'
+            ValueError: `data` holds no quantisation table: its format is 'x', not ...
         """
-        if data.get("format") != _FORMAT:
-            raise ValueError(
-                f"`data` is not a quantisation table. Received: format={data.get('format')!r}"
-            )
-        if data.get("version") != _VERSION:
-            raise ValueError(
-                f"`data` must have version {_VERSION}; a newer fd_keras may read it. "
-                f"Received: version={data.get('version')!r}"
-            )
-        fields = {"steps", "color_space", "cycle_spins", "provenance"}
-        if missing := sorted(fields - set(data)):
-            raise ValueError(f"`data` lacks the entries {missing}.")
-        return cls(**{name: data[name] for name in fields})
+        try:
+            return cls._from_content(FORMAT.content(data))
+        except ValueError as error:
+            raise ValueError(f"`data` holds no quantisation table: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as human-readable JSON, replacing ``path`` atomically.
@@ -199,16 +186,7 @@ class QuantizationTable:
             >>> QuantizationTable.load(path) == table
             True
         """
-        head = self.to_dict()
-        # json's indent puts every number on a line of its own; a table reads as a grid.
-        channels = ",\n".join(
-            "  [\n" + ",\n".join(f"   {json.dumps(row)}" for row in channel) + "\n  ]"
-            for channel in head.pop("steps")
-        )
-        text = json.dumps(head, indent=1, sort_keys=False)
-        text = text.removesuffix("\n}") + f',\n "steps": [\n{channels}\n ]\n}}\n'
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        FORMAT.write(path, FORMAT.content(self.to_dict()), rows=["steps"])
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> QuantizationTable:
@@ -224,20 +202,14 @@ class QuantizationTable:
         Example:
             See ``save``.
         """
-        text = Path(path).read_bytes()
-        try:
-            data = json.loads(text)
-            if not isinstance(data, Mapping):
-                raise ValueError("the top level is not an object")
-            return cls.from_dict(data)
-        except (
-            ValueError,
-            TypeError,
-            OverflowError,
-        ) as error:  # JSON and Unicode errors are ValueErrors
-            raise ValueError(
-                f"`path` holds no quantisation table ({error}). Received: path={os.fspath(path)!r}"
-            ) from error
+        return FORMAT.read(path, cls._from_content)
+
+    @classmethod
+    def _from_content(cls, content: Mapping[str, Any]) -> QuantizationTable:
+        fields = ("steps", "color_space", "cycle_spins", "provenance")
+        if missing := [name for name in fields if name not in content]:
+            raise ValueError(f"it lacks the entries {missing}")
+        return cls(**{name: content[name] for name in fields})
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, QuantizationTable):

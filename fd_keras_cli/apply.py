@@ -62,7 +62,7 @@ class _Distiller:
         self._layers: dict[int, Any] = {}
 
     def convert(self, source: Path, target: Path) -> None:
-        from fd_keras.images import DecodedImage, read_image, write_image
+        from fd_keras.data.files import DecodedImage, read_image, write_image
 
         image = read_image(source)
         pixels = self._distilled(image.pixels)
@@ -88,7 +88,7 @@ class _Distiller:
 
 
 def _target(image: Path, out: Path) -> Path:
-    from fd_keras.images import LOSSLESS_SUFFIXES
+    from fd_keras.data.files import LOSSLESS_SUFFIXES
 
     lossless = image.suffix.lower() in LOSSLESS_SUFFIXES
     return out / (image.name if lossless else f"{image.stem}.png")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from fd_keras.sources import ImageSource
+    from fd_keras.data.sources import ImageSource
     from fd_keras.statistics import CoefficientStatistics
 
 
@@ -90,9 +90,9 @@ def calibrate(
     with interruptible("Interrupted, nothing was written"):
         with quiet_libraries() as console:
             with console.status("Starting TensorFlow"):
+                from fd_keras._checks import validate_epsilon
+                from fd_keras.data.sources import open_images
                 from fd_keras.design import design_table
-                from fd_keras.design.checks import validate_epsilon
-                from fd_keras.sources import open_images
             validate_epsilon(epsilon)
             source = open_images(data, channels=_checked_channels(channels), strict=strict)
         measured = _measured(source, limit, color_space)

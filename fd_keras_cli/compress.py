@@ -41,7 +41,7 @@ def compress(
     Transparency and metadata are dropped.
     """
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
-        from fd_keras.images import read_image
+        from fd_keras.data.files import read_image
         from fd_keras.jpeg import rounded_table, write_jpeg
         from fd_keras.presets import table_from_argument
     given = table_from_argument(table)

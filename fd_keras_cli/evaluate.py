@@ -129,8 +129,8 @@ def _report(
 ) -> EvaluationReport:
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
+            from fd_keras.data.labelled_sources import labelled_batches, open_labelled_images
             from fd_keras.evaluation import evaluate
-            from fd_keras.labelled import labelled_batches, open_labelled_images
             from fd_keras_cli.models import image_shape, load_model
         classifier = load_model(model, modules)
         names = None if classes is None else classes.read_text(encoding="utf-8").split("\n")

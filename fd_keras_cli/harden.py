@@ -175,7 +175,7 @@ class _Reader:
         """Images in the value range, and their classes."""
         import numpy as np
 
-        from fd_keras.labelled import open_labelled_images
+        from fd_keras.data.labelled_sources import open_labelled_images
 
         source = open_labelled_images(location, shape, strict=self._strict)
         try:

@@ -75,7 +75,7 @@ def _figure(content: Any, statistics: Path | None) -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
-    from fd_keras.files import atomic_path
+    from fd_keras._files import atomic_path
 
     formats = figure.canvas.get_supported_filetypes()
     if path.suffix[1:].lower() not in formats:

@@ -105,7 +105,7 @@ def model_images(location: str, model: Any) -> Any:
     """Up to a hundred images, decoded and resized as ``serving_bytes`` does it ("crop").
 
     Args:
-        location: What ``fd_keras.sources.open_images`` takes.
+        location: What ``fd_keras.data.sources.open_images`` takes.
         model: The protected model.
 
     Example:
@@ -114,9 +114,9 @@ def model_images(location: str, model: Any) -> Any:
     import numpy as np
     import tensorflow as tf
 
+    from fd_keras.data.sources import open_images
     from fd_keras.export.encoded_images import image_decoder
     from fd_keras.export.signatures import image_signature, value_range_of
-    from fd_keras.sources import open_images
 
     spec = image_signature(model)
     source = open_images(location, channels=spec.shape[-1])

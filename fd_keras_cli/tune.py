@@ -116,7 +116,7 @@ def _result(
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
             from fd_keras import refine
-            from fd_keras.labelled import labelled_batches, open_labelled_images
+            from fd_keras.data.labelled_sources import labelled_batches, open_labelled_images
             from fd_keras_cli.models import image_shape, load_model
         classifier = load_model(model, [])
         source = open_labelled_images(data, image_shape(classifier), strict=strict)
@@ -128,9 +128,9 @@ def _result(
 
 
 def _written(result: RefineResult, out: Path) -> list[Path]:
-    from fd_keras.files import atomic_path
+    from fd_keras._files import atomic_path
     from fd_keras.plots import plot_table
-    from fd_keras.refinement.figures import plot_front, plot_importance, plot_trials
+    from fd_keras.refinement.plots import plot_front, plot_importance, plot_trials
 
     result.table.save(out / "table.json")
     result.save(out / "result.json")

@@ -40,7 +40,7 @@ def verify(
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
             from fd_keras import verify_export
-            from fd_keras.files import atomic_path
+            from fd_keras._files import atomic_path
             from fd_keras_cli.models import load_model, model_images, protected
 
         with console.status("Comparing"):

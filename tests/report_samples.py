@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from fd_keras.evaluation.accuracies import accuracy_row
 from fd_keras.evaluation.report import EvaluationReport
-from fd_keras.evaluation.rows import accuracy_row
 
 EPSILONS = (1, 2, 4, 8)
 # name, family, benign, strength against attacks, milliseconds

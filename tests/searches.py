@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 import fd_keras
-from fd_keras.bands import zigzag_rank
+from fd_keras.dct import zigzag_rank
 from fd_keras.demo import load_digits
 from fd_keras.demo.classifier import build_classifier, train_classifier
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fd_keras.evaluation import deepfool, fgsm, pgd, square
-from fd_keras.evaluation.checks import Outcome, check_outcomes
+from fd_keras.evaluation.sanity import Outcome, check_outcomes
 
 COUNT = 100
 
@@ -26,14 +26,14 @@ def verdicts(*outcomes):
 
 @pytest.mark.parametrize(("adaptive", "passed"), [(50, True), (60, True), (75, False)])
 def test_adaptive_against_gray_box(adaptive, passed):
-    found = verdicts(outcome(pgd(0.01), "adaptive", adaptive), outcome(fgsm(0.01), "gray-box", 60))
+    found = verdicts(outcome(pgd(2.55), "adaptive", adaptive), outcome(fgsm(2.55), "gray-box", 60))
     assert found == {GRAY: passed}
 
 
 def test_the_strongest_adaptive_attack_counts_and_none_beyond_the_bound():
-    gray = outcome(fgsm(0.01), "gray-box", 50)
-    weak, strong = outcome(pgd(0.01, 10), "adaptive", 90), outcome(pgd(0.01, 50), "adaptive", 40)
-    beyond = outcome(pgd(0.02), "adaptive", 10)
+    gray = outcome(fgsm(2.55), "gray-box", 50)
+    weak, strong = outcome(pgd(2.55, 10), "adaptive", 90), outcome(pgd(2.55, 50), "adaptive", 40)
+    beyond = outcome(pgd(5.1), "adaptive", 10)
     assert verdicts(gray, weak, strong)[GRAY]
     assert not verdicts(gray, weak, beyond)[GRAY]
     assert GRAY not in verdicts(gray, beyond)
@@ -41,14 +41,14 @@ def test_the_strongest_adaptive_attack_counts_and_none_beyond_the_bound():
 
 @pytest.mark.parametrize(("left", "passed"), [(0, True), (5, True), (6, False), (80, False)])
 def test_an_unbounded_attack_leaves_about_nothing(left, passed):
-    assert verdicts(outcome(pgd(0.5), "adaptive", left)) == {UNBOUNDED: passed}
+    assert verdicts(outcome(pgd(127.5), "adaptive", left)) == {UNBOUNDED: passed}
 
 
 @pytest.mark.parametrize(("stronger", "passed"), [(30, True), (40, True), (60, False)])
 @pytest.mark.parametrize("threat_model", ["gray-box", "adaptive"])
 def test_accuracy_falls_with_epsilon(threat_model, stronger, passed):
     found = verdicts(
-        outcome(pgd(0.02), threat_model, stronger), outcome(pgd(0.01), threat_model, 40)
+        outcome(pgd(5.1), threat_model, stronger), outcome(pgd(2.55), threat_model, 40)
     )
     assert found == {LARGER: passed}
 
@@ -56,23 +56,23 @@ def test_accuracy_falls_with_epsilon(threat_model, stronger, passed):
 @pytest.mark.parametrize(("more", "passed"), [(30, True), (41, True), (60, False)])
 def test_more_iterations(more, passed):
     found = verdicts(
-        outcome(pgd(0.01, 100), "adaptive", more), outcome(pgd(0.01, 20), "adaptive", 40)
+        outcome(pgd(2.55, 100), "adaptive", more), outcome(pgd(2.55, 20), "adaptive", 40)
     )
     assert found == {ITERATIONS: passed}
 
 
 @pytest.mark.parametrize(("blind", "passed"), [(70, True), (39, True), (20, False)])
 def test_black_box(blind, passed):
-    found = verdicts(outcome(square(0.01), "black-box", blind), outcome(pgd(0.01), "adaptive", 40))
+    found = verdicts(outcome(square(2.55), "black-box", blind), outcome(pgd(2.55), "adaptive", 40))
     assert found == {BLACK: passed}
 
 
 def test_noise_is_forgiven_and_only_common_images_count():
     """Of 20 images, 3 more is no evidence; and the other 80 belong to one attack only."""
-    few = Outcome(pgd(0.01), "adaptive", np.arange(20) < 11)
-    many = Outcome(fgsm(0.01), "gray-box", np.arange(COUNT) < 8)
+    few = Outcome(pgd(2.55), "adaptive", np.arange(20) < 11)
+    many = Outcome(fgsm(2.55), "gray-box", np.arange(COUNT) < 8)
     assert verdicts(few, many)[GRAY]
-    assert not verdicts(Outcome(pgd(0.01), "adaptive", np.ones(20, bool)), many)[GRAY]
+    assert not verdicts(Outcome(pgd(2.55), "adaptive", np.ones(20, bool)), many)[GRAY]
 
 
 def test_attacks_without_a_bound_are_left_out():
@@ -81,7 +81,7 @@ def test_attacks_without_a_bound_are_left_out():
 
 def test_details_name_threat_models_and_counts():
     (check,) = check_outcomes(
-        "x", [outcome(fgsm(0.01), "gray-box", 30), outcome(pgd(0.01), "adaptive", 90)]
+        "x", [outcome(fgsm(2.55), "gray-box", 30), outcome(pgd(2.55), "adaptive", 90)]
     )
     assert check["defence"] == "x"
     assert check["detail"] == (

@@ -313,7 +313,7 @@ class TestCalibrate:
         ignored = []
         monkeypatch.setattr(sys, "unraisablehook", ignored.append)
         monkeypatch.setattr("fd_keras.CoefficientStatistics.merge", fail)
-        monkeypatch.setattr("fd_keras.data.PIXELS_AT_ONCE", 1)  # each image is a batch
+        monkeypatch.setattr("fd_keras.data.batches.PIXELS_AT_ONCE", 1)  # each image is a batch
         out = tmp_path / "table.json"
         code, _, errors = run("calibrate", folder, "--epsilon", 2, "--out", out)
         assert (code, errors) == (1, "Error: disk full\n")

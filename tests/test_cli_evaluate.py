@@ -23,7 +23,7 @@ def files(tmp_path, monkeypatch):
     labels = model.predict(images, verbose=0).argmax(-1)
     labels[:3] = 1 - labels[:3]
     np.savez(tmp_path / "data.npz", x=images, y=labels)
-    short = Protocol("short", "", (bim(8 / 255, 2 / 255),), (bim(8 / 255, 2 / 255),))
+    short = Protocol("short", "", (bim(8, 2),), (bim(8, 2),))
     monkeypatch.setitem(protocols.PROTOCOLS, "short", short)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     return tmp_path

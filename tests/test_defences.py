@@ -30,8 +30,7 @@ from fd_keras.evaluation.defences import (
     stochastic_local_quantisation,
     total_variation,
 )
-from fd_keras.evaluation.defences.quilting import PatchBank
-from fd_keras.evaluation.defences.stitching import minimum_error_cut, stitch
+from fd_keras.evaluation.defences.quilting import PatchBank, minimum_error_cut, stitch
 from fd_keras.evaluation.defences.total_variation import minimise_total_variation
 
 SPECS = ("none", "liu2019", "jpeg:75", "bits:5", "median:2", "median:3", "slq", "tvm", "tvm:0,0.03")

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 import fd_keras
+from fd_keras.classifier import Classifier
 from fd_keras.demo.classifier import build_classifier, train_classifier
 from fd_keras.demo.digits import load_digits
 from fd_keras.evaluation import (
@@ -27,7 +28,7 @@ from fd_keras.evaluation import (
     predicted_classes,
     square,
 )
-from fd_keras.evaluation.classifiers import EvaluatedClassifier
+from fd_keras.evaluation.classifiers import attackable
 from fd_keras.evaluation.defences import Defence, defence, jpeg_compression
 
 pytest.importorskip("art", reason="ART is not installed")
@@ -35,8 +36,8 @@ pytest.importorskip("art", reason="ART is not installed")
 SMALL = Protocol(
     "small",
     "Two strengths, gray-box and adaptive.",
-    gray_box=(fgsm(8 / 255), bim(8 / 255, 2 / 255)),
-    adaptive=(pgd(8 / 255, 10),),
+    gray_box=(fgsm(8), bim(8, 2)),
+    adaptive=(pgd(8, 10),),
 )
 
 
@@ -85,7 +86,7 @@ def test_figures_are_those_of_the_protected_model(report, model, data):
     right = predicted_classes(model, images) == labels
     images, labels = images[right], labels[right]
     protected = fd_keras.protect(model, fd_keras.FeatureDistillation("liu2019"))
-    single = fgsm(8 / 255).generate(art_classifier(model), images, labels)
+    single = fgsm(8).generate(art_classifier(model), images, labels)
 
     assert figure(report, "none", "benign")["accuracy"] == 1.0
     assert figure(report, "none", "benign")["count"] == len(images)
@@ -103,7 +104,7 @@ def test_adaptive_attacks_go_through_the_defence(report, model, data):
     images, labels = images[right], labels[right]
     layer = fd_keras.FeatureDistillation("liu2019", gradient="smooth")
     protected = fd_keras.protect(model, layer)
-    attacked = pgd(8 / 255, 10).generate(art_classifier(protected), images, labels)
+    attacked = pgd(8, 10).generate(art_classifier(protected), images, labels)
     by_hand = accuracy(protected, attacked, labels)
     found = figure(report, "liu2019", "adaptive", "PGD-10 8/255")["accuracy"]
     assert abs(found - by_hand) <= 0.08  # another random start, and a second gradient
@@ -116,9 +117,9 @@ def test_adaptive_attacks_follow_what_rounding_is_about_to_do(model, data, cache
     images, labels = data
     right = predicted_classes(model, images) == labels
     images, labels = np.float32(images[right] / 255), labels[right]
-    classifier = EvaluatedClassifier(model, value_range=(0, 255), from_logits=True)
-    attack, protection = pgd(10 / 255, 5), defence(spec)
-    rough = classifier.art(images.shape[1:], protection, gradient="straight-through")
+    classifier = Classifier(model, value_range=(0, 255), from_logits=True)
+    attack, protection = pgd(10, 5), defence(spec)
+    rough = attackable(classifier, images.shape[1:], protection, gradient="straight-through")
     attacked = attack.generate(rough, images, labels)
     kept = classifier.logits(protection(255 * attacked) / 255).argmax(-1) == labels
     protocol = Protocol("p", "", adaptive=(attack,))
@@ -168,7 +169,7 @@ def test_other_seeds_and_images_are_not_taken_from_the_cache(model, data, cache,
         return original(self, classifier, images, *rest, **options)
 
     monkeypatch.setattr(Attack, "generate", count)
-    one = Protocol("one", "", gray_box=(fgsm(8 / 255),))
+    one = Protocol("one", "", gray_box=(fgsm(8),))
     images, labels = data
     evaluate(model, (images, labels), ["none"], one, cache_dir=cache)
     assert generated == []
@@ -200,9 +201,7 @@ def test_tuning_takes_no_reported_image(model, data, cache):
 
 
 def test_limits_apply_to_attacks_defences_and_threat_models(model, data, cache):
-    protocol = Protocol(
-        "p", "", gray_box=(fgsm(8 / 255), bim(8 / 255, 2 / 255)), black_box=(square(8 / 255, 5),)
-    )
+    protocol = Protocol("p", "", gray_box=(fgsm(8), bim(8, 2)), black_box=(square(8, 5),))
     report = evaluate(
         model,
         data,
@@ -225,7 +224,7 @@ def test_values_and_data_sets_make_no_difference(model, data, report, cache):
         [keras.Input(images.shape[1:]), keras.layers.Rescaling(127.5, 127.5), model]
     )
     batches = tf.data.Dataset.from_tensor_slices(((images / 127.5 - 1), labels)).batch(7)
-    one = Protocol("one", "", gray_box=(fgsm(8 / 255),))
+    one = Protocol("one", "", gray_box=(fgsm(8),))
     found = evaluate(scaled, batches, ["liu2019"], one, value_range=(-1, 1), cache_dir=cache)
     expected = figure(report, "liu2019", "gray-box", "FGSM 8/255")["correct"]
     assert abs(figure(found, "liu2019", "gray-box", "FGSM 8/255")["correct"] - expected) <= 1
@@ -235,7 +234,7 @@ def test_probabilities_are_turned_into_logits(model, data, report, cache):
     """Softmax probabilities that are not saturated lead to the same attack."""
     soft = keras.Sequential([model, keras.layers.Softmax()])
     soft.build((None, *data[0].shape[1:]))
-    one = Protocol("one", "", gray_box=(fgsm(8 / 255),))
+    one = Protocol("one", "", gray_box=(fgsm(8),))
     found = evaluate(soft, data, ["liu2019"], one, from_logits=False, cache_dir=cache)
     for name in ("none", "liu2019"):
         expected = figure(report, name, "gray-box", "FGSM 8/255")["correct"]
@@ -255,9 +254,9 @@ def test_a_masked_gradient_is_caught(model, data, cache):
     protocol = Protocol(
         "masked",
         "",
-        gray_box=(fgsm(16 / 255),),
-        adaptive=(pgd(32 / 255, 5), pgd(0.5, 10)),
-        black_box=(square(32 / 255, 200),),
+        gray_box=(fgsm(16),),
+        adaptive=(pgd(32, 5), pgd(127.5, 10)),
+        black_box=(square(32, 200),),
     )
     report = evaluate(masked, data, ["none"], protocol, limits={"Square": 20}, cache_dir=cache)
     failed = {check["name"] for check in report.checks if not check["passed"]}
@@ -270,7 +269,7 @@ def test_a_masking_defence_is_caught(model, data, cache):
     """A defence with a gradient that points nowhere; gray-box attacks then hurt more."""
     honest = jpeg_compression(90)
     useless = Defence("useless", "example", lambda batch, _: honest(batch), {"quality": 90})
-    weak = Protocol("weak", "", gray_box=(pgd(16 / 255, 20),), adaptive=(pgd(1 / 255, 1),))
+    weak = Protocol("weak", "", gray_box=(pgd(16, 20),), adaptive=(pgd(1, 1),))
     report = evaluate(model, data, [useless], weak, cache_dir=cache)
     failed = [check for check in report.checks if not check["passed"]]
     assert {check["name"] for check in failed} == {"adaptive is never gentler than gray-box"}
@@ -278,7 +277,7 @@ def test_a_masking_defence_is_caught(model, data, cache):
 
 def test_random_defences_are_attacked_through_their_expectation(model, data, cache):
     """Twice the same figures, and an attacker who does not know the draw."""
-    protocol = Protocol("eot", "", adaptive=(pgd(16 / 255, 3),))
+    protocol = Protocol("eot", "", adaptive=(pgd(16, 3),))
     options = {"limits": {"adaptive": 8}, "eot_draws": 2}
     first = evaluate(model, data, ["slq"], protocol, cache_dir=cache, **options)
     assert first.settings["eot_draws"] == 2
@@ -346,7 +345,7 @@ def test_fingerprint_tells_models_apart_but_not_their_names():
 
     def fingerprint(classifier, **options):
         options = {"value_range": (0, 1), "from_logits": True, **options}
-        return EvaluatedClassifier(classifier, **options).fingerprint
+        return Classifier(classifier, **options).fingerprint
 
     first = fingerprint(build())
     assert first == fingerprint(build())  # Keras has counted on in the names
@@ -366,7 +365,7 @@ report = evaluate(
     model,
     (test.images[:96], test.labels[:96]),
     ["liu2019", ["bits:2", "bits:4"], "slq"],
-    Protocol("p", "", (bim(8 / 255, 1 / 255, 20),), (pgd(8 / 255, 20),)),
+    Protocol("p", "", (bim(8, 1, 20),), (pgd(8, 20),)),
     cache_dir=sys.argv[2],
 )
 report.to_json(sys.argv[3])

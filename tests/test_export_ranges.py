@@ -10,7 +10,7 @@ from keras import layers
 from fd_keras import export_tflite, verify_export
 from fd_keras.export import quantization
 from fd_keras.export.check import ExportCheck, RuntimeCheck
-from fd_keras.export.ranges import least_error_range
+from fd_keras.export.quantization import least_error_range
 
 SIZE = 64
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fd_keras.files import atomic_path
+from fd_keras._files import atomic_path
 
 
 @pytest.mark.parametrize("name", ["a.json", "a" * 250 + ".json", "a" * 255])

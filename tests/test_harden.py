@@ -17,12 +17,11 @@ import fd_keras
 from fd_keras import FeatureDistillation, HardenResult, QuantizationTable, harden
 from fd_keras.demo import load_digits
 from fd_keras.demo.classifier import build_classifier, train_classifier
-from fd_keras.evaluation.rows import accuracy_row
+from fd_keras.evaluation.accuracies import accuracy_row
 from fd_keras.hardening import AverageWeights, HardeningModel, Recipe
-from fd_keras.hardening.attack import perturbed
-from fd_keras.hardening.distillation import STEP_RANGE, TrainingDistillation
-from fd_keras.hardening.images import LabelledImages, shuffled_batches
-from fd_keras.hardening.losses import cross_entropy, divergence, targets
+from fd_keras.hardening.data import LabelledImages, shuffled_batches
+from fd_keras.hardening.layer import STEP_RANGE, TrainingDistillation
+from fd_keras.hardening.objective import cross_entropy, divergence, perturbed, targets
 from fd_keras.hardening.record import Record, rank
 from fd_keras.hardening.views import View, on_shifted_grid, random_view
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from fd_keras.images import DecodedImage, read_image, write_image
+from fd_keras.data.files import DecodedImage, read_image, write_image
 
 RNG = np.random.default_rng(11)
 GREY = RNG.integers(0, 256, (13, 21), np.uint8)

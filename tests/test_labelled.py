@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from fd_keras.labelled import labelled_batches, open_labelled_images
+from fd_keras.data.labelled_sources import labelled_batches, open_labelled_images
 
 SHAPE = (16, 16, 3)
 

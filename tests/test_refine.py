@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import fd_keras
 from fd_keras import CoefficientStatistics, FeatureDistillation, QuantizationTable, preset_table
-from fd_keras.evaluation.classifiers import EvaluatedClassifier
+from fd_keras.classifier import Classifier
 from fd_keras.refinement import (
     RefineResult,
     band_space,
@@ -27,10 +27,17 @@ from fd_keras.refinement import (
     group_space,
     parameter_importance,
 )
-from fd_keras.refinement.objective import Halving, objective_value, trial_metrics
 from fd_keras.refinement.oracles import make_oracle
 from fd_keras.refinement.result import Figures, Trial, pareto_front
-from fd_keras.refinement.scoring import RUNGS, ScoredImages, TableScore, TableScorer
+from fd_keras.refinement.scoring import (
+    RUNGS,
+    Halving,
+    ScoredImages,
+    TableScore,
+    TableScorer,
+    objective_value,
+    trial_metrics,
+)
 from fd_keras.refinement.space import band_values, starting_points
 
 # Importing ART resets logging, which closes the stderr of the test that happens to do it.
@@ -45,7 +52,7 @@ def digits():
 @pytest.fixture(scope="module")
 def scorer(digits):
     model, test = digits
-    classifier = EvaluatedClassifier(model, value_range=(0, 255), from_logits=True)
+    classifier = Classifier(model, value_range=(0, 255), from_logits=True)
     unit = {"benign": test.images / 255, "noise": searches.noisy(test.images) / 255}
     return TableScorer(classifier, ScoredImages(test.labels, unit), batch_size=16)
 
@@ -298,8 +305,8 @@ def test_an_attacker_who_knows_the_table_may_count(digits, tmp_path):
     result = fd_keras.refine(
         model,
         (test.images, test.labels),
-        Protocol("one", "", (fgsm(8 / 255),)),
-        adaptive=[bim(8 / 255, 2 / 255, 4)],
+        Protocol("one", "", (fgsm(8),)),
+        adaptive=[bim(8, 2, 4)],
         adaptive_images=8,
         max_benign_loss=0.5,
         max_trials=1,

@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_samples import full_report, minimal_report, row
 
-from fd_keras.evaluation.curves import EpsilonCurve, epsilon_curves, swept_attacks, trade_offs
-from fd_keras.evaluation.intervals import wilson_interval
-from fd_keras.evaluation.page_parts import definition_list, example_strip, text
+from fd_keras.evaluation.accuracies import THREAT_MODELS, accuracy_row, wilson_interval
+from fd_keras.evaluation.page import definition_list, example_strip, text
+from fd_keras.evaluation.plots import EpsilonCurve, epsilon_curves, swept_attacks, trade_offs
 from fd_keras.evaluation.report import EvaluationReport
-from fd_keras.evaluation.rows import THREAT_MODELS, accuracy_row
 
 OURS = "feature distillation"
 MODELS = [name for name in THREAT_MODELS if name != "benign"]
@@ -533,8 +532,8 @@ def test_differences_are_amplified_as_said():
 
 def test_figures_draw_at_their_limits():
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from fd_keras._pages import figure_uri
     from fd_keras.evaluation import figures
-    from fd_keras.pages import figure_uri
 
     crowd = [row(f"table {n}", OURS, "benign", "none", 0.9) for n in range(30)]
     crowd += [row(f"table {n}", OURS, "gray-box", "FGSM", 0.5) for n in range(30)]

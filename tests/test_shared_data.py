@@ -8,7 +8,7 @@ import pytest
 from scipy.fft import dctn
 
 import fd_keras
-from fd_keras.sources import open_images
+from fd_keras.data.sources import open_images
 
 
 def sigma_in_float64(images, color_space):

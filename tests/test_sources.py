@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from fd_keras.sources import open_images
+from fd_keras.data.sources import open_images
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 from scipy.fft import dctn
 
-from fd_keras.data import image_batches
+from fd_keras.data.batches import image_batches
 from fd_keras.statistics import CoefficientStatistics
 
 MOMENTS = ("count", "mean", "std", "mean_abs", "min", "max")
@@ -223,7 +223,7 @@ def test_large_images_in_parts(photos, monkeypatch, shape):
     expected = CoefficientStatistics.from_data(images, color_space="ycbcr")
     measured = []
     of_batch = CoefficientStatistics._of_batch
-    monkeypatch.setattr("fd_keras.data.PIXELS_AT_ONCE", 2500)
+    monkeypatch.setattr("fd_keras.data.batches.PIXELS_AT_ONCE", 2500)
     monkeypatch.setattr(
         CoefficientStatistics,
         "_of_batch",
@@ -238,7 +238,7 @@ def test_large_images_in_parts(photos, monkeypatch, shape):
 
 
 def test_single_images_are_stacked_up_to_a_number_of_pixels(monkeypatch):
-    monkeypatch.setattr("fd_keras.data.PIXELS_AT_ONCE", 100 * 16 * 16)
+    monkeypatch.setattr("fd_keras.data.batches.PIXELS_AT_ONCE", 100 * 16 * 16)
     images = [np.zeros((16, 16, 3))] * 250
     sizes = [len(batch) for batch in image_batches(images, batch_size=1000)]
     assert sizes == [100, 100, 50]

@@ -12,10 +12,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from fd_keras import PRESETS, QuantizationTable, preset_table
-from fd_keras.bands import zigzag_rank
-from fd_keras.color import RGB_TO_YCBCR, YCBCR_TO_RGB
+from fd_keras.dct import RGB_TO_YCBCR, YCBCR_TO_RGB, grid_offsets, zigzag_rank
 from fd_keras.presets import as_table, table_from_argument
-from fd_keras.spins import grid_offsets
 
 TABLES = st.builds(
     QuantizationTable,

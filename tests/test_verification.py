@@ -24,7 +24,7 @@ from fd_keras.export import runtimes as export_runtimes
 from fd_keras.export import saved_model as saved_model_exporter
 from fd_keras.export import tflite as exporter
 from fd_keras.export.check import RuntimeCheck
-from fd_keras.export.flatbuffer import TFLiteFile
+from fd_keras.export.tflite_file import TFLiteFile
 
 SIZE = 32
 CLASSES = 4

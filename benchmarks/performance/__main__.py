@@ -71,7 +71,7 @@ def _write(arguments, parts):
     from benchmarks.performance.goals import judged
     from benchmarks.performance.page import write
     from benchmarks.performance.tables import goals_in_terminal
-    from fd_keras.files import atomic_path
+    from fd_keras._files import atomic_path
 
     target = arguments.out / "performance.json"
     about = {

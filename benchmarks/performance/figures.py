@@ -1,8 +1,8 @@
 """The results as plots."""
 
 from benchmarks.performance.contenders import LARGE_IMAGE, LAYER, PASS
-from fd_keras.extras import import_extra
-from fd_keras.pages import PAGE_SOFT
+from fd_keras._extras import import_extra
+from fd_keras._pages import PAGE_SOFT
 
 _BLUE, _ORANGE = "#3b82c4", "#d9722e"
 

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.performance import contenders as c
-from fd_keras.bands import BLOCK_SIZE
+from fd_keras.dct import BLOCK_SIZE
 from fd_keras.kernels import dct_basis
 
 PRODUCTS = "its four matrix products alone"

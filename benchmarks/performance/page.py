@@ -1,9 +1,9 @@
 """The results as one HTML page."""
 
 from benchmarks.performance import figures, tables
-from fd_keras.evaluation.page_parts import plot, section, text
-from fd_keras.extras import import_extra
-from fd_keras.pages import page_colors, write_page
+from fd_keras._extras import import_extra
+from fd_keras._pages import page_colors, write_page
+from fd_keras.evaluation.page import plot, section, text
 
 _TITLES = {
     "peers": "Beside its peers",

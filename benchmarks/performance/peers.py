@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.performance import contenders as c
+from fd_keras._extras import import_extra
 from fd_keras.evaluation.defences import image_quilting
-from fd_keras.extras import import_extra
 
 QUICK, SLOW = "quick", "slow"
 

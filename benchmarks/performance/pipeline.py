@@ -14,8 +14,8 @@ from benchmarks.performance import contenders as c
 from benchmarks.performance.stacks import StackSampler
 from benchmarks.performance.tflite import network as network_for
 from fd_keras import FeatureDistillation, evaluate, refine
+from fd_keras._extras import import_extra
 from fd_keras.evaluation import Protocol, bim, fgsm
-from fd_keras.extras import import_extra
 from fd_keras_cli.app import app
 
 FILES, COMPUTING = "files and codecs", "layer and model"
@@ -110,7 +110,7 @@ def _model_steps(folder, scale):
     network = build_classifier()
     train_classifier(network, digits.train[: 10 * scale.images], epochs=3)
     data = _as_seen(network, digits.test[: 2 * scale.images].images)
-    attacks = {"gray_box": (fgsm(8 / 255),), "adaptive": (bim(8 / 255, 2 / 255, 10),)}
+    attacks = {"gray_box": (fgsm(8),), "adaptive": (bim(8, 2, 10),)}
     protocol = Protocol("pipeline", "FGSM, and BIM that knows the table", **attacks)
     one = Protocol("search", "FGSM", gray_box=attacks["gray_box"])
     searched = network_for(scale)

@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from fd_keras.evaluation.page_parts import text
+from fd_keras.evaluation.page import text
 
 _HOLDS = {True: "holds", False: "falls short", None: "not measured"}
 _STYLES = {True: "green", False: "red", None: "dim"}

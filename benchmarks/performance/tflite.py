@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.interleaved import median_seconds
 from benchmarks.shared_models import SHARED, load_builder
 from fd_keras import FeatureDistillation, export_tflite, protect
-from fd_keras.extras import import_extra
+from fd_keras._extras import import_extra
 
 BODIES = {"float32": "none", "int8": "int8"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras.extras import import_extra
-from fd_keras.pages import figure_uri, page_colors, picture_uri
+from fd_keras._extras import import_extra
+from fd_keras._pages import figure_uri, page_colors, picture_uri
 from fd_keras.plots import draw_steps, empty_figure
 
 

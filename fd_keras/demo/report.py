@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fd_keras._pages import picture_uri, write_page
 from fd_keras.demo.figures import difference_picture, heat_map
 from fd_keras.demo.result import GRAY_BOX, Attack, DemoResult, Example
-from fd_keras.pages import picture_uri, write_page
 from fd_keras.tables import QuantizationTable
 
 

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
 
+from fd_keras._extras import import_extra
+from fd_keras._progress import bar, progress_bars
 from fd_keras.demo.classifier import build_classifier, train_classifier
 from fd_keras.demo.digits import TEST_IMAGES, ImageSet, load_digits
 from fd_keras.demo.report import write_report
@@ -19,10 +21,8 @@ from fd_keras.demo.result import Accuracy, Agreement, Attack, DemoResult, Exampl
 from fd_keras.demo.runtimes import predict_with_saved_model, predict_with_tflite
 from fd_keras.evaluation import art_classifier, bim, fgsm, predicted_classes
 from fd_keras.export import export_saved_model, export_tflite
-from fd_keras.extras import import_extra
 from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import PRESETS, preset_table
-from fd_keras.progress import bar, progress_bars
 from fd_keras.protection import protect
 
 _EXAMPLES = 6
@@ -149,8 +149,8 @@ def _attacked(
     for epsilon in epsilons:
         step = epsilon // 4
         for shown, attack in (
-            (Attack("FGSM", epsilon, epsilon, 1), fgsm(epsilon / 255)),
-            (Attack("BIM", epsilon, step, 10), bim(epsilon / 255, step / 255, 10)),
+            (Attack("FGSM", epsilon, epsilon, 1), fgsm(epsilon)),
+            (Attack("BIM", epsilon, step, 10), bim(epsilon, step, 10)),
         ):
             with bar(progress, f"Attacking: {shown}", len(chosen)) as advance:
                 attacked[shown] = attack.generate(

@@ -14,14 +14,13 @@ from fd_keras.design.perturbation import (
     perturbation_std,
 )
 from fd_keras.design.prediction import BandStatistics, band_distortion, band_removal
-from fd_keras.design.ranking import RANKINGS, Ranking, rank_bands
 from fd_keras.design.removal import (
     benign_distortion,
     empirical_distortion,
     empirical_removal_probability,
     removal_probability,
 )
-from fd_keras.design.tables import design_table
+from fd_keras.design.tables import RANKINGS, Ranking, design_table, rank_bands
 
 __all__ = [
     "PERTURBATIONS",

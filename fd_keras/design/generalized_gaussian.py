@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from fd_keras.design.checks import Array, checked
+from fd_keras._checks import Array, checked
 
 # Outside, rounding sees a constant with rare outliers or a uniform distribution.
 SHAPE_RANGE = (0.2, 8.0)

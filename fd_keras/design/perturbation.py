@@ -9,10 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-from fd_keras.bands import BLOCK_SIZE
-from fd_keras.color import RGB_TO_YCBCR, ColorSpace, validate_color_space
-from fd_keras.design.checks import Array, checked
-from fd_keras.value_range import validate_value_range
+from fd_keras._checks import Array, checked, validate_value_range
+from fd_keras.dct import BLOCK_SIZE, RGB_TO_YCBCR, ColorSpace, validate_color_space
 
 Perturbation = Literal["sign", "uniform", "gaussian"]
 

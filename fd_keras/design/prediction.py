@@ -8,9 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras.bands import BLOCK_SIZE
-from fd_keras.color import ColorSpace
-from fd_keras.design.checks import Array, checked
+from fd_keras._checks import Array, checked
+from fd_keras.dct import BLOCK_SIZE, ColorSpace
 from fd_keras.design.generalized_gaussian import generalized_gaussian_shape
 from fd_keras.design.perturbation import Perturbation, PerturbationProfile, perturbation_std
 from fd_keras.design.removal import benign_distortion, removal_probability

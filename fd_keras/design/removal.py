@@ -55,7 +55,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from fd_keras.design.checks import Array, checked
+from fd_keras._checks import Array, checked
 from fd_keras.design.generalized_gaussian import SHAPE_RANGE, GeneralizedGaussian
 from fd_keras.design.perturbation import Perturbation, pixel_std
 

@@ -1,6 +1,6 @@
 """Attacking classifiers and counting what they still get right."""
 
-from fd_keras.evaluation.accuracy import accuracy, predicted_classes
+from fd_keras.evaluation.accuracies import accuracy, predicted_classes
 from fd_keras.evaluation.attacks import (
     Attack,
     autoattack,

@@ -5,7 +5,7 @@ What an attack is generated on decides the threat model. On the classifier alone
 defence, differentiated through the defence with a gradient that stands in for its own (BPDA,
 Athalye et al. 2018), it is *adaptive*; without any gradient, *black-box*.
 
-Strengths are in pixels from 0 to 1, as papers write them, whatever range a classifier takes.
+Strengths are in grey levels of 255, whatever range a classifier takes: 4 means 4/255.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras.evaluation.accuracy import checked_labels
-from fd_keras.extras import import_extra
+from fd_keras._checks import SMALLEST_EPSILON, checked_labels
+from fd_keras._extras import import_extra
 
 # Typing alias: told how many images have just been attacked.
 OnBatch = Callable[[int], None]
@@ -46,13 +46,13 @@ class Attack:
         family: One of ``FGSM``, ``BIM``, ``PGD``, ``DeepFool``, ``CW-L2``, ``Square`` and
             ``AutoAttack``.
         norm: ``"inf"`` or ``"2"``, the norm it keeps within a bound or makes small.
-        epsilon: Bound on the norm in pixels from 0 to 1; ``None`` for attacks that look for
+        epsilon: Bound on the norm in grey levels of 255; ``None`` for attacks that look for
             the smallest perturbation.
         parameters: Arguments of ART's class, pixels from 0 to 1.
         batch_size: Number of images attacked at once.
 
     Example:
-        >>> fgsm(0.0078).name
+        >>> fgsm(1.989).name
         'FGSM .0078'
     """
 
@@ -68,11 +68,13 @@ class Attack:
             raise ValueError(
                 f"`family` must be one of {tuple(_ART_CLASSES)}. Received: family={self.family!r}"
             )
-        if self.epsilon is not None and not 0 < self.epsilon <= 1:
-            raise ValueError(
-                "`epsilon` must lie above 0 and not above 1: it is in pixels from 0 to 1. "
-                f"Received: epsilon={self.epsilon!r}"
-            )
+        if self.epsilon is not None:
+            _checked_epsilon(self.epsilon)
+
+    @property
+    def unit_epsilon(self) -> float | None:
+        """The bound for pixels from 0 to 1, as reports and caches hold it."""
+        return None if self.epsilon is None else _unit(self.epsilon)
 
     @property
     def iterations(self) -> int:
@@ -85,7 +87,7 @@ class Attack:
             "name": self.name,
             "family": self.family,
             "norm": self.norm,
-            "epsilon": self.epsilon,
+            "epsilon": self.unit_epsilon,
             "parameters": dict(self.parameters),
             "batch_size": self.batch_size,
         }
@@ -121,7 +123,7 @@ class Attack:
             >>> from fd_keras.evaluation import art_classifier
             >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
             >>> image = np.array([[[[100.0], [90.0]]]], np.float32)
-            >>> attacked = fgsm(8 / 255).generate(art_classifier(model), image, np.array([0]))
+            >>> attacked = fgsm(8).generate(art_classifier(model), image, np.array([0]))
             >>> attacked.ravel().round(3)
             array([92., 98.], dtype=float32)
         """
@@ -155,34 +157,34 @@ def fgsm(epsilon: float) -> Attack:
     """Move every pixel by ``epsilon`` along the sign of the loss gradient, once.
 
     Args:
-        epsilon: Change of a pixel, from 0 to 1.
+        epsilon: Change of a pixel in grey levels of 255.
 
     Example:
-        >>> fgsm(2 / 255).name
+        >>> fgsm(2).name
         'FGSM 2/255'
 
     References:
         Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015.
     """
-    return Attack(f"FGSM {_text(epsilon)}", "FGSM", "inf", epsilon, {"eps": epsilon})
+    return Attack(f"FGSM {_text(epsilon)}", "FGSM", "inf", epsilon, {"eps": _unit(epsilon)})
 
 
 def bim(epsilon: float, step: float, iterations: int = 10) -> Attack:
     """Repeat small signed gradient steps, never further than ``epsilon`` from the image.
 
     Args:
-        epsilon: Largest change of a pixel, from 0 to 1.
-        step: Change of a pixel in one iteration, at most ``epsilon``.
+        epsilon: Largest change of a pixel in grey levels of 255.
+        step: Change of a pixel in one iteration in grey levels, at most ``epsilon``.
         iterations: Number of steps.
 
     Example:
-        >>> bim(0.004, 0.002).name
+        >>> bim(1.02, 0.51).name
         'BIM .004'
 
     References:
         Kurakin et al., "Adversarial Examples in the Physical World", 2017.
     """
-    parameters = {"eps": epsilon, "eps_step": step, "max_iter": iterations}
+    parameters = {"eps": _unit(epsilon), "eps_step": _unit(step), "max_iter": iterations}
     return Attack(f"BIM {_text(epsilon)}", "BIM", "inf", epsilon, parameters)
 
 
@@ -192,21 +194,21 @@ def pgd(
     """Signed gradient steps from a random start, never further than ``epsilon``.
 
     Args:
-        epsilon: Largest change of a pixel, from 0 to 1.
+        epsilon: Largest change of a pixel in grey levels of 255.
         iterations: Number of steps.
-        step: Change of a pixel in one iteration; 2.5 epsilon / iterations by default.
+        step: Change of a pixel in one iteration in grey levels; 2.5 epsilon / iterations by default.
         restarts: Number of random starts; the first that succeeds counts.
 
     Example:
-        >>> pgd(8 / 255).name
+        >>> pgd(8).name
         'PGD-20 8/255'
 
     References:
         Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", 2018.
     """
     parameters = {
-        "eps": epsilon,
-        "eps_step": 2.5 * epsilon / iterations if step is None else step,
+        "eps": _unit(epsilon),
+        "eps_step": 2.5 * _unit(epsilon) / iterations if step is None else _unit(step),
         "max_iter": iterations,
         "num_random_init": restarts,
     }
@@ -269,17 +271,17 @@ def square(epsilon: float, queries: int = 1000) -> Attack:
     """Random squares, kept when they lower the margin: no gradient is asked for.
 
     Args:
-        epsilon: Largest change of a pixel, from 0 to 1.
+        epsilon: Largest change of a pixel in grey levels of 255.
         queries: Number of predictions per image.
 
     Example:
-        >>> square(8 / 255).name
+        >>> square(8).name
         'Square-1000 8/255'
 
     References:
         Andriushchenko et al., "Square Attack", ECCV 2020.
     """
-    parameters = {"eps": epsilon, "max_iter": queries, "p_init": 0.8}
+    parameters = {"eps": _unit(epsilon), "max_iter": queries, "p_init": 0.8}
     return Attack(f"Square-{queries} {_text(epsilon)}", "Square", "inf", epsilon, parameters)
 
 
@@ -287,25 +289,40 @@ def autoattack(epsilon: float) -> Attack:
     """ART's ensemble of two APGDs, DeepFool and Square.
 
     Args:
-        epsilon: Largest change of a pixel, from 0 to 1.
+        epsilon: Largest change of a pixel in grey levels of 255.
 
     Example:
-        >>> autoattack(8 / 255).name
+        >>> autoattack(8).name
         'AutoAttack 8/255'
 
     References:
         Croce & Hein, "Reliable Evaluation of Adversarial Robustness", ICML 2020.
     """
-    parameters = {"eps": epsilon, "eps_step": epsilon / 4}
+    parameters = {"eps": _unit(epsilon), "eps_step": _unit(epsilon) / 4}
     return Attack(f"AutoAttack {_text(epsilon)}", "AutoAttack", "inf", epsilon, parameters)
+
+
+def _checked_epsilon(epsilon: float) -> float:
+    if not SMALLEST_EPSILON <= epsilon <= 255:
+        raise ValueError(
+            f"`epsilon` must be grey levels of 255, from {SMALLEST_EPSILON} to 255: for 0.0078 of "
+            f"pixels from 0 to 1, write 1.989. Received: epsilon={epsilon!r}"
+        )
+    return epsilon
+
+
+def _unit(levels: float) -> float:
+    """Grey levels as a share of 255; 1.989 gives 0.0078 to the last bit, as papers write it."""
+    share = levels / 255
+    short = float(f"{share:.12g}")
+    return short if abs(share - short) < 1e-16 else share
 
 
 def _text(epsilon: float) -> str:
     """``.0078``, or ``2/255`` where it is a whole number of grey levels."""
-    levels = 255 * epsilon
-    if abs(levels - np.rint(levels)) < 1e-9:
-        return f"{levels:.0f}/255"
-    return f"{epsilon:g}".lstrip("0")
+    if abs(epsilon - np.rint(epsilon)) < 1e-9:
+        return f"{epsilon:.0f}/255"
+    return f"{_unit(epsilon):g}".lstrip("0")
 
 
 def _check_fit(

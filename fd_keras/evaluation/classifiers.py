@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,16 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras._extras import import_extra
+from fd_keras.classifier import Classifier
 from fd_keras.evaluation.defences import Defence
-from fd_keras.extras import import_extra
 from fd_keras.kernels import Gradient
 from fd_keras.layer import FeatureDistillation
-from fd_keras.value_range import validate_value_range
 
 FloatArray = npt.NDArray[np.float32]
-
-# Smallest probability whose logarithm is taken, for models that return probabilities.
-_LEAST_PROBABILITY = 1e-30
 
 _ATTACKER_SEED = 1_000_003
 
@@ -161,104 +157,39 @@ def own_gradient(model: Callable[..., Any], images: Any, labels: Any) -> FloatAr
     return np.array(tape.gradient(own, pixels))  # a copy: ART writes into it
 
 
-class EvaluatedClassifier:
-    """A Keras classifier on pixels from 0 to 1, alone or behind a defence.
+def attackable(
+    classifier: Classifier,
+    input_shape: Sequence[int],
+    defence: Defence | None = None,
+    *,
+    draws: int = 1,
+    gradient: Gradient = "smooth",
+) -> Any:
+    """A classifier as ART sees it, alone or through a defence.
+
+    Another gradient stands in for that of the defence (BPDA). Where it is random, the
+    attacker sees the mean of the logits over several draws (EOT).
 
     Args:
-        model: Classifier from one image input to ``(batch, classes)``.
-        value_range: The pixel values that ``model`` takes.
-        from_logits: Whether it returns logits; else it returns probabilities.
+        classifier: The classifier; attacked images have pixels from 0 to 1.
+        input_shape: Shape of one image.
+        defence: What stands in front.
+        draws: How many draws of a random defence are averaged.
+        gradient: See ``differentiable``.
 
-    Example:
-        >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
-        >>> classifier = EvaluatedClassifier(model, value_range=(0, 255), from_logits=True)
-        >>> classifier.logits(np.array([[[[0.5], [1.0]]]], np.float32))
-        array([[127.5, 255. ]], dtype=float32)
+    References:
+        Athalye et al., "Obfuscated Gradients Give a False Sense of Security", ICML 2018.
     """
+    if defence is None:
+        return art_classifier(classifier.unit_logits, value_range=(0, 1), input_shape=input_shape)
+    # The attacker knows how a defence draws, but not its seed.
+    seeds = range(_ATTACKER_SEED, _ATTACKER_SEED + (draws if defence.random else 1))
+    drawn = [differentiable(defence.reseeded(seed), gradient) for seed in seeds]
 
-    def __init__(
-        self, model: keras.Model, *, value_range: Sequence[float], from_logits: bool
-    ) -> None:
-        self.model = model
-        self.value_range = validate_value_range(value_range)
-        self.from_logits = from_logits
-        self._graph = tf.function(self._logits, reduce_retracing=True)
+    def logits(images: tf.Tensor) -> tf.Tensor:
+        return tf.add_n([classifier.unit_logits(draw(images)) for draw in drawn]) / len(drawn)
 
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of architecture and weights that does not depend on the names of layers.
-
-        A subclassed model without a configuration is told by its class and weights alone.
-        """
-        digest = hashlib.sha256(_architecture(self.model).encode())
-        digest.update(repr((self.value_range, self.from_logits)).encode())
-        for weight in self.model.get_weights():
-            digest.update(str((weight.shape, weight.dtype)).encode())
-            digest.update(np.ascontiguousarray(weight).tobytes())
-        return digest.hexdigest()
-
-    def logits(self, images: npt.NDArray[np.generic], *, batch_size: int = 32) -> FloatArray:
-        """Logits of images, a batch at a time.
-
-        Args:
-            images: Batch ``(n, height, width, channels)``, pixels from 0 to 1.
-            batch_size: Number of images at once.
-
-        Returns:
-            Array ``(n, classes)``; for a model that returns probabilities, their logarithms.
-        """
-        parts = [
-            self._graph(tf.convert_to_tensor(images[start : start + batch_size], tf.float32))
-            for start in range(0, len(images), batch_size)
-        ]
-        return np.concatenate([part.numpy() for part in parts])
-
-    def outputs(self, images: npt.NDArray[np.generic]) -> FloatArray:
-        """What the model itself returns for pixels from 0 to 1."""
-        return np.asarray(self._outputs(tf.convert_to_tensor(images, tf.float32)))
-
-    def art(
-        self,
-        input_shape: Sequence[int],
-        defence: Defence | None = None,
-        *,
-        draws: int = 1,
-        gradient: Gradient = "smooth",
-    ) -> Any:
-        """The classifier as ART sees it, alone or through a defence.
-
-        Another gradient stands in for that of the defence (BPDA). Where it is random, the
-        attacker sees the mean of the logits over several draws (EOT).
-
-        Args:
-            input_shape: Shape of one image.
-            defence: What stands in front.
-            draws: How many draws of a random defence are averaged.
-            gradient: See ``differentiable``.
-
-        References:
-            Athalye et al., "Obfuscated Gradients Give a False Sense of Security", ICML 2018.
-        """
-        if defence is None:
-            return art_classifier(self._logits, value_range=(0, 1), input_shape=input_shape)
-        # The attacker knows how a defence draws, but not its seed.
-        seeds = range(_ATTACKER_SEED, _ATTACKER_SEED + (draws if defence.random else 1))
-        drawn = [differentiable(defence.reseeded(seed), gradient) for seed in seeds]
-
-        def logits(images: tf.Tensor) -> tf.Tensor:
-            return tf.add_n([self._logits(draw(images)) for draw in drawn]) / len(drawn)
-
-        return art_classifier(logits, value_range=(0, 1), input_shape=input_shape)
-
-    def _outputs(self, images: tf.Tensor) -> tf.Tensor:
-        low, high = self.value_range
-        return tf.cast(self.model(low + (high - low) * images, training=False), tf.float32)
-
-    def _logits(self, images: tf.Tensor) -> tf.Tensor:
-        outputs = self._outputs(images)
-        if self.from_logits:
-            return outputs
-        return tf.math.log(tf.maximum(outputs, _LEAST_PROBABILITY))
+    return art_classifier(logits, value_range=(0, 1), input_shape=input_shape)
 
 
 def differentiable(
@@ -304,15 +235,3 @@ def differentiable(
         return tf.ensure_shape(result, images.shape), gradients
 
     return call
-
-
-def _architecture(model: keras.Model) -> str:
-    try:
-        text = str(model.to_json())
-    except Exception:  # Keras raises whatever a subclassed model's configuration raises
-        return f"{type(model).__module__}.{type(model).__qualname__}"
-    # Keras numbers the layers of a process: a model built again is still the same model.
-    names = [layer.name for layer in (model, *model._flatten_layers(include_self=False))]
-    for name in sorted(set(names), key=len, reverse=True):
-        text = text.replace(f'"{name}"', f'"#{names.index(name)}"')
-    return text

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,21 +16,25 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from fd_keras.evaluation.checks import Outcome, check_outcomes
-from fd_keras.evaluation.classifiers import EvaluatedClassifier
+from fd_keras._extras import import_extra
+from fd_keras._files import default_cache_dir
+from fd_keras._progress import progress_bars
+from fd_keras.classifier import Classifier
+from fd_keras.data.labelled import LabelledImages, unit_images
+from fd_keras.evaluation.accuracies import accuracy_row
 from fd_keras.evaluation.defences import CANDIDATES, Defence, defence, no_defence
-from fd_keras.evaluation.detecting import detection_entries
-from fd_keras.evaluation.examples import example_pictures
+from fd_keras.evaluation.measurements import (
+    detection_entries,
+    example_pictures,
+    milliseconds_per_image,
+)
 from fd_keras.evaluation.protocols import Protocol, protocol_named
 from fd_keras.evaluation.report import EvaluationReport
-from fd_keras.evaluation.rows import accuracy_row
-from fd_keras.evaluation.selection import Selection, select, unit_images
+from fd_keras.evaluation.sanity import Outcome, check_outcomes
+from fd_keras.evaluation.selection import select
 from fd_keras.evaluation.store import ArrayStore
-from fd_keras.evaluation.timing import milliseconds_per_image
 from fd_keras.evaluation.tuning import Contestant, best_setting
 from fd_keras.evaluation.workbench import ImageSet, Workbench, correct
-from fd_keras.extras import import_extra
-from fd_keras.progress import progress_bars
 
 DEFAULT_DEFENCES = ("liu2019", "zigzag15", "JPEG", "bit depth", "median", "SLQ")
 
@@ -125,7 +128,7 @@ def evaluate(
         >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
         >>> images = np.eye(64, dtype=np.float32).reshape(64, 8, 8, 1)[:10] / 2
         >>> report = evaluate(
-        ...     model, (images, np.arange(10)), ["none"], Protocol("one", "", (fgsm(0.01),)),
+        ...     model, (images, np.arange(10)), ["none"], Protocol("one", "", (fgsm(2.55),)),
         ...     value_range=(0, 1), cache_dir=tempfile.mkdtemp()
         ... )
         >>> [(row["threat_model"], row["accuracy"]) for row in report.rows]
@@ -141,7 +144,7 @@ def evaluate(
     started = time.monotonic()
     chosen = protocol_named(protocol)
     limits = _checked_limits(limits or {})
-    classifier = EvaluatedClassifier(model, value_range=value_range, from_logits=from_logits)
+    classifier = Classifier(model, value_range=value_range, from_logits=from_logits)
     selection = select(classifier, data, max_images=max_images, batch_size=32)
     families = [_candidates(entry) for entry in defences]
     tuning, reported = _split(selection, any(len(family) > 1 for family in families))
@@ -196,17 +199,6 @@ def evaluate(
     )
 
 
-def default_cache_dir() -> Path:
-    """Where evaluations keep what they computed, unless told otherwise.
-
-    Example:
-        >>> default_cache_dir().parts[-2:]
-        ('fd_keras', 'evaluation')
-    """
-    keras_home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
-    return Path(keras_home) / "fd_keras" / "evaluation"
-
-
 # Typing alias: images, and which of them stay right.
 _Outcome = tuple[ImageSet, npt.NDArray[np.bool_]]
 
@@ -218,8 +210,8 @@ class _Plan:
         self,
         protocol: Protocol,
         limits: Mapping[str, int],
-        tuning: Selection,
-        reported: Selection,
+        tuning: LabelledImages,
+        reported: LabelledImages,
         bench: Workbench,
     ) -> None:
         self._protocol = protocol
@@ -295,7 +287,7 @@ def _candidates(entry: Any) -> Sequence[Any]:
     return (entry,)
 
 
-def _split(selection: Selection, tunes: bool) -> tuple[Selection, Selection]:
+def _split(selection: LabelledImages, tunes: bool) -> tuple[LabelledImages, LabelledImages]:
     """Every second image to tune on, if anything is tuned, and the others to report."""
     if not tunes:
         return selection[:0], selection
@@ -333,7 +325,7 @@ def _row(defence: Defence, images: ImageSet, right: npt.NDArray[np.bool_]) -> di
             "attack": attack.name,
             "attack_family": attack.family,
             "norm": attack.norm,
-            "epsilon": attack.epsilon,
+            "epsilon": attack.unit_epsilon,
         }
     return accuracy_row(
         defence=defence.name,
@@ -356,7 +348,10 @@ def _entry(contestant: Contestant, times: Mapping[str, float]) -> dict[str, Any]
 
 
 def _about(
-    classifier: EvaluatedClassifier, selection: Selection, tuning: Selection, reported: Selection
+    classifier: Classifier,
+    selection: LabelledImages,
+    tuning: LabelledImages,
+    reported: LabelledImages,
 ) -> dict[str, Any]:
     tuned = f"; every second of them, {len(tuning)}, only chose settings" if len(tuning) else ""
     return {

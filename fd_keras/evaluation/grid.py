@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fd_keras.evaluation.rows import BENIGN, NO_ATTACK, OURS, THREAT_MODELS, UNDEFENDED
+from fd_keras.evaluation.accuracies import BENIGN, NO_ATTACK, OURS, THREAT_MODELS, UNDEFENDED
 
 Row = Mapping[str, Any]
 
@@ -34,7 +34,7 @@ class AccuracyGrid:
             and others follow.
 
     Example:
-        >>> from fd_keras.evaluation.rows import accuracy_row
+        >>> from fd_keras.evaluation.accuracies import accuracy_row
         >>> row = accuracy_row(
         ...     defence="none", family="none", threat_model="benign", correct=9, count=10
         ... )

@@ -16,7 +16,7 @@ from fd_keras.evaluation.attacks import (
 )
 
 # So strong that a classifier which keeps its accuracy hides its gradient.
-_UNBOUNDED = pgd(0.5, 20)
+_UNBOUNDED = pgd(127.5, 20)
 
 
 @dataclass(frozen=True)
@@ -67,27 +67,29 @@ def _evademl(name: str, dataset: str, fast: Attack, small: Attack) -> Protocol:
 
 def _sweep() -> Protocol:
     levels = (1, 2, 4, 8)
-    attacks = tuple(pgd(level / 255, 20) for level in levels)
+    attacks = tuple(pgd(level, 20) for level in levels)
     return Protocol(
         "linf-sweep",
         "PGD with 20 steps at 1, 2, 4 and 8 /255.",
         gray_box=attacks,
-        adaptive=(*attacks, pgd(4 / 255, 5), pgd(4 / 255, 100), _UNBOUNDED),
-        black_box=(square(4 / 255),),
+        adaptive=(*attacks, pgd(4, 5), pgd(4, 100), _UNBOUNDED),
+        black_box=(square(4),),
     )
 
 
+# The platform gives bounds for pixels from 0 to 1: .0078 and .004 step .002 on ImageNet, .0156 and
+# .008 step .0012 on CIFAR-10.
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
-        _evademl("evademl-imagenet", "ImageNet", fgsm(0.0078), bim(0.004, 0.002, 10)),
-        _evademl("evademl-cifar10", "CIFAR-10", fgsm(0.0156), bim(0.008, 0.0012, 10)),
+        _evademl("evademl-imagenet", "ImageNet", fgsm(1.989), bim(1.02, 0.51, 10)),
+        _evademl("evademl-cifar10", "CIFAR-10", fgsm(3.978), bim(2.04, 0.306, 10)),
         _sweep(),
         Protocol(
             "autoattack",
             "ART's AutoAttack at 2 and 8 /255 (Croce & Hein, ICML 2020).",
-            gray_box=(autoattack(2 / 255), autoattack(8 / 255)),
-            adaptive=(autoattack(2 / 255), autoattack(8 / 255), _UNBOUNDED),
+            gray_box=(autoattack(2), autoattack(8)),
+            adaptive=(autoattack(2), autoattack(8), _UNBOUNDED),
         ),
     )
 }

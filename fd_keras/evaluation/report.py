@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from fd_keras._files import DocumentFormat
+from fd_keras.evaluation.accuracies import THREAT_MODELS, check_rows, is_number
 from fd_keras.evaluation.grid import AccuracyGrid
-from fd_keras.evaluation.rows import THREAT_MODELS, check_rows, is_number
 from fd_keras.evaluation.text_table import TableFormat, text_table
 from fd_keras.evaluation.verdict import verdict
-from fd_keras.files import atomic_path
 
-_FORMAT = "fd_keras.evaluation_report"
-_VERSION = 1
+_FORMAT = DocumentFormat("fd_keras.evaluation_report", 1, "evaluation report")
 _LISTS = ("rows", "defences", "checks", "detection")
 
 # What each entry must have; a figure without its threat model is refused.
@@ -65,7 +64,7 @@ class EvaluationReport:
         ValueError: An entry lacks something, contradicts itself or cannot be written as JSON.
 
     Example:
-        >>> from fd_keras.evaluation.rows import accuracy_row
+        >>> from fd_keras.evaluation.accuracies import accuracy_row
         >>> row = accuracy_row(
         ...     defence="none", family="none", threat_model="benign", correct=9, count=10
         ... )
@@ -134,16 +133,10 @@ class EvaluationReport:
              "format": "fd_keras.evaluation_report",
              "
         """
-        head = {"format": _FORMAT, "version": _VERSION, "settings": self.settings}
-        text = json.dumps(head, indent=1, allow_nan=False).removesuffix("\n}")
-        for name in _LISTS:
-            lines = ",\n".join(f"  {json.dumps(entry)}" for entry in getattr(self, name))
-            text += f',\n "{name}": [\n{lines}\n ]' if lines else f',\n "{name}": []'
-        text += "\n}\n"
+        content = {"settings": self.settings, **{name: getattr(self, name) for name in _LISTS}}
         if path is not None:
-            with atomic_path(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        return text
+            _FORMAT.write(path, content, rows=_LISTS)
+        return _FORMAT.text(content, rows=_LISTS)
 
     @classmethod
     def from_json(cls, source: str | os.PathLike[str]) -> EvaluationReport:
@@ -159,22 +152,18 @@ class EvaluationReport:
         Example:
             See the class.
         """
-        inline = isinstance(source, str) and source.lstrip().startswith("{")
-        name = "JSON text" if inline else os.fspath(source)
-        content = str(source) if inline else Path(source).read_bytes()
+        if not isinstance(source, str) or not source.lstrip().startswith("{"):
+            return _FORMAT.read(source, cls._from_content, argument="source")
         try:
-            data = json.loads(content, parse_constant=_refuse_constant)
-            if not isinstance(data, Mapping) or data.get("format") != _FORMAT:
-                raise ValueError(f"it does not say format={_FORMAT!r}")
-            if data.get("version") != _VERSION:
-                raise ValueError(f"its version is {data.get('version')!r}, not {_VERSION}")
-            if missing := [key for key in (*_LISTS, "settings") if key not in data]:
-                raise ValueError(f"it lacks {missing}")
-            return cls(**{key: data[key] for key in (*_LISTS, "settings")})
+            return cls._from_content(_FORMAT.parse(source))
         except ValueError as error:
-            raise ValueError(
-                f"`source` holds no evaluation report ({error}). Received: source={name!r}"
-            ) from error
+            raise ValueError(f"`source` holds no evaluation report ({error}).") from error
+
+    @classmethod
+    def _from_content(cls, content: Mapping[str, Any]) -> EvaluationReport:
+        if missing := [key for key in (*_LISTS, "settings") if key not in content]:
+            raise ValueError(f"it lacks {missing}")
+        return cls(**{key: content[key] for key in (*_LISTS, "settings")})
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write a page that needs no network and no other file, replacing ``path`` atomically.
@@ -215,10 +204,6 @@ def _plain_json(name: str, value: Any) -> Any:
         return json.loads(json.dumps(kind(value), allow_nan=False, default=plain))
     except (TypeError, ValueError) as error:
         raise ValueError(f"`{name}` must be writable as JSON: {error}.") from error
-
-
-def _refuse_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _check_entries(name: str, entries: Sequence[Any], keys: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras.files import atomic_path
+from fd_keras._files import atomic_path
 
 
 class ArrayStore:
@@ -53,19 +53,3 @@ class ArrayStore:
         with atomic_path(path) as temporary:
             np.save(temporary, array)
         return array
-
-
-def array_hash(*arrays: npt.NDArray[Any]) -> str:
-    """A hash of the values, shapes and dtypes of arrays.
-
-    Example:
-        >>> array_hash(np.zeros(3)) == array_hash(np.zeros(3))
-        True
-        >>> array_hash(np.zeros(3)) == array_hash(np.zeros(4))
-        False
-    """
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(str((array.shape, array.dtype)).encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from fd_keras.evaluation.accuracies import BENIGN
 from fd_keras.evaluation.grid import AccuracyGrid, Row
-from fd_keras.evaluation.rows import BENIGN
 
 TableFormat = Literal["text", "markdown"]
 
@@ -24,7 +24,7 @@ def text_table(grid: AccuracyGrid, table_format: TableFormat = "text") -> str:
         ValueError: There is no such format.
 
     Example:
-        >>> from fd_keras.evaluation.rows import accuracy_row
+        >>> from fd_keras.evaluation.accuracies import accuracy_row
         >>> row = {"defence": "none", "family": "none", "correct": 9, "count": 10}
         >>> rows = [
         ...     accuracy_row(**row, threat_model="benign"),

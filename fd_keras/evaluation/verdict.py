@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fd_keras.evaluation.accuracies import OURS
 from fd_keras.evaluation.grid import AccuracyGrid
-from fd_keras.evaluation.rows import OURS
 
 _ADAPTIVE = "adaptive"
 _BLACK_BOX = "black-box"

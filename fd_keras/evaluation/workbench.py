@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import Progress
 
+from fd_keras._extras import import_extra
+from fd_keras._progress import Advance, bar
+from fd_keras.classifier import Classifier, FloatArray
+from fd_keras.data.labelled import LabelledImages, array_hash
 from fd_keras.evaluation.attacks import Attack
-from fd_keras.evaluation.classifiers import EvaluatedClassifier, FloatArray, LogOdds
+from fd_keras.evaluation.classifiers import LogOdds, attackable
 from fd_keras.evaluation.defences import Defence
-from fd_keras.evaluation.selection import Selection
-from fd_keras.evaluation.store import ArrayStore, array_hash
-from fd_keras.extras import import_extra
+from fd_keras.evaluation.store import ArrayStore
 from fd_keras.kernels import GRADIENTS, Gradient
-from fd_keras.progress import Advance, bar
 
 # Images in one file: what a killed process loses, and what memory must hold.
 _CHUNK = 16
@@ -37,12 +38,12 @@ class ImageSet:
         through: The defence that the attacker knows and attacks through.
 
     Example:
-        >>> chosen = Selection(np.zeros((3, 1, 1, 1)), np.array([0, 1, 0]), (0, 1), seen=3)
+        >>> chosen = LabelledImages(np.zeros((3, 1, 1, 1)), np.array([0, 1, 0]), (0, 1), seen=3)
         >>> ImageSet(chosen).threat_model
         'benign'
     """
 
-    images: Selection
+    images: LabelledImages
     attack: Attack | None = None
     through: Defence | None = None
 
@@ -90,7 +91,7 @@ class Workbench:
 
     def __init__(
         self,
-        classifier: EvaluatedClassifier,
+        classifier: Classifier,
         store: ArrayStore,
         *,
         seed: int,
@@ -174,7 +175,7 @@ class Workbench:
     def _origin(self, chunk: ImageSet) -> dict[str, Any]:
         """All that decides the pixels of a part."""
         images = {
-            "pixels": array_hash(chunk.images.pixels),
+            "pixels": array_hash(chunk.images.images),
             "value range": list(chunk.images.value_range),
         }
         if chunk.attack is None:
@@ -200,8 +201,8 @@ class Workbench:
             self._art = {defended: {}}
         attackers = self._art[defended]
         if gradient not in attackers:
-            attackers[gradient] = self.classifier.art(
-                shape, through, draws=draws, gradient=gradient
+            attackers[gradient] = attackable(
+                self.classifier, shape, through, draws=draws, gradient=gradient
             )
         return attackers[gradient]
 

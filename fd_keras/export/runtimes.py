@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fd_keras._extras import import_extra
 from fd_keras.export.signatures import SERVING
-from fd_keras.extras import import_extra
 
 Arrays = dict[str, npt.NDArray[Any]]
 

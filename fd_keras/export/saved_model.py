@@ -15,12 +15,15 @@ import keras
 import numpy.typing as npt
 
 from fd_keras.detection import DistillationDetector
-from fd_keras.export.archive import write_archive
+from fd_keras.export.archive import (
+    DETAILS_FILE,
+    LABELS_FILE,
+    write_archive,
+)
 from fd_keras.export.check import ExportCheck, report
 from fd_keras.export.details import Labels, export_details
 from fd_keras.export.encoded_images import ResizePolicy
 from fd_keras.export.proof_images import proof_images
-from fd_keras.export.saved_model_file import DETAILS_FILE, LABELS_FILE
 from fd_keras.export.signatures import (
     BYTES,
     DETECT,

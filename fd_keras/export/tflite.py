@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras.data import image_batches
-from fd_keras.design.checks import checked
+from fd_keras._checks import checked
+from fd_keras._files import atomic_path
+from fd_keras.data.batches import image_batches
 from fd_keras.export.archive import Endpoint, write_archive
 from fd_keras.export.check import ExportCheck, report
 from fd_keras.export.details import Labels, export_details
 from fd_keras.export.distilled import distillation_layers, named_outputs, recorded_distillations
-from fd_keras.export.flatbuffer import HIDDEN_PREFIX, TFLiteFile
 from fd_keras.export.quantization import QUANTIZATIONS, Quantization, quantized
 from fd_keras.export.signatures import (
     DISTILL,
@@ -31,9 +31,9 @@ from fd_keras.export.signatures import (
     image_signature,
     model_endpoints,
 )
+from fd_keras.export.tflite_file import HIDDEN_PREFIX, TFLiteFile
 from fd_keras.export.verification import verify_export
 from fd_keras.export.wrapping import wrapped_resources
-from fd_keras.files import atomic_path
 from fd_keras.layer import FeatureDistillation
 
 # The converter sorts signatures by name. `serving_default` has to come first: runtimes that know

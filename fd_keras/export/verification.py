@@ -13,10 +13,13 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras.export.check import ExportCheck
-from fd_keras.export.comparison import accuracy_of, compared
+from fd_keras.export.archive import (
+    is_saved_model,
+    saved_model_operations,
+    signature_definitions,
+)
+from fd_keras.export.check import ExportCheck, accuracy_of, compared
 from fd_keras.export.distilled import named_distilled, run_recorded
-from fd_keras.export.flatbuffer import HIDDEN_PREFIX, TFLiteFile
 from fd_keras.export.proof_images import proof_images
 from fd_keras.export.quantization import Quantization
 from fd_keras.export.runtimes import (
@@ -26,11 +29,6 @@ from fd_keras.export.runtimes import (
     run_tflite,
     tflite_interpreter,
 )
-from fd_keras.export.saved_model_file import (
-    is_saved_model,
-    saved_model_operations,
-    signature_definitions,
-)
 from fd_keras.export.signatures import (
     BYTES,
     DISTILL,
@@ -39,6 +37,7 @@ from fd_keras.export.signatures import (
     image_signature,
     value_range_of,
 )
+from fd_keras.export.tflite_file import HIDDEN_PREFIX, TFLiteFile
 from fd_keras.export.warmup import png_files
 from fd_keras.layer import FeatureDistillation
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras.extras import import_extra
+from fd_keras._extras import import_extra
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 

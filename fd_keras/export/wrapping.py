@@ -9,7 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from fd_keras.export.saved_model_file import is_saved_model
+from fd_keras.export.archive import (
+    is_saved_model,
+)
 from fd_keras.export.signatures import SERVING
 
 

@@ -15,24 +15,23 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
-from fd_keras.design.checks import checked
-from fd_keras.evaluation.classifiers import EvaluatedClassifier
-from fd_keras.evaluation.defences.base import checked_whole
-from fd_keras.files import claim
+from fd_keras._checks import checked, checked_whole
+from fd_keras._files import claim
+from fd_keras.classifier import Classifier
+from fd_keras.data.labelled import LabelledImages
 from fd_keras.hardening.copies import copied
-from fd_keras.hardening.images import (
-    LabelledImages,
+from fd_keras.hardening.data import (
     check_training_images,
     held_out,
     shuffled_batches,
     undefended_correct,
 )
 from fd_keras.hardening.model import Augment, AverageWeights, HardeningModel
+from fd_keras.hardening.progress import TrainingView
 from fd_keras.hardening.recipe import Recipe
 from fd_keras.hardening.record import Record
 from fd_keras.hardening.result import HardenResult, result_of
 from fd_keras.hardening.schedule import warm_up_cosine
-from fd_keras.hardening.view import TrainingView
 from fd_keras.layer import FeatureDistillation
 
 _IDENTITY = "hardening.json"
@@ -143,11 +142,18 @@ def harden(
     chosen = Recipe(attack_budget=attack_budget, **recipe)
     allowed = float(checked("max_benign_loss", max_benign_loss, 0, 1))
     _check_pair(model, layer)
-    classifier = EvaluatedClassifier(model, value_range=layer.value_range, from_logits=from_logits)
+    classifier = Classifier(model, value_range=layer.value_range, from_logits=from_logits)
     batch_size = checked_whole("batch_size", batch_size, 1)
     seed = checked_whole("seed", seed, 0)
     most = checked_whole("max_held_out", max_held_out, 1)
-    train, held = held_out(train_data, validation_data, most=most, batch_size=batch_size, seed=seed)
+    train, held = held_out(
+        train_data,
+        validation_data,
+        value_range=classifier.value_range,
+        most=most,
+        batch_size=batch_size,
+        seed=seed,
+    )
     check_training_images(train, classifier)
     undefended = undefended_correct(classifier, held)
     training = HardeningModel(

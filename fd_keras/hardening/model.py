@@ -10,10 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from fd_keras._compat import descend
-from fd_keras.hardening.attack import perturbed
 from fd_keras.hardening.copies import copied
-from fd_keras.hardening.distillation import TrainingDistillation
-from fd_keras.hardening.losses import as_logits, cross_entropy, divergence, targets
+from fd_keras.hardening.layer import TrainingDistillation
+from fd_keras.hardening.objective import as_logits, cross_entropy, divergence, perturbed, targets
 from fd_keras.hardening.recipe import Recipe, step_size
 from fd_keras.hardening.views import PLAIN, View, random_view
 from fd_keras.kernels import GRADIENTS, Gradient

@@ -6,8 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from fd_keras.design.checks import SMALLEST_EPSILON, checked
-from fd_keras.evaluation.defences.base import checked_whole
+from fd_keras._checks import SMALLEST_EPSILON, checked, checked_whole
 
 AttackGradient = Literal["smooth", "straight-through", "random"]
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras.files import atomic_path
+from fd_keras._files import atomic_path
 from fd_keras.hardening.model import HardeningModel
 from fd_keras.tables import QuantizationTable
 

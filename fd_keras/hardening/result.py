@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +10,8 @@ from typing import Any
 
 import keras
 
-from fd_keras.evaluation.rows import accuracy_row
-from fd_keras.files import atomic_path
+from fd_keras._files import DocumentFormat, atomic_path
+from fd_keras.evaluation.accuracies import accuracy_row
 from fd_keras.hardening.model import CHECK_STEPS
 from fd_keras.hardening.recipe import Recipe
 from fd_keras.hardening.record import ADAPTIVE, BENIGN, Record
@@ -22,8 +21,7 @@ from fd_keras.tables import QuantizationTable
 
 UNDEFENDED, LAYER_ONLY, HARDENED = "undefended", "layer only", "hardened"
 
-_FORMAT = "fd_keras.harden_result"
-_VERSION = 1
+_FORMAT = DocumentFormat("fd_keras.harden_result", 1, "result of hardening")
 _MODEL = "model.keras"
 _TABLE = "table.json"
 _RESULT = "result.json"
@@ -39,7 +37,7 @@ class HardenResult:
     Args:
         model: The classifier with the new weights, without the layer.
         layer: The layer that it was trained behind.
-        rows: Accuracies as ``fd_keras.evaluation.rows.accuracy_row`` makes them, of the
+        rows: Accuracies as ``fd_keras.evaluation.accuracies.accuracy_row`` makes them, of the
             classifier alone (``"undefended"``), of the original behind the layer (``"layer
             only"``) and of the hardened one behind it (``"hardened"``).
         history: Figures of every epoch; those that begin with ``val_`` are of the averaged weights
@@ -127,8 +125,6 @@ class HardenResult:
             self.model.save(temporary)
         self.table.save(home / _TABLE)
         content = {
-            "format": _FORMAT,
-            "version": _VERSION,
             "value_range": list(self.layer.value_range),
             "max_benign_loss": self.max_benign_loss,
             "best_epoch": self.best_epoch,
@@ -136,8 +132,7 @@ class HardenResult:
             "rows": list(self.rows),
             "history": list(self.history),
         }
-        with atomic_path(home / _RESULT) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        _FORMAT.write(home / _RESULT, content)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> HardenResult:
@@ -154,12 +149,10 @@ class HardenResult:
             See ``fd_keras.harden``.
         """
         home = Path(directory)
-        content = json.loads((home / _RESULT).read_text(encoding="utf-8"))
-        if (content.get("format"), content.get("version")) != (_FORMAT, _VERSION):
-            raise ValueError(
-                f"`directory` holds no {_FORMAT} of version {_VERSION}. "
-                f"Received: directory={os.fspath(directory)!r}"
-            )
+        return _FORMAT.read(home / _RESULT, lambda content: cls._from_content(home, content))
+
+    @classmethod
+    def _from_content(cls, home: Path, content: Mapping[str, Any]) -> HardenResult:
         layer = FeatureDistillation(
             QuantizationTable.load(home / _TABLE), value_range=content["value_range"]
         )

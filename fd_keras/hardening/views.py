@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from fd_keras.bands import BLOCK_SIZE
+from fd_keras.dct import BLOCK_SIZE
 
 
 class View(NamedTuple):

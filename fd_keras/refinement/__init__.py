@@ -6,8 +6,8 @@ their own oracle there is ``fd_keras.refinement.tuner.RefinementTuner``; it is i
 there, because Keras Tuner is slow to import.
 """
 
-from fd_keras.refinement.importance import parameter_importance
 from fd_keras.refinement.learn import LearnResult, learn_table
+from fd_keras.refinement.plots import parameter_importance
 from fd_keras.refinement.refine import refine
 from fd_keras.refinement.result import RefineResult
 from fd_keras.refinement.space import band_space, curve_space, group_space

@@ -14,19 +14,22 @@ import numpy.typing as npt
 import tensorflow as tf
 from rich.console import Console
 
-from fd_keras.design.checks import checked
-from fd_keras.evaluation.classifiers import EvaluatedClassifier
-from fd_keras.evaluation.defences.base import checked_whole
-from fd_keras.evaluation.evaluate import default_cache_dir
+from fd_keras._checks import checked, checked_whole
+from fd_keras._files import default_cache_dir
+from fd_keras._progress import bar, progress_bars
+from fd_keras.classifier import Classifier
 from fd_keras.evaluation.protocols import Protocol, protocol_named
 from fd_keras.kernels import clip_straight_through, distil
 from fd_keras.presets import TableLike, as_table
-from fd_keras.progress import bar, progress_bars
-from fd_keras.refinement.halves import halved
-from fd_keras.refinement.laboratory import Laboratory, score_of
-from fd_keras.refinement.objective import objective_value
+from fd_keras.refinement.experiment import Laboratory, halved, score_of
 from fd_keras.refinement.result import Contender
-from fd_keras.refinement.scoring import BENIGN, ScoredImages, TableScorer, model_outputs
+from fd_keras.refinement.scoring import (
+    BENIGN,
+    ScoredImages,
+    TableScorer,
+    model_outputs,
+    objective_value,
+)
 from fd_keras.tables import QuantizationTable
 
 _STEP_RANGE = (1.0, 255.0)
@@ -144,7 +147,7 @@ def learn_table(
         Esser et al., "Learned Step Size Quantization", ICLR 2020; Bengio et al., "Estimating or
         Propagating Gradients Through Stochastic Neurons", arXiv:1308.3432.
     """
-    classifier = EvaluatedClassifier(model, value_range=value_range, from_logits=from_logits)
+    classifier = Classifier(model, value_range=value_range, from_logits=from_logits)
     attacks = protocol if isinstance(protocol, Mapping) else protocol_named(protocol)
     lab = Laboratory(
         classifier,
@@ -187,7 +190,7 @@ class _Descent:
 
     def __init__(
         self,
-        classifier: EvaluatedClassifier,
+        classifier: Classifier,
         images: ScoredImages,
         table: QuantizationTable,
         learning_rate: float,

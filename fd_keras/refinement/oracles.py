@@ -27,7 +27,7 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine import trial as trials
 
-from fd_keras.files import atomic_path
+from fd_keras._files import atomic_path
 
 ORACLES = ("bayesian", "random", "hyperband", "grid")
 OBJECTIVE = "score"

@@ -15,23 +15,20 @@ import keras
 import numpy.typing as npt
 from rich.console import Console
 
-from fd_keras.color import ColorSpace
-from fd_keras.design.checks import checked
+from fd_keras._checks import checked, checked_whole
+from fd_keras._extras import import_extra
+from fd_keras._files import claim, default_cache_dir
+from fd_keras.classifier import Classifier
+from fd_keras.dct import ColorSpace
 from fd_keras.evaluation.attacks import Attack
-from fd_keras.evaluation.classifiers import EvaluatedClassifier
 from fd_keras.evaluation.defences import defence
-from fd_keras.evaluation.defences.base import checked_whole
-from fd_keras.evaluation.evaluate import default_cache_dir
 from fd_keras.evaluation.protocols import Protocol, protocol_named
-from fd_keras.extras import import_extra
-from fd_keras.files import claim
 from fd_keras.refinement.chief import role, serve_until_over
-from fd_keras.refinement.halves import Half, halved
-from fd_keras.refinement.laboratory import Laboratory, trials_of
+from fd_keras.refinement.experiment import Half, Laboratory, halved, trials_of
+from fd_keras.refinement.progress import search_view
 from fd_keras.refinement.result import RefineResult, Trial
 from fd_keras.refinement.scoring import TableScorer
 from fd_keras.refinement.space import Space, Statistics, band_space, starting_points
-from fd_keras.refinement.view import search_view
 from fd_keras.statistics import CoefficientStatistics
 from fd_keras.tables import QuantizationTable
 
@@ -142,7 +139,7 @@ def refine(
     References:
         Liu et al., "Feature Distillation", CVPR 2019, section 3.3.
     """
-    classifier = EvaluatedClassifier(model, value_range=value_range, from_logits=from_logits)
+    classifier = Classifier(model, value_range=value_range, from_logits=from_logits)
     attacks = protocol if isinstance(protocol, Mapping) else protocol_named(protocol)
     if adaptive or isinstance(attacks, Protocol):
         import_extra("art.attacks.evasion", "evaluate")

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fd_keras.evaluation.intervals import wilson_interval
-from fd_keras.evaluation.rows import THREAT_MODELS
-from fd_keras.files import atomic_path
+from fd_keras._files import DocumentFormat
+from fd_keras.evaluation.accuracies import THREAT_MODELS, wilson_interval
 from fd_keras.refinement.scoring import BENIGN
 from fd_keras.tables import QuantizationTable
 
 # Typing alias: how many images are right and how many there are, for benign ones and attacks.
 Counts = Mapping[str, tuple[int, int]]
 
-_FORMAT = "fd_keras.refinement"
-_VERSION = 1
+_FORMAT = DocumentFormat("fd_keras.refinement", 1, "result of a search")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +67,7 @@ class Trial:
         number: Its place in the order of the search, from 0.
         status: Keras Tuner's, ``"COMPLETED"`` or ``"FAILED"``.
         values: Of the hyperparameters.
-        metrics: What was logged, see ``fd_keras.refinement.objective.trial_metrics``.
+        metrics: What was logged, see ``fd_keras.refinement.scoring.trial_metrics``.
         table: The table; ``None`` for a failed trial.
         selection: Accuracies on the selecting half, as far as they were seen.
     """
@@ -181,17 +177,14 @@ class RefineResult:
         Raises:
             OSError: The file cannot be written.
         """
-        data = {
-            "format": _FORMAT,
-            "version": _VERSION,
+        content = {
             "settings": dict(self.settings),
             "best": _contender_dict(self.best),
             "front": [_contender_dict(point) for point in self.front],
             "rivals": [_contender_dict(rival) for rival in self.rivals],
             "trials": [_trial_dict(trial) for trial in self.trials],
         }
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        _FORMAT.write(path, content, rows=["trials"])
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RefineResult:
@@ -204,23 +197,17 @@ class RefineResult:
             OSError: The file cannot be read.
             ValueError: It holds no result of a search; the message names the file.
         """
-        content = Path(path).read_bytes()
-        try:
-            data = json.loads(content)
-            if (data["format"], data["version"]) != (_FORMAT, _VERSION):
-                raise ValueError(f"not {_FORMAT} of version {_VERSION}")
-            return cls(
-                _contender(data["best"]),
-                [_contender(point) for point in data["front"]],
-                [_contender(rival) for rival in data["rivals"]],
-                [_trial(trial) for trial in data["trials"]],
-                data["settings"],
-            )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(
-                f"`path` holds no result of a search ({error!r}). "
-                f"Received: path={os.fspath(path)!r}"
-            ) from error
+        return _FORMAT.read(path, cls._from_content)
+
+    @classmethod
+    def _from_content(cls, content: Mapping[str, Any]) -> RefineResult:
+        return cls(
+            _contender(content["best"]),
+            [_contender(point) for point in content["front"]],
+            [_contender(rival) for rival in content["rivals"]],
+            [_trial(trial) for trial in content["trials"]],
+            content["settings"],
+        )
 
 
 def pareto_front(points: Sequence[Any]) -> list[Any]:

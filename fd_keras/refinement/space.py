@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras.bands import BLOCK_SIZE
-from fd_keras.color import ColorSpace
+from fd_keras._checks import checked
+from fd_keras.dct import BLOCK_SIZE, ColorSpace
 from fd_keras.design import design_table, rank_bands
-from fd_keras.design.checks import checked
 from fd_keras.presets import preset_table
 from fd_keras.statistics import CoefficientStatistics
 from fd_keras.tables import QuantizationTable

@@ -12,17 +12,19 @@ from typing import Any
 
 import keras_tuner
 
-from fd_keras.refinement.objective import (
+from fd_keras.refinement.oracles import HYPERBAND_EPOCHS
+from fd_keras.refinement.progress import TrialLogger
+from fd_keras.refinement.scoring import (
+    BENIGN,
     Halving,
+    TableScore,
+    TableScorer,
     is_feasible,
     metrics_of,
     objective_value,
     trial_metrics,
 )
-from fd_keras.refinement.oracles import HYPERBAND_EPOCHS
-from fd_keras.refinement.scoring import BENIGN, TableScore, TableScorer
 from fd_keras.refinement.space import Space
-from fd_keras.refinement.tensorboard import TrialLogger
 from fd_keras.tables import QuantizationTable
 
 # Typing alias: table -> which images it keeps right under each adaptive attack.
@@ -55,11 +57,11 @@ class RefinementTuner(keras_tuner.Tuner):
 
     Example:
         >>> import keras, tempfile, numpy as np
-        >>> from fd_keras.evaluation.classifiers import EvaluatedClassifier
+        >>> from fd_keras.classifier import Classifier
         >>> from fd_keras.refinement.oracles import make_oracle
         >>> from fd_keras.refinement.scoring import ScoredImages
         >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
-        >>> classifier = EvaluatedClassifier(model, value_range=(0, 1), from_logits=True)
+        >>> classifier = Classifier(model, value_range=(0, 1), from_logits=True)
         >>> benign = np.eye(64, dtype=np.float32).reshape(64, 8, 8, 1)[:4]
         >>> images = ScoredImages(np.arange(4), {"benign": benign, "half": benign / 2})
         >>> def space(hp):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import numbers
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras._checks import checked_whole
 from fd_keras.tables import QuantizationTable
 
 ImageArray = npt.NDArray[np.float32]
@@ -158,31 +158,6 @@ def checked_images(argument: str, images: npt.ArrayLike) -> ImageArray:
             f"Received: {argument} from {batch.min():g} to {batch.max():g}"
         )
     return batch
-
-
-def checked_whole(argument: str, value: Any, low: int, high: int | None = None) -> int:
-    """Return ``value`` as an int when it is a whole number in a range.
-
-    Args:
-        argument: What the error message calls it.
-        value: Candidate.
-        low: Smallest value.
-        high: Largest value; ``None``: no limit.
-
-    Raises:
-        ValueError: It is anything else.
-
-    Example:
-        >>> checked_whole("bits", np.int64(5), 1, 8)
-        5
-    """
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or int(value) < low or (high is not None and int(value) > high):
-        limits = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(
-            f"`{argument}` must be a whole number {limits}. Received: {argument}={value!r}"
-        )
-    return int(value)
 
 
 def _stacked(batch: ImageArray, results: Any) -> ImageArray:

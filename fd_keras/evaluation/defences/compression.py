@@ -13,14 +13,9 @@ import PIL
 import tensorflow as tf
 from PIL import Image, features
 
-from fd_keras.bands import BLOCK_SIZE
-from fd_keras.evaluation.defences.base import (
-    Defence,
-    ImageArray,
-    checked_whole,
-    draw_by_draw,
-    image_by_image,
-)
+from fd_keras._checks import checked_whole
+from fd_keras.dct import BLOCK_SIZE
+from fd_keras.evaluation.defences.base import Defence, ImageArray, draw_by_draw, image_by_image
 from fd_keras.evaluation.defences.distillation import smooth_distillation
 from fd_keras.presets import preset_table
 

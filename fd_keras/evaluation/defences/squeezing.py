@@ -9,8 +9,9 @@ import itertools
 import numpy as np
 import tensorflow as tf
 
-from fd_keras.evaluation.defences.base import Defence, checked_whole, image_by_image
-from fd_keras.extras import import_extra
+from fd_keras._checks import checked_whole
+from fd_keras._extras import import_extra
+from fd_keras.evaluation.defences.base import Defence, image_by_image
 
 
 def bit_depth(bits: int = 5) -> Defence:

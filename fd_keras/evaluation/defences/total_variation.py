@@ -7,13 +7,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from fd_keras.evaluation.defences.base import (
-    Defence,
-    ImageArray,
-    checked_whole,
-    draw_by_draw,
-    image_by_image,
-)
+from fd_keras._checks import checked_whole
+from fd_keras.evaluation.defences.base import Defence, ImageArray, draw_by_draw, image_by_image
 
 # Primal and dual step of the solver. Their product times 8, the square of the largest
 # possible gradient of a unit image, must not exceed 1; their ratio was chosen on photographs.

@@ -2,60 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras.data import described
-from fd_keras.evaluation.accuracy import checked_labels
-from fd_keras.evaluation.classifiers import EvaluatedClassifier
-from fd_keras.evaluation.selection import batches_with_labels, classified_correctly
-from fd_keras.evaluation.store import array_hash
-from fd_keras.value_range import check_pixels
+from fd_keras._checks import check_pixels, checked_labels
+from fd_keras.classifier import Classifier
+from fd_keras.data.batches import described
+from fd_keras.data.labelled import LabelledImages, batches_with_labels
 
 # Where no images to check on are given, at most this share of the training images is held out.
 _MOST_HELD_OUT = 0.2
 
 
-@dataclass(frozen=True, eq=False)
-class LabelledImages:
-    """Images in memory.
-
-    Args:
-        images: ``(n, height, width, channels)`` in the classifier's value range.
-        labels: Classes ``(n,)``.
-    """
-
-    images: npt.NDArray[Any]
-    labels: npt.NDArray[np.integer]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of images and labels."""
-        return array_hash(self.images, self.labels)
-
-    def __getitem__(self, index: npt.NDArray[np.integer]) -> LabelledImages:
-        return LabelledImages(self.images[index], self.labels[index])
-
-
-def in_memory(data: Any) -> LabelledImages | None:
+def in_memory(data: Any, value_range: tuple[float, float]) -> LabelledImages | None:
     """Arrays ``(images, labels)``; ``None`` where ``data`` is something else.
 
     Args:
         data: Anything.
+        value_range: Lowest and highest pixel value.
 
     Raises:
         ValueError: They are arrays and do not fit each other.
 
     Example:
-        >>> len(in_memory((np.zeros((3, 8, 8, 1)), [[0], [1], [2]])))
+        >>> len(in_memory((np.zeros((3, 8, 8, 1)), [[0], [1], [2]]), (0, 255)))
         3
     """
     if not isinstance(data, (tuple, list)) or len(data) != 2 or np.ndim(data[0]) != 4:
@@ -63,11 +36,17 @@ def in_memory(data: Any) -> LabelledImages | None:
     images, labels = np.asarray(data[0]), np.asarray(data[1])
     if labels.ndim == 2 and labels.shape[1] == 1:  # as keras.datasets.cifar10 has them
         labels = labels[:, 0]
-    return LabelledImages(images, checked_labels(labels, len(images)))
+    return LabelledImages(images, checked_labels(labels, len(images)), value_range)
 
 
 def held_out(
-    train_data: Any, validation_data: Any, *, most: int, batch_size: int, seed: int
+    train_data: Any,
+    validation_data: Any,
+    *,
+    value_range: tuple[float, float],
+    most: int,
+    batch_size: int,
+    seed: int,
 ) -> tuple[LabelledImages | Any, LabelledImages]:
     """What is trained on, and the images that are held out from it.
 
@@ -75,6 +54,7 @@ def held_out(
         train_data: Arrays ``(images, labels)``, a ``tf.data.Dataset`` of batches or a
             ``PyDataset`` (Keras 2: ``Sequence``).
         validation_data: Anything that holds labelled images; ``None``: a part of ``train_data``.
+        value_range: Lowest and highest pixel value of both.
         most: Number of images that are held out at most.
         batch_size: Number of images read at once.
         seed: Of the choice from ``train_data``.
@@ -88,17 +68,21 @@ def held_out(
 
     Example:
         >>> data = np.zeros((10, 8, 8, 1)), np.arange(10)
-        >>> [len(part) for part in held_out(data, None, most=5, batch_size=4, seed=1)]
+        >>> [len(part) for part in held_out(
+        ...     data, None, value_range=(0, 255), most=5, batch_size=4, seed=1
+        ... )]
         [8, 2]
     """
-    train = in_memory(train_data)
+    train = in_memory(train_data, value_range)
     if train is None and not isinstance(train_data, (tf.data.Dataset, keras.utils.Sequence)):
         raise TypeError(
             "`train_data` must be the arrays (images, labels), a tf.data.Dataset of batches or a "
             f"PyDataset, which can be read in every epoch. Received: {described(train_data)}"
         )
     if validation_data is not None:
-        return train_data if train is None else train, _first(validation_data, most, batch_size)
+        return train_data if train is None else train, _first(
+            validation_data, value_range, most, batch_size
+        )
     count = min(most, int(_MOST_HELD_OUT * len(train))) if train is not None else 0
     if train is None or count == 0:
         raise ValueError(
@@ -109,7 +93,7 @@ def held_out(
     return train[np.sort(order[count:])], train[np.sort(order[:count])]
 
 
-def undefended_correct(classifier: EvaluatedClassifier, images: LabelledImages) -> int:
+def undefended_correct(classifier: Classifier, images: LabelledImages) -> int:
     """How many images the classifier alone gets right, once all fits together.
 
     Args:
@@ -120,10 +104,10 @@ def undefended_correct(classifier: EvaluatedClassifier, images: LabelledImages) 
         ValueError: Images, labels and classifier do not fit.
     """
     batches = batches_with_labels((images.images, images.labels), 128)
-    return sum(int(classified_correctly(classifier, *batch).sum()) for batch in batches)
+    return sum(int(classifier.correct(*batch).sum()) for batch in batches)
 
 
-def check_training_images(train: LabelledImages | Any, classifier: EvaluatedClassifier) -> None:
+def check_training_images(train: LabelledImages | Any, classifier: Classifier) -> None:
     """Refuse arrays that do not fit the classifier; data sets are checked batch by batch.
 
     Args:
@@ -159,7 +143,7 @@ def shuffled_batches(
         epoch: Holds the number of the epoch, int32, when an iteration begins.
 
     Example:
-        >>> data = LabelledImages(np.zeros((4, 8, 8, 1)), np.arange(4))
+        >>> data = LabelledImages(np.zeros((4, 8, 8, 1)), np.arange(4), (0, 255))
         >>> batches = shuffled_batches(data, 2, 1, tf.Variable(0))
         >>> len(batches), batches.element_spec[0].shape
         (2, TensorShape([2, 8, 8, 1]))
@@ -179,7 +163,9 @@ def shuffled_batches(
     return batches.apply(count).prefetch(2)
 
 
-def _first(data: Any, most: int, batch_size: int) -> LabelledImages:
+def _first(
+    data: Any, value_range: tuple[float, float], most: int, batch_size: int
+) -> LabelledImages:
     images, labels, count = [], [], 0
     for batch, classes in batches_with_labels(data, batch_size):
         images.append(batch[: most - count])
@@ -189,4 +175,4 @@ def _first(data: Any, most: int, batch_size: int) -> LabelledImages:
             break
     if not count:
         raise ValueError(f"`validation_data` holds no image. Received: {described(data)}")
-    return LabelledImages(np.concatenate(images), np.concatenate(labels))
+    return LabelledImages(np.concatenate(images), np.concatenate(labels), value_range)

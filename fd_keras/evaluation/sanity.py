@@ -32,7 +32,7 @@ class Outcome:
 
     Example:
         >>> from fd_keras.evaluation.attacks import fgsm
-        >>> Outcome(fgsm(0.01), "gray-box", np.array([True, False])).accuracy
+        >>> Outcome(fgsm(2.55), "gray-box", np.array([True, False])).accuracy
         0.5
     """
 
@@ -71,8 +71,8 @@ def check_outcomes(defence: str, outcomes: Sequence[Outcome]) -> list[dict[str, 
 
     Example:
         >>> from fd_keras.evaluation.attacks import pgd
-        >>> weak = Outcome(pgd(0.01), "adaptive", np.ones(50, bool))
-        >>> strong = Outcome(pgd(0.01), "gray-box", np.zeros(50, bool))
+        >>> weak = Outcome(pgd(2.55), "adaptive", np.ones(50, bool))
+        >>> strong = Outcome(pgd(2.55), "gray-box", np.zeros(50, bool))
         >>> [check["passed"] for check in check_outcomes("masked", [weak, strong])]
         [False]
     """

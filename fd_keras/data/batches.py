@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras.bands import BLOCK_SIZE
+from fd_keras.dct import BLOCK_SIZE
 
 Batch = npt.NDArray[Any]
 
@@ -139,7 +139,7 @@ def _elements(data: Any, batch_size: int) -> Iterable[Any]:
         data = data[0]
     if isinstance(data, (str, bytes, os.PathLike)):
         raise TypeError(
-            "`data` must hold images; open files with fd_keras.sources.open_images(path). "
+            "`data` must hold images; open files with fd_keras.data.sources.open_images(path). "
             f"Received: data={data!r}"
         )
     if isinstance(data, (np.ndarray, tf.Tensor)):

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from fd_keras.images import READABLE_SUFFIXES, read_image
-from fd_keras.sources import (
+from fd_keras.data.files import READABLE_SUFFIXES, read_image
+from fd_keras.data.sources import (
     KERAS_DATASETS,
     ImageArray,
     ImageSource,

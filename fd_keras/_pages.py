@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fd_keras.extras import import_extra
-from fd_keras.files import atomic_path
+from fd_keras._extras import import_extra
+from fd_keras._files import atomic_path
 
 # A plot that uses these colours gets the page's own, dark or light, in their place.
 PAGE_INK = "#1a2732"

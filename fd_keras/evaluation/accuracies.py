@@ -1,4 +1,4 @@
-"""The figures of an evaluation: one dictionary each, never without its threat model."""
+"""Accuracies, their confidence intervals and the rows of a report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,103 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fd_keras.evaluation.intervals import wilson_interval
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from fd_keras._checks import checked_labels
+
+
+def predicted_classes(
+    model: keras.Model, images: npt.NDArray[np.generic], *, batch_size: int = 128
+) -> npt.NDArray[np.int64]:
+    """The class with the largest output, for each image.
+
+    Args:
+        model: Classifier from images to logits or probabilities ``(batch, classes)``.
+        images: Batch in the range the model takes.
+        batch_size: Number of images that are classified at once.
+
+    Returns:
+        Array ``(batch,)``.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+        >>> predicted_classes(model, np.array([[[[3.0], [5.0]]]]))
+        array([1])
+    """
+    outputs = model.predict(images, batch_size=batch_size, verbose=0)
+    return np.asarray(outputs).argmax(axis=-1).astype(np.int64)
+
+
+def accuracy(
+    model: keras.Model,
+    images: npt.NDArray[np.generic],
+    labels: npt.NDArray[np.integer],
+    *,
+    batch_size: int = 128,
+) -> float:
+    """The share of images whose predicted class is their label.
+
+    An accuracy on attacked images means nothing without its threat model: say whether the
+    attacker knew the layer.
+
+    Args:
+        model: Classifier from images to logits or probabilities ``(batch, classes)``.
+        images: Batch in the range the model takes.
+        labels: Integer classes ``(batch,)``.
+        batch_size: Number of images that are classified at once.
+
+    Returns:
+        A number from 0 to 1.
+
+    Raises:
+        ValueError: ``labels`` are not one integer per image, or there are none.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+        >>> accuracy(model, np.array([[[[3.0], [5.0]]], [[[1.0], [0.0]]]]), np.array([1, 1]))
+        0.5
+    """
+    labels = checked_labels(labels, len(images))
+    return float(np.mean(predicted_classes(model, images, batch_size=batch_size) == labels))
+
+
+def wilson_interval(correct: int, count: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for the share that ``correct`` of ``count`` estimates.
+
+    It says what drawing other images would change, and nothing about better attacks.
+
+    Args:
+        correct: Number of images classified correctly.
+        count: Number of images.
+        confidence: Probability that such intervals hold the true share.
+
+    Returns:
+        ``(low, high)``, from 0 to 1.
+
+    Raises:
+        ValueError: ``correct`` is not from 0 to ``count``, or there are no images.
+
+    Example:
+        >>> low, high = wilson_interval(7, 200)
+        >>> round(low, 3), round(high, 3)
+        (0.017, 0.07)
+
+    References:
+        Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927.
+    """
+    if not (count > 0 and 0 <= correct <= count):
+        raise ValueError(
+            "`correct` must be from 0 to `count`, and `count` at least 1. "
+            f"Received: correct={correct!r}, count={count!r}"
+        )
+    from scipy import stats  # slow to import
+
+    test = stats.binomtest(int(correct), int(count))
+    interval = test.proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
 
 # What each threat model means; the order in which they are shown.
 THREAT_MODELS = {

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fd_keras.files import atomic_path
+from fd_keras._files import atomic_path
 
 READABLE_FORMATS = ("PNG", "JPEG", "WebP")
 READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from fd_keras.images import READABLE_SUFFIXES, read_image
+from fd_keras.data.files import READABLE_SUFFIXES, read_image
 
 ImageArray = npt.NDArray[np.uint8]
 # Typing alias: reads one image, uint8 (height, width, channels), or one with its label.

@@ -1,0 +1,253 @@
+"""Write files atomically, and read and write versioned JSON documents."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+# What a constructor raises on entries that are missing, or of other types or sizes.
+_INVALID = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+
+
+@contextmanager
+def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``target`` that replaces it when the block succeeds.
+
+    The temporary file keeps ``target``'s suffix, because writers such as Pillow choose the
+    format by it. When the block raises, the temporary file is removed and ``target`` is
+    left as it was.
+
+    Args:
+        target: The file to write. Missing parent directories are created.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with atomic_path(folder / "table.json") as temporary:
+        ...     _ = temporary.write_text("{}")
+        >>> [path.name for path in folder.iterdir()]
+        ['table.json']
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Without the target's stem, which may be as long as a file name can be.
+    temporary = target.with_name(f".{uuid.uuid4().hex}{target.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def claim(path: str | os.PathLike[str], identity: Mapping[str, Any], kind: str) -> None:
+    """Write what decides a run that can be resumed, or refuse a directory that holds another.
+
+    Args:
+        path: The JSON file of the identity, in the directory of the run.
+        identity: All that must be the same, as plain JSON types.
+        kind: What the run is called, such as ``"a search"``.
+
+    Raises:
+        ValueError: There is another run in the directory.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "search.json"
+        >>> claim(path, {"seed": 1}, "a search")
+        >>> claim(path, {"seed": 1}, "a search")
+    """
+    path, text = Path(path), json.dumps(identity, sort_keys=True)
+    if path.exists():
+        earlier, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+        different = sorted(key for key in now if earlier.get(key) != now[key])
+        if different:
+            raise ValueError(
+                f"`directory` holds {kind} with other {', '.join(different)}; choose another "
+                "one, or throw it away with overwrite=True. "
+                f"Received: directory={os.fspath(path.parent)!r}"
+            )
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class DocumentFormat:
+    """A kind of JSON file that names its own format and version.
+
+    Args:
+        name: Its ``format`` entry, such as ``"fd_keras.quantization_table"``.
+        version: Its ``version`` entry.
+        title: What error messages call it.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "point.json"
+        >>> point = DocumentFormat("example.point", 1, "point")
+        >>> point.write(path, {"x": 1, "y": 2})
+        >>> point.read(path, lambda content: content["x"])
+        1
+        >>> point.read(path, lambda content: content["z"])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: `path` holds no point (KeyError('z')). Received: path='...point.json'
+    """
+
+    name: str
+    version: int
+    title: str
+
+    def text(self, content: Mapping[str, Any], *, rows: Sequence[str] = ()) -> str:
+        """The document as JSON text.
+
+        Args:
+            content: Its entries, plain JSON types.
+            rows: Entries that hold lists, to be written with one line per item.
+
+        Raises:
+            ValueError: A number is not finite.
+        """
+        entries = {"format": self.name, "version": self.version, **content}
+        lines = [
+            f" {json.dumps(key)}: " + (_rows(value) if key in rows else _indented(value))
+            for key, value in entries.items()
+        ]
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        content: Mapping[str, Any],
+        *,
+        rows: Sequence[str] = (),
+    ) -> None:
+        """Write a document, replacing ``path`` atomically.
+
+        Args:
+            path: File to write.
+            content: Its entries, plain JSON types.
+            rows: Entries that hold lists, to be written with one line per item.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        with atomic_path(path) as temporary:
+            temporary.write_text(self.text(content, rows=rows), encoding="utf-8")
+
+    def parse(self, text: str | bytes) -> dict[str, Any]:
+        """The entries of a document, without format and version.
+
+        Args:
+            text: JSON text.
+
+        Raises:
+            ValueError: It is no JSON, or of another format or version.
+        """
+        try:
+            data = json.loads(text, parse_constant=_refuse_constant)
+        except RecursionError as error:
+            raise ValueError("its entries are nested too deeply") from error
+        return self.content(data)
+
+    def content(self, data: Any) -> dict[str, Any]:
+        """The entries of a document that was parsed already, without format and version.
+
+        Args:
+            data: What JSON text holds.
+
+        Raises:
+            ValueError: It is of another format or version.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError("the top level is not an object")
+        if data.get("format") != self.name:
+            raise ValueError(f"its format is {data.get('format')!r}, not {self.name!r}")
+        if data.get("version") != self.version:
+            raise ValueError(
+                f"its version is {data.get('version')!r}, not {self.version}; another version of "
+                "fd_keras may read it"
+            )
+        return {key: value for key, value in data.items() if key not in ("format", "version")}
+
+    def read(
+        self,
+        path: str | os.PathLike[str],
+        build: Callable[[dict[str, Any]], Result],
+        *,
+        argument: str = "path",
+    ) -> Result:
+        """Read a document and make something of its entries.
+
+        Args:
+            path: The file.
+            build: Function of the entries; whatever it raises on wrong ones names the file.
+            argument: What the error message calls ``path``.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It holds no such document.
+        """
+        text = Path(path).read_bytes()
+        try:
+            return build(self.parse(text))
+        except _INVALID as error:
+            reason = str(error) if type(error) is ValueError else repr(error)
+            raise ValueError(
+                f"`{argument}` holds no {self.title} ({reason}). "
+                f"Received: {argument}={os.fspath(path)!r}"
+            ) from error
+
+    def recognises(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a file says of itself that it is of this format, in any version.
+
+        Args:
+            path: The file.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        try:
+            data = json.loads(Path(path).read_bytes())
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(data, Mapping) and data.get("format") == self.name
+
+
+def default_cache_dir() -> Path:
+    """Where evaluations and searches keep what they computed, unless told otherwise.
+
+    Example:
+        >>> default_cache_dir().parts[-2:]
+        ('fd_keras', 'evaluation')
+    """
+    keras_home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
+    return Path(keras_home) / "fd_keras" / "evaluation"
+
+
+def _indented(value: Any) -> str:
+    return json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
+
+
+def _rows(value: Any, indent: str = " ") -> str:
+    """A list with one line per item; lists of lists of lists keep their innermost rows whole."""
+    if not value:
+        return json.dumps(value)
+    nested = all(
+        isinstance(item, list) and any(isinstance(i, list) for i in item) for item in value
+    )
+    items = [
+        f"{indent} {_rows(item, indent + ' ') if nested else json.dumps(item, allow_nan=False)}"
+        for item in value
+    ]
+    return "[\n" + ",\n".join(items) + f"\n{indent}]"
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")

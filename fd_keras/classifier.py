@@ -1,0 +1,184 @@
+"""A classifier with all that one must know to run it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from fd_keras._checks import check_outputs, check_pixels, validate_value_range
+from fd_keras.data.labelled import unit_images
+
+FloatArray = npt.NDArray[np.float32]
+
+# Smallest probability whose logarithm is taken, for models that return probabilities.
+_LEAST_PROBABILITY = 1e-30
+
+
+class Classifier:
+    """A Keras classifier with its value range, kind of outputs and class names.
+
+    It is made once and handed to ``evaluate``, ``refine``, ``learn_table`` and ``harden``, which
+    all take a plain Keras model as well: one of pixels from 0 to 255 that returns logits.
+
+    Args:
+        model: Keras model from one batch of images to ``(batch, classes)``, without the layer.
+        value_range: Lowest and highest pixel value that ``model`` takes, such as ``(0, 1)``.
+        from_logits: Whether ``model`` returns logits. With probabilities, gradients vanish
+            where they are rounded to 0 or 1, which weakens attacks and training.
+        class_names: Names of the classes in the order of the outputs.
+
+    Raises:
+        ValueError: ``value_range`` is no range, or ``class_names`` are not distinct texts, one
+            for each output.
+        TypeError: ``model`` cannot be called.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+        >>> classifier = Classifier(model, value_range=(0, 1), class_names=["cat", "dog"])
+        >>> classifier.correct(np.array([[[[0.2], [0.9]]]]), np.array([1]))
+        array([ True])
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        value_range: Sequence[float] = (0, 255),
+        from_logits: bool = True,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        if not callable(model):
+            raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")
+        self.model = model
+        self.value_range = validate_value_range(value_range)
+        self.from_logits = from_logits
+        self.class_names = _checked_names(class_names, model)
+        self._graph = tf.function(self.unit_logits, reduce_retracing=True)
+
+    @classmethod
+    def of(cls, model: Any) -> Classifier:
+        """A classifier as it is, or a Keras model with the default arguments.
+
+        Args:
+            model: A ``Classifier``, or a Keras model of pixels from 0 to 255 with logits.
+        """
+        return model if isinstance(model, Classifier) else cls(model)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of architecture and weights that does not depend on the names of layers.
+
+        A subclassed model without a configuration is told by its class and weights alone.
+        """
+        digest = hashlib.sha256(_architecture(self.model).encode())
+        digest.update(repr((self.value_range, self.from_logits)).encode())
+        for weight in self.model.get_weights():
+            digest.update(str((weight.shape, weight.dtype)).encode())
+            digest.update(np.ascontiguousarray(weight).tobytes())
+        return digest.hexdigest()
+
+    def logits(self, images: npt.NDArray[np.generic], *, batch_size: int = 32) -> FloatArray:
+        """Logits of images, a batch at a time.
+
+        Args:
+            images: Batch ``(n, height, width, channels)``, pixels from 0 to 1.
+            batch_size: Number of images at once.
+
+        Returns:
+            Array ``(n, classes)``; for a model that returns probabilities, their logarithms.
+        """
+        parts = [
+            self._graph(tf.convert_to_tensor(images[start : start + batch_size], tf.float32))
+            for start in range(0, len(images), batch_size)
+        ]
+        return np.concatenate([part.numpy() for part in parts])
+
+    def correct(
+        self, images: npt.NDArray[Any], labels: npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.bool_]:
+        """Which images are classified correctly, once images, labels and model fit together.
+
+        Args:
+            images: Batch in the model's value range.
+            labels: Their classes.
+
+        Raises:
+            ValueError: Images, labels and model do not fit.
+        """
+        check_pixels(images, self.value_range)
+        expected = getattr(self.model, "input_shape", None)
+        if isinstance(expected, tuple) and len(expected) == 4:
+            wrong = [e for e, size in zip(expected[1:], images.shape[1:]) if e not in (None, size)]
+            if wrong or images.ndim != 4:
+                raise ValueError(
+                    f"`data` must hold images of shape {expected[1:]}, which `model` takes. "
+                    f"Received: images of shape {images.shape[1:]}"
+                )
+        outputs = self.outputs(unit_images(images, self.value_range))
+        if outputs.ndim != 2:
+            raise ValueError(
+                "`model` must return one batch of outputs (batch, classes). "
+                f"Received: outputs of shape {outputs.shape}"
+            )
+        check_outputs(outputs, from_logits=self.from_logits)
+        if labels.min() < 0 or labels.max() >= outputs.shape[1]:
+            raise ValueError(
+                f"`data` must have labels from 0 to {outputs.shape[1] - 1}, the classes of "
+                f"`model`. Received: labels from {labels.min()} to {labels.max()}"
+            )
+        return np.asarray(outputs.argmax(axis=-1) == labels)
+
+    def outputs(self, images: npt.NDArray[np.generic]) -> FloatArray:
+        """What the model itself returns for pixels from 0 to 1."""
+        return np.asarray(self._outputs(tf.convert_to_tensor(images, tf.float32)))
+
+    def _outputs(self, images: tf.Tensor) -> tf.Tensor:
+        low, high = self.value_range
+        return tf.cast(self.model(low + (high - low) * images, training=False), tf.float32)
+
+    def unit_logits(self, images: tf.Tensor) -> tf.Tensor:
+        """Differentiable logits of pixels from 0 to 1; logarithms of probabilities.
+
+        Args:
+            images: float32 ``(batch, height, width, channels)``.
+        """
+        outputs = self._outputs(images)
+        if self.from_logits:
+            return outputs
+        return tf.math.log(tf.maximum(outputs, _LEAST_PROBABILITY))
+
+
+def _architecture(model: keras.Model) -> str:
+    try:
+        text = str(model.to_json())
+    except Exception:  # Keras raises whatever a subclassed model's configuration raises
+        return f"{type(model).__module__}.{type(model).__qualname__}"
+    # Keras numbers the layers of a process: a model built again is still the same model.
+    names = [layer.name for layer in (model, *model._flatten_layers(include_self=False))]
+    for name in sorted(set(names), key=len, reverse=True):
+        text = text.replace(f'"{name}"', f'"#{names.index(name)}"')
+    return text
+
+
+def _checked_names(names: Sequence[str] | None, model: Any) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    checked = tuple(names)
+    shape = getattr(model, "output_shape", None)
+    classes = shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
+    texts = all(isinstance(name, str) for name in checked)
+    if isinstance(names, str) or not texts or len(set(checked)) < len(checked):
+        raise ValueError(f"`class_names` must be distinct texts. Received: class_names={names!r}")
+    if classes is not None and len(checked) != classes:
+        raise ValueError(
+            f"`class_names` must have one name for each of the {classes} outputs of `model`. "
+            f"Received: {len(checked)} names"
+        )
+    return checked

@@ -1,0 +1,1 @@
+"""Images in memory, in files and in data sets, batch by batch."""

@@ -1,0 +1,155 @@
+"""Bands of the 8x8 DCT, colour transforms and shifted block grids, in plain numpy."""
+
+from __future__ import annotations
+
+import operator
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+BLOCK_SIZE = 8
+
+# Integer pixels put coefficients of the bands (0,0), (0,4), (4,0), (4,4) exactly on k + 1/2
+# steps, where every runtime's rounding errors fall differently. The offset moves those ties
+# aside by more than float32 errors; 997 is prime, so no integer step moves them back.
+TIE_OFFSET = 1 / 997
+
+
+def zigzag_rank() -> npt.NDArray[np.int64]:
+    """Position of each band in JPEG's zig-zag scan.
+
+    Returns:
+        Array ``(8, 8)`` holding 0 at DC up to 63 at the highest diagonal frequency.
+
+    Example:
+        >>> zigzag_rank()[:2, :3].tolist()
+        [[0, 1, 5], [2, 4, 7]]
+
+    References:
+        ITU-T T.81, figure A.6.
+    """
+    u, v = np.indices((BLOCK_SIZE, BLOCK_SIZE))
+    diagonal = u + v
+    # Even diagonals are walked upwards (u falls), odd ones downwards.
+    along = np.where(diagonal % 2 == 0, v, u)
+    order = np.lexsort((along.ravel(), diagonal.ravel()))
+    rank = np.empty(BLOCK_SIZE**2, np.int64)
+    rank[order] = np.arange(BLOCK_SIZE**2)
+    return rank.reshape(BLOCK_SIZE, BLOCK_SIZE)
+
+
+ColorSpace = Literal["rgb", "ycbcr"]
+
+COLOR_SPACES: tuple[ColorSpace, ...] = get_args(ColorSpace)
+
+# JFIF 1.02, section 7: rows give Y, Cb - 128 and Cr - 128 from full-range R, G, B.
+RGB_TO_YCBCR: npt.NDArray[np.float64] = np.array(
+    [
+        [0.299, 0.587, 0.114],
+        [-0.299 / 1.772, -0.587 / 1.772, 0.5],
+        [0.5, -0.587 / 1.402, -0.114 / 1.402],
+    ],
+    np.float64,
+)
+
+YCBCR_TO_RGB: npt.NDArray[np.float64] = np.linalg.inv(RGB_TO_YCBCR).astype(np.float64)
+
+
+def level_shift(color_space: ColorSpace) -> float:
+    """Grey level that is subtracted from every pixel before the DCT.
+
+    A JPEG codec centres its components on 128 (T.81, A.3.1), so a neutral grey has zero
+    chroma and stays neutral under any chroma step. The authors' RGB code does not shift.
+
+    Args:
+        color_space: ``"rgb"`` or ``"ycbcr"``.
+
+    Example:
+        >>> level_shift("ycbcr"), level_shift("rgb")
+        (128.0, 0.0)
+    """
+    return 128.0 if color_space == "ycbcr" else 0.0
+
+
+def validate_color_space(value: object) -> ColorSpace:
+    """Return ``value`` when it names a colour space.
+
+    Args:
+        value: Candidate name.
+
+    Raises:
+        ValueError: It is none of ``COLOR_SPACES``.
+
+    Example:
+        >>> validate_color_space("rgb")
+        'rgb'
+    """
+    for name in COLOR_SPACES:
+        if value == name:
+            return name
+    raise ValueError(
+        f"`color_space` must be one of {COLOR_SPACES}. Received: color_space={value!r}"
+    )
+
+
+MAX_CYCLE_SPINS = BLOCK_SIZE**2
+
+
+def validate_cycle_spins(value: object) -> int:
+    """Return ``value`` as an ``int`` when it is a number of block grids.
+
+    Args:
+        value: Candidate, an integer from 1 to 64.
+
+    Raises:
+        ValueError: It is anything else.
+
+    Example:
+        >>> validate_cycle_spins(4)
+        4
+    """
+    try:
+        spins = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        spins = 0
+    if 1 <= spins <= MAX_CYCLE_SPINS:
+        return spins
+    raise ValueError(
+        f"`cycle_spins` must be an integer from 1 to {MAX_CYCLE_SPINS}. "
+        f"Received: cycle_spins={value!r}"
+    )
+
+
+def grid_offsets(cycle_spins: int) -> list[tuple[int, int]]:
+    """Vertical and horizontal offsets of the block grids, spread evenly over a block.
+
+    The offsets are the first ``cycle_spins`` entries of the 8x8 ordered-dither sequence:
+    every prefix whose length is a power of two is a regular lattice, and a longer
+    sequence only adds to a shorter one.
+
+    Args:
+        cycle_spins: Number of grids, 1 to 64.
+
+    Returns:
+        ``cycle_spins`` pairs of pixels, the first being ``(0, 0)``.
+
+    Example:
+        >>> grid_offsets(4)
+        [(0, 0), (4, 4), (0, 4), (4, 0)]
+
+    References:
+        Coifman & Donoho, "Translation-invariant de-noising", 1995 (cycle spinning);
+        Bayer, "An optimum method for two-level rendition of continuous-tone pictures", 1973.
+    """
+    # Each base-4 digit of the index, lowest first, halves the lattice spacing.
+    quarter = [(0, 0), (1, 1), (0, 1), (1, 0)]
+    offsets = []
+    for index in range(cycle_spins):
+        dy = dx = 0
+        for spacing in (4, 2, 1):
+            index, digit = divmod(index, 4)
+            dy += spacing * quarter[digit][0]
+            dx += spacing * quarter[digit][1]
+        offsets.append((dy, dx))
+    return offsets
