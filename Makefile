@@ -25,12 +25,12 @@ benchmarks: $(VENV)/.installed  ## speed and memory against their goals; minutes
 	$(VENV)/bin/python -m benchmarks.performance
 
 paper-table: $(VENV)/.installed  ## every attack and defence on ../shared; resumes; hours
-	$(VENV)/bin/python -m benchmarks.paper_table
+	$(VENV)/bin/python -m experiments.paper_table
 
 HARDEN_RECIPES ?= fgsm-2 fgsm-4 fgsm-4-gentle fgsm-2-gentle-4-grids fgsm-2-no-layer
 HARDEN_PUBLISHED ?= fgsm-2-4-grids
 HARDEN_EPOCHS ?= 2
-HARDEN = $(VENV)/bin/python -m benchmarks.harden_cifar10 --epochs $(HARDEN_EPOCHS)
+HARDEN = $(VENV)/bin/python -m experiments.harden_cifar10 --epochs $(HARDEN_EPOCHS)
 harden-cifar10: $(VENV)/.installed  ## fine-tune ResNet-14 on ../shared and attack it; resumes; hours
 	$(HARDEN) --fast $(addprefix --recipe ,$(HARDEN_RECIPES))
 	$(HARDEN) --publish $(HARDEN_PUBLISHED)

@@ -1,1 +1,1 @@
-"""Speed and accuracy comparisons; each module prints its table when run with ``python -m``."""
+"""Speed and memory comparisons; each module prints its table when run with ``python -m``."""

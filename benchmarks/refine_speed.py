@@ -10,8 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import imagenet
 from benchmarks.interleaved import median_seconds
+from experiments import imagenet
 from fd_keras import QuantizationTable
 from fd_keras.classifier import Classifier
 from fd_keras.refinement.scoring import ScoredImages, TableScorer

@@ -52,7 +52,7 @@ def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
     * ``"zigzag15"``: step 1 in the first 15 zig-zag bands and 41 elsewhere, in YCbCr,
       after another public implementation.
     * ``"balanced"``: what ``refine`` found on ImageNet images for MobileNetV2 at no more than
-      5 % benign loss; ``benchmarks/results/imagenet_front.md`` has its figures.
+      5 % benign loss; ``experiments/results/imagenet_front.md`` has its figures.
     * ``"jpeg"``: the Annex K tables at libjpeg's ``quality``, in YCbCr without chroma
       subsampling. ``"jpeg:90"`` is the same as ``preset_table("jpeg", quality=90)``.
 

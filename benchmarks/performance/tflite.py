@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from benchmarks.interleaved import median_seconds
-from benchmarks.shared_models import SHARED, load_builder
+from experiments.shared_models import SHARED, load_builder
 from fd_keras import FeatureDistillation, export_tflite, protect
 from fd_keras._extras import import_extra
 

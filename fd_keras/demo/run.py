@@ -12,8 +12,8 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
 
+from fd_keras._console import bar, progress_bars
 from fd_keras._extras import import_extra
-from fd_keras._progress import bar, progress_bars
 from fd_keras.demo.classifier import build_classifier, train_classifier
 from fd_keras.demo.digits import TEST_IMAGES, ImageSet, load_digits
 from fd_keras.demo.report import write_report

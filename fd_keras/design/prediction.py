@@ -49,7 +49,7 @@ def band_removal(
 
     Benign AC coefficients are taken as generalised Gaussians with the statistics' moments,
     DC as uniform within its cell. Compared with what happened to ImageNet images under FGSM and
-    BIM on MobileNetV2, in RGB and YCbCr (``benchmarks/results/removal_model.json``):
+    BIM on MobileNetV2, in RGB and YCbCr (``experiments/results/removal_model.json``):
 
     * with a measured profile, within 0.025 in every band of every table;
     * with the assumed ``"sign"`` perturbation, within 0.05 in 98 % of the bands or more for

@@ -196,7 +196,8 @@ def pgd(
     Args:
         epsilon: Largest change of a pixel in grey levels of 255.
         iterations: Number of steps.
-        step: Change of a pixel in one iteration in grey levels; 2.5 epsilon / iterations by default.
+        step: Change of a pixel in one iteration in grey levels. Default: 2.5 epsilon divided by
+            ``iterations``.
         restarts: Number of random starts; the first that succeeds counts.
 
     Example:

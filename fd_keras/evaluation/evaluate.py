@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from fd_keras._console import progress_bars
 from fd_keras._extras import import_extra
 from fd_keras._files import default_cache_dir
-from fd_keras._progress import progress_bars
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, unit_images
 from fd_keras.evaluation.accuracies import accuracy_row

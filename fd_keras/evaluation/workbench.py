@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import Progress
 
+from fd_keras._console import Advance, bar
 from fd_keras._extras import import_extra
-from fd_keras._progress import Advance, bar
 from fd_keras.classifier import Classifier, FloatArray
 from fd_keras.data.labelled import LabelledImages, array_hash
 from fd_keras.evaluation.attacks import Attack

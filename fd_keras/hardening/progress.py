@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from rich.console import Console
 
-from fd_keras._progress import Advance, bar, progress_bars
+from fd_keras._console import Advance, bar, progress_bars
 from fd_keras.hardening.model import CHECK_STEPS
 from fd_keras.hardening.record import ADAPTIVE, BENIGN
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from fd_keras._checks import check_pixels
-from fd_keras._progress import progress_bars
+from fd_keras._console import progress_bars
 from fd_keras.classifier import Classifier
 from fd_keras.data.batches import described
 from fd_keras.data.labelled import LabelledImages, array_hash, unit_images

@@ -15,8 +15,8 @@ import tensorflow as tf
 from rich.console import Console
 
 from fd_keras._checks import checked, checked_whole
+from fd_keras._console import bar, progress_bars
 from fd_keras._files import default_cache_dir
-from fd_keras._progress import bar, progress_bars
 from fd_keras.classifier import Classifier
 from fd_keras.evaluation.protocols import Protocol, protocol_named
 from fd_keras.kernels import clip_straight_through, distil

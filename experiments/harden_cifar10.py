@@ -1,6 +1,6 @@
 """Hardened ResNet-14 on CIFAR-10: recipes side by side, for the trade-off and the ablation.
 
-Run: ``python -m benchmarks.harden_cifar10 --recipe fgsm-2 --recipe fgsm-4 ...``. It goes on where
+Run: ``python -m experiments.harden_cifar10 --recipe fgsm-2 --recipe fgsm-4 ...``. It goes on where
 it was stopped: trainings after their last whole epoch, attacks after their last part, both in
 ``--cache``. Results of earlier runs with other recipes stay in the JSON file. ``--publish NAME``
 writes weights and table of a recipe, too. ``--fast`` leaves out DeepFool, CW-L2 and Square, which
@@ -25,12 +25,12 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from benchmarks import cifar10
-from benchmarks.paper_table import CACHE
-from benchmarks.shared_models import SHARED
+from experiments import cifar10
+from experiments.paper_table import CACHE
+from experiments.shared_models import SHARED
 from fd_keras import FeatureDistillation, QuantizationTable, harden, preset_table
+from fd_keras._console import progress_bars
 from fd_keras._files import atomic_path
-from fd_keras._progress import progress_bars
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages
 from fd_keras.evaluation import PROTOCOLS, pgd, square
@@ -334,7 +334,7 @@ def main():
     parser.add_argument("--images", type=int, default=500, help="under attack")
     parser.add_argument("--publish", choices=list(RECIPES))
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     parser.add_argument("--fast", action="store_true", help="leave out the slow attacks")
     parser.add_argument("--smoke", action="store_true", help="a minute, without meaning")
     arguments = parser.parse_args()

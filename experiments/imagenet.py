@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from benchmarks.shared_models import SHARED, load_builder
+from experiments.shared_models import SHARED, load_builder
 from fd_keras.data.files import read_image
 from fd_keras.evaluation import art_classifier, bim, fgsm, predicted_classes
 

@@ -1,6 +1,6 @@
 """The paper's table: every attack, every defence, two networks, all threat models.
 
-Run: ``python -m benchmarks.paper_table``, or ``make paper-table``; with ``--only imagenet`` or
+Run: ``python -m experiments.paper_table``, or ``make paper-table``; with ``--only imagenet`` or
 ``--only cifar10``, earlier results of the other network stay in the files. What was computed stays
 in ``--cache``, so that a run which was stopped goes on where it was.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import cifar10, imagenet
+from experiments import cifar10, imagenet
 from fd_keras import CoefficientStatistics, design_table, evaluate
 from fd_keras._files import atomic_path
 from fd_keras.evaluation import EvaluationReport
@@ -96,7 +96,7 @@ def run(name, cache, console):
         cache_dir=cache,
         console=console,
     )
-    report.settings["command"] = "python -m benchmarks.paper_table"
+    report.settings["command"] = "python -m experiments.paper_table"
     report.settings["data"] = settings["data"]
     return report
 
@@ -156,7 +156,7 @@ def kept(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     parser.add_argument("--only", choices=list(RUNS))
     arguments = parser.parse_args()
     names = [arguments.only] if arguments.only else list(RUNS)

@@ -9,7 +9,7 @@ from keras import layers
 from tensorflow.lite.python.schema_py_generated import TensorType
 
 from fd_keras import FeatureDistillation, export_tflite, verify_export
-from fd_keras.export import sensitivity
+from fd_keras.export import quantization as sensitivity
 from fd_keras.export.quantization import worst_operations
 from fd_keras.export.tflite_file import TFLiteFile
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 import fd_keras
 
-WEB = Path(__file__).parents[1] / "export" / "web"
+WEB = Path(__file__).parents[2] / "export" / "web"
 TEST_PAGES = Path(__file__).parent / "web"
 SIZE = 64
 TIMEOUT = 120

@@ -1,7 +1,7 @@
 """Designed tables against the presets and JPEG, MobileNetV2 on ImageNet images, gray-box.
 
 Tables are chosen on every second image and reported on the others. Run:
-``python -m benchmarks.design_sweep [--out benchmarks/results]``; with ``--page``, the page alone
+``python -m experiments.design_sweep [--out experiments/results]``; with ``--page``, the page alone
 is written anew from the results that are there.
 """
 
@@ -21,7 +21,7 @@ from PIL import Image
 from rich.progress import track
 from scipy.stats import binomtest, bootstrap
 
-from benchmarks.imagenet import ATTACKS, CACHE, attacked_images, mobilenet
+from experiments.imagenet import ATTACKS, CACHE, attacked_images, mobilenet
 from fd_keras import FeatureDistillation, preset_table
 from fd_keras.design import design_table
 from fd_keras.statistics import CoefficientStatistics
@@ -259,7 +259,7 @@ def page(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     parser.add_argument("--page", action="store_true")
     arguments = parser.parse_args()
     path = arguments.out / "design_imagenet.json"
@@ -300,7 +300,7 @@ def measure(cache):
         if r["defence"] not in kept:
             r.pop("table", None)
     return {
-        "command": "python -m benchmarks.design_sweep",
+        "command": "python -m experiments.design_sweep",
         "environment": f"Python {platform.python_version()}, TensorFlow {tf.__version__}, "
         f"Keras {keras.__version__}, {platform.machine()}, 2 cores",
         "epsilon": EPSILON,

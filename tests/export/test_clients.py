@@ -22,7 +22,7 @@ from PIL import Image
 
 import fd_keras
 
-EXPORT = Path(__file__).parents[1] / "export"
+EXPORT = Path(__file__).parents[2] / "export"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import tensorflow as tf
 import fd_keras
 from fd_keras.demo import load_digits
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = "export/harden_to_serving.py"
 
 

@@ -1,7 +1,7 @@
 """Predicted removal probability of every band beside what happens to real attacks.
 
 Statistics and attack profile come from every second image, the counts from the others. Run:
-``python -m benchmarks.removal_model [--out benchmarks/results]``
+``python -m experiments.removal_model [--out experiments/results]``
 """
 
 import argparse
@@ -13,7 +13,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.imagenet import ATTACKS, CACHE, attacked_images, mobilenet
+from experiments.imagenet import ATTACKS, CACHE, attacked_images, mobilenet
 from fd_keras import QuantizationTable, design_table, perturbation_profile, preset_table
 from fd_keras.design import band_removal
 from fd_keras.kernels import coefficients
@@ -38,7 +38,7 @@ def counted_removal(benign, attacked, steps, color_space):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     arguments = parser.parse_args()
     images = attacked_images(mobilenet(), arguments.cache)
     known, fresh = images.half(0).sets, images.half(1).sets
@@ -81,7 +81,7 @@ def main():
                     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     result = {
-        "command": "python -m benchmarks.removal_model",
+        "command": "python -m experiments.removal_model",
         "model": "MobileNetV2 1.0/224",
         "attacks": "ART, L-inf; FGSM eps .0078; BIM eps .004, step .002, 10 iterations",
         "images": len(fresh["benign"]),

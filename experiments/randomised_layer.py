@@ -2,7 +2,7 @@
 
 The layer with another offset of its block grid and other steps in every call, beside the layer as
 it is, on ResNet-14 and CIFAR-10. The package has no such layer: it is built here from the views
-that hardening trains on. Run: ``python -m benchmarks.randomised_layer [--table liu2019] ...``;
+that hardening trains on. Run: ``python -m experiments.randomised_layer [--table liu2019] ...``;
 tables that were run earlier stay in the results, attacked images in ``--cache``. With ``--smoke``
 it takes a minute, and its figures mean nothing.
 
@@ -29,9 +29,9 @@ import tensorflow as tf
 from rich.console import Console
 from scipy import stats
 
-from benchmarks import cifar10
-from benchmarks.harden_cifar10 import NO_TABLE
-from benchmarks.paper_table import CACHE
+from experiments import cifar10
+from experiments.harden_cifar10 import NO_TABLE
+from experiments.paper_table import CACHE
 from fd_keras import CoefficientStatistics, FeatureDistillation, design_table, preset_table
 from fd_keras._files import atomic_path
 from fd_keras.data.labelled import array_hash
@@ -313,7 +313,7 @@ def percent(value, interval, sign=""):
 
 def about(arguments, count):
     packages = ("tensorflow", "keras", "numpy", "adversarial-robustness-toolbox")
-    command = shlex.join(["python", "-m", "benchmarks.randomised_layer", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "experiments.randomised_layer", *sys.argv[1:]])
     return {
         "command": f"`{command}`",
         "seed": arguments.seed,
@@ -336,7 +336,7 @@ def main():
     parser.add_argument("--draws", type=int, default=16, help="of the layer, on attacked images")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     parser.add_argument("--smoke", action="store_true", help="a minute, without meaning")
     arguments = parser.parse_args()
     names = arguments.table or TABLES

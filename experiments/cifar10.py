@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.shared_models import SHARED, load_builder
+from experiments.shared_models import SHARED, load_builder
 
 
 def resnet14():

@@ -1,4 +1,4 @@
-"""What ``benchmarks.export_proof`` exports: classifiers, tables, and images to prove them on."""
+"""What ``experiments.export_proof`` exports: classifiers, tables, and images to prove them on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from benchmarks.imagenet import images_and_labels, mobilenet
+from experiments.imagenet import images_and_labels, mobilenet
 from fd_keras import (
     CoefficientStatistics,
     QuantizationTable,

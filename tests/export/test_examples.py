@@ -11,7 +11,7 @@ from PIL import Image
 
 import fd_keras
 
-EXPORT = Path(__file__).parents[1] / "export"
+EXPORT = Path(__file__).parents[2] / "export"
 
 
 @pytest.mark.parametrize("input_shape", [(24, 24, 3), (None, None, 3), (16, 16, 1)])

@@ -1,10 +1,12 @@
-"""Progress bars that a library function can show or not."""
+"""Progress bars and text tables on a console, by rich."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import io
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -16,10 +18,16 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 # Typing alias: tells a bar how many more of its parts are done.
 Advance = Callable[[int], None]
+
+
+# A rule below the heads and nothing else, so that a table survives any terminal, log or diff.
+_RULE = box.Box("    \n    \n----\n    \n    \n    \n    \n    \n", ascii=True)
+_WIDE = 10_000
 
 
 @contextmanager
@@ -63,6 +71,46 @@ def bar(progress: Progress, text: str, total: int | None = None) -> Iterator[Adv
     yield lambda count: progress.advance(task, count)
     if total is None:
         progress.update(task, total=1, completed=1)
+
+
+def text_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool = False
+) -> str:
+    r"""A table of plain text or Markdown: the first column to the left, the others to the right.
+
+    Args:
+        columns: Heads of the columns; ``"\n"`` starts a second line in plain text.
+        rows: One cell for each column.
+        markdown: Whether to write Markdown.
+
+    Returns:
+        Lines without colours or trailing spaces.
+
+    Example:
+        >>> print(text_table(["attack", "kept"], [["FGSM", "93.0"], ["BIM", "9.0"]]))
+        attack   kept
+        -------------
+        FGSM     93.0
+        BIM       9.0
+        >>> print(text_table(["attack", "kept"], [["a|b", "93.0"]], markdown=True))
+        | attack | kept |
+        |--------|------|
+        | a\|b   | 93.0 |
+    """
+    table = Table(box=box.MARKDOWN if markdown else _RULE, show_edge=markdown, pad_edge=markdown)
+    for number, head in enumerate(columns):
+        title = head.replace("\n", " ") if markdown else head
+        table.add_column(_cell(title, markdown), justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*(_cell(cell, markdown) for cell in row))
+    output = io.StringIO()
+    Console(file=output, width=_WIDE, color_system=None).print(table)
+    lines = [line.rstrip() for line in output.getvalue().splitlines()]
+    return "\n".join(line for line in lines if line)
+
+
+def _cell(text: str, markdown: bool) -> Text:
+    return Text(text.replace("|", "\\|") if markdown else text, no_wrap=True)
 
 
 class _RateColumn(ProgressColumn):

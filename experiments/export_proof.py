@@ -1,7 +1,7 @@
 """Every export format of two classifiers behind several tables, on benign and attacked images.
 
 Designed and searched tables and the ranges of int8 bodies come from other images than the proofs.
-Run: ``python -m benchmarks.export_proof [--out benchmarks/results]``
+Run: ``python -m experiments.export_proof [--out experiments/results]``
 """
 
 import argparse
@@ -16,7 +16,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.export_subjects import (
+from experiments.export_subjects import (
     REPRESENTATIVE,
     SEARCHED_IMAGES,
     TRIALS,
@@ -243,7 +243,7 @@ def markdown(result):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     arguments = parser.parse_args()
     console, rows = Console(), []
     with tempfile.TemporaryDirectory() as name:
@@ -254,7 +254,7 @@ def main():
         timed = latencies(subjects[-1], preset_table("liu2019"), folder / "timed")
     stack = f"Python {platform.python_version()}, TensorFlow {tf.__version__}"
     result = {
-        "command": "python -m benchmarks.export_proof",
+        "command": "python -m experiments.export_proof",
         "machine": f"{stack}, Keras {keras.__version__}, {platform.machine()}, 2 cores",
         "subjects": [
             {"title": s.title, "images": len(s.images), "attacked": s.threat_models["attacked"]}

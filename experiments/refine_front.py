@@ -3,8 +3,8 @@
 One search for each permitted benign loss, the most permissive first; each starts from the best
 tables of those before it.
 Tables are chosen on every second image and reported on the others, gray-box. Run:
-``python -m benchmarks.refine_front imagenet|cifar10``. It goes on where it was stopped: attacked
-images stay in ``--cache``, which ``benchmarks.paper_table`` shares, and searches below it. With
+``python -m experiments.refine_front imagenet|cifar10``. It goes on where it was stopped: attacked
+images stay in ``--cache``, which ``experiments.paper_table`` shares, and searches below it. With
 ``--smoke`` it takes a minute, and its figures mean nothing.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from benchmarks import cifar10, imagenet
-from benchmarks.paper_table import CACHE, RUNS
+from experiments import cifar10, imagenet
+from experiments.paper_table import CACHE, RUNS
 from fd_keras import RefineResult, learn_table, refine
 from fd_keras._files import atomic_path
 from fd_keras.evaluation.protocols import PROTOCOLS
@@ -141,7 +141,7 @@ def page(name, result, results, learnt):
         "Threat model: gray-box, attacks on the classifier without a defence. An attacker who "
         "knows the table does better.",
         "",
-        f"Command: `python -m benchmarks.refine_front {name}`. {len(result.trials)} trials, "
+        f"Command: `python -m experiments.refine_front {name}`. {len(result.trials)} trials, "
         f"{settings['oracle']} oracle, seed {settings['seed']}.",
         "",
         f"![front]({name}_front.png)",
@@ -174,7 +174,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=("imagenet", "cifar10"))
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     parser.add_argument("--trials", type=int, default=22, help="of each search")
     parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
     parser.add_argument("--oracle", default="bayesian")

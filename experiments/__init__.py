@@ -1,0 +1,1 @@
+"""What makes the published accuracies, on the models and images of ../shared."""
