@@ -133,7 +133,7 @@ def _against_baselines(
 
 
 def _if_known(grid: AccuracyGrid, subject: str, threat_model: str, attacks: Sequence[str]) -> str:
-    """The strongest adaptive or black-box attack within the epsilons of the attacks above."""
+    """The strongest adaptive or black-box attack within the epsilon of the attacks above."""
     if threat_model == _ADAPTIVE:
         return ""
     if not grid.attacks(_ADAPTIVE, subject):
@@ -150,7 +150,7 @@ def _if_known(grid: AccuracyGrid, subject: str, threat_model: str, attacks: Sequ
         if (row := grid.row(subject, model, attack)) and (row["epsilon"] or 0.0) <= bound
     ]
     if not known:
-        return "No adaptive attack of the same epsilons was run."
+        return "No adaptive attack within the same epsilon was run."
     worst = min(known, key=lambda row: row["accuracy"])
     return (
         f"Where the attacker knows the defence, {worst['threat_model']} {worst['attack']} leaves "
