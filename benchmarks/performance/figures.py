@@ -1,6 +1,6 @@
 """The results as plots."""
 
-from benchmarks.performance.contenders import LARGE_IMAGE, LAYER, PASS
+from benchmarks.performance.cases import LARGE_IMAGE, LAYER, PASS
 from fd_keras._extras import import_extra
 from fd_keras._pages import PAGE_SOFT
 

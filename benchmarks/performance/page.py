@@ -6,7 +6,7 @@ from fd_keras._pages import page_colors, write_page
 from fd_keras.evaluation.page import plot, section, text
 
 _TITLES = {
-    "peers": "Beside its peers",
+    "baselines": "Layer and baselines",
     "kernel": "Inside the layer",
     "sizes": "Sizes and batches",
     "memory": "Peak memory",
@@ -17,7 +17,7 @@ _TITLES = {
 }
 
 _TABLES = {
-    "peers": tables.speed_table,
+    "baselines": tables.speed_table,
     "kernel": tables.speed_table,
     "sizes": tables.speed_table,
     "memory": tables.memory_table,
@@ -34,7 +34,7 @@ _NOTES = {
 }
 
 _FIGURES = {
-    "peers": (figures.plot_peers, "Time per image of the layer and of its peers"),
+    "baselines": (figures.plot_peers, "Time per image of the layer and of its baselines"),
     "sizes": (figures.plot_sizes, "Time per pixel by size, batch and mode"),
     "pipeline": (figures.plot_pipeline, "Where the time of each step goes, from stack samples"),
 }
@@ -65,7 +65,7 @@ def _about(result):
 
 def _part(name, found):
     table = _TABLES[name](found["rows"])
-    if name in ("peers", "sizes") and table:
+    if name in ("baselines", "sizes") and table:
         table = f"<details><summary>All rows</summary>{table}</details>"
     missing = "".join(
         f"<li>{text(entry['what'])}: {text(entry['reason'])}</li>" for entry in found["not_run"]
