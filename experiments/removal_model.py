@@ -4,15 +4,14 @@ Statistics and attack profile come from every second image, the counts from the 
 ``python -m experiments.removal_model [--out experiments/results]``
 """
 
-import argparse
 import json
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
+from experiments.harness import argument_parser, parsed
 from experiments.imagenet import ATTACKS, CACHE, attacked_images, mobilenet
 from fd_keras import QuantizationTable, design_table, perturbation_profile, preset_table
 from fd_keras.design import band_removal
@@ -36,10 +35,7 @@ def counted_removal(benign, attacked, steps, color_space):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
-    arguments = parser.parse_args()
+    arguments = parsed(argument_parser(__doc__, cache=CACHE))
     images = attacked_images(mobilenet(), arguments.cache)
     known, fresh = images.half(0).sets, images.half(1).sets
     rows = []
