@@ -18,7 +18,8 @@ def argument_parser(description, *, cache=CACHE, smoke=False):
     if cache is not None:
         parser.add_argument("--cache", type=Path, default=cache, help="what was computed before")
     if smoke:
-        parser.add_argument("--smoke", action="store_true", help="a minute, without meaning")
+        text = "a quick test; its figures mean nothing"
+        parser.add_argument("--smoke", action="store_true", help=text)
     return parser
 
 
