@@ -23,6 +23,7 @@ from experiments.harness import argument_parser, parsed
 from experiments.imagenet import ATTACKS, CACHE, attacked_images, mobilenet
 from fd_keras import FeatureDistillation, preset_table
 from fd_keras.design import design_table
+from fd_keras.plots import PALE, color_of
 from fd_keras.statistics import CoefficientStatistics
 
 EPSILON = 2.0  # grey levels: the .0078 of the paper's FGSM
@@ -162,15 +163,15 @@ def plot(rows, pairs, path):
         selected = [r["report"] for r in rows if predicate(r)]
         return [r["benign"] for r in selected], [r["adversarial"] for r in selected]
 
-    axis.scatter(*points(lambda r: r["kind"] == "designed"), s=8, color="#c9d3dc", label="designed")
+    axis.scatter(*points(lambda r: r["kind"] == "designed"), s=8, color=PALE, label="designed")
     axis.scatter(
         *points(lambda r: r["defence"] in chosen),
         s=34,
-        color="#0b6bcb",
+        color=color_of("feature distillation"),
         label="designed, chosen on the other half",
     )
     quality = points(lambda r: r["kind"] == "jpeg")
-    axis.plot(*quality, "o-", color="#c2410c", markersize=4, label="JPEG (Pillow, 4:2:0)")
+    axis.plot(*quality, "o-", color=color_of("JPEG"), markersize=4, label="JPEG (Pillow, 4:2:0)")
     for r in rows:
         if r["kind"] in ("preset", "none"):
             x, y = r["report"]["benign"], r["report"]["adversarial"]

@@ -10,7 +10,7 @@ import sys, keras
 before = set(sys.modules)
 import fd_keras
 brought = {name.partition(".")[0] for name in set(sys.modules) - before}
-unwanted = brought & {"art", "keras_tuner", "matplotlib", "sklearn"}
+unwanted = brought & {"art", "jinja2", "keras_tuner", "matplotlib", "sklearn"}
 assert not unwanted, unwanted
 """
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
