@@ -5,13 +5,11 @@ Tables are chosen on the validation split and reported on the test split. Run:
 and the picture are made again, from the JSON file.
 """
 
-import argparse
 import functools
 import io
 import itertools
 import json
 import platform
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -21,6 +19,7 @@ from PIL import Image
 from rich.progress import track
 from scipy.stats import binomtest, bootstrap
 
+from experiments.harness import argument_parser, parsed
 from experiments.imagenet import ATTACKS, CACHE, attacked_images, mobilenet
 from fd_keras import FeatureDistillation, preset_table
 from fd_keras.design import design_table
@@ -260,11 +259,9 @@ def page(results):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
+    parser = argument_parser(__doc__, cache=CACHE)
     parser.add_argument("--page", action="store_true")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     path = arguments.out / "design_imagenet.json"
     if not arguments.page:
         arguments.out.mkdir(parents=True, exist_ok=True)

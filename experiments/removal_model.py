@@ -4,15 +4,14 @@ Statistics and attack profiles come from the validation split, counts from the t
 ``python -m experiments.removal_model [--out experiments/results]``
 """
 
-import argparse
 import json
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
+from experiments.harness import argument_parser, parsed
 from experiments.imagenet import ATTACKS, CACHE, attacked_images, mobilenet
 from fd_keras import QuantizationTable, design_table, perturbation_profile, preset_table
 from fd_keras.design import band_removal
@@ -36,10 +35,7 @@ def counted_removal(benign, attacked, steps, color_space):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
-    arguments = parser.parse_args()
+    arguments = parsed(argument_parser(__doc__, cache=CACHE))
     images = attacked_images(mobilenet(), arguments.cache)
     validation, test = images.split("validation").sets, images.split("test").sets
     rows = []

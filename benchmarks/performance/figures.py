@@ -1,11 +1,11 @@
 """The results as plots."""
 
-from benchmarks.performance.contenders import LARGE_IMAGE, LAYER, PASS
+from benchmarks.performance.cases import LARGE_IMAGE, LAYER, PASS
 from fd_keras.plots import PALE, color_of, empty_figure
 
 
-def plot_peers(rows):
-    """Milliseconds per image of each contender in its best setting, with most threads."""
+def plot_baselines(rows):
+    """Milliseconds per image of layer and baselines, best setting, most threads."""
     best = {}
     for row in rows:
         if row["threads"] == _most_threads(rows) and row["name"] != LARGE_IMAGE:

@@ -7,7 +7,7 @@ from fd_keras._extras import import_extra
 from fd_keras._pages import figure_uri, page_colors, render_page
 
 _TITLES = {
-    "peers": "Beside its peers",
+    "baselines": "Layer and baselines",
     "kernel": "Inside the layer",
     "sizes": "Sizes and batches",
     "memory": "Peak memory",
@@ -18,7 +18,7 @@ _TITLES = {
 }
 
 _TABLES = {
-    "peers": tables.speed_table,
+    "baselines": tables.speed_table,
     "kernel": tables.speed_table,
     "sizes": tables.speed_table,
     "memory": tables.memory_table,
@@ -35,7 +35,7 @@ _NOTES = {
 }
 
 _FIGURES = {
-    "peers": (figures.plot_peers, "Time per image of the layer and of its peers"),
+    "baselines": (figures.plot_baselines, "Time per image of the layer and of its baselines"),
     "sizes": (figures.plot_sizes, "Time per pixel by size, batch and mode"),
     "pipeline": (figures.plot_pipeline, "Where the time of each step goes, from stack samples"),
 }
@@ -54,7 +54,7 @@ def write(path, result):
             "note": _NOTES.get(name),
             "plot": _plot(name, found["rows"]),
             "table": _TABLES[name](found["rows"]),
-            "folded": name in ("peers", "sizes"),
+            "folded": name in ("baselines", "sizes"),
             "not_run": found["not_run"],
             "date": found["date"],
         }

@@ -32,7 +32,7 @@ class Cells(NamedTuple):
 
 
 def speed_table(rows):
-    """Times of contenders with their ratios to the layer's in the same turns."""
+    """Times with their ratios to the layer's in the same turns."""
     cells = []
     for row in rows:
         layer = layers_row(row, rows)
