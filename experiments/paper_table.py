@@ -16,7 +16,8 @@ from rich.console import Console
 from experiments import cifar10, imagenet
 from fd_keras import CoefficientStatistics, design_table, evaluate
 from fd_keras._files import atomic_path
-from fd_keras.evaluation import EvaluationReport
+from fd_keras.classifier import Classifier
+from fd_keras.evaluation import EvaluationReport, protocol_named
 
 CACHE = Path(__file__).parents[1] / ".cache" / "evaluation"
 
@@ -86,13 +87,11 @@ def run(name, cache, console):
         tuning_images(model, images, labels, settings["max_images"]), settings["epsilon"]
     )
     report = evaluate(
-        model,
+        Classifier(model, value_range=(0, 1)),
         ((images / 255).astype("float32"), labels),
         ["liu2019", "zigzag15", tables, *RIVALS],
-        settings["protocol"],
-        value_range=(0, 1),
+        protocol_named(settings["protocol"], settings["limits"]),
         max_images=settings["max_images"],
-        limits=settings["limits"],
         cache_dir=cache,
         console=console,
     )
