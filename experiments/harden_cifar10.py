@@ -35,7 +35,8 @@ from fd_keras.evaluation import PROTOCOLS, pgd, square
 from fd_keras.evaluation.accuracies import accuracy_row
 from fd_keras.evaluation.defences import defence, no_defence
 from fd_keras.evaluation.store import ArrayStore
-from fd_keras.evaluation.workbench import ImageSet, Workbench, correct
+from fd_keras.evaluation.workbench import AttackedImages as ImageSet
+from fd_keras.evaluation.workbench import Workbench, correct
 from fd_keras.hardening.schedule import warm_up_cosine
 from fd_keras.plots import NamedPoint, empty_figure, place_names
 

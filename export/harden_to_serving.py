@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 import fd_keras
+from fd_keras.classifier import Classifier
 from fd_keras.demo import load_digits
 from fd_keras.evaluation import Protocol, art_classifier, bim, pgd, square
 
@@ -65,11 +66,10 @@ def evaluated(result, test, arguments):
         black_box=(square(epsilon, 100),),
     )
     return fd_keras.evaluate(
-        result.model,
+        Classifier(result.model, value_range=VALUE_RANGE),
         test,
         [result.layer],
         protocol,
-        value_range=VALUE_RANGE,
         max_images=arguments.images,
         seed=arguments.seed,
         cache_dir=arguments.out / "evaluation",

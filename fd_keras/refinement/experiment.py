@@ -23,7 +23,8 @@ from fd_keras.evaluation.defences import Defence, distillation, no_defence
 from fd_keras.evaluation.protocols import Protocol
 from fd_keras.evaluation.selection import select
 from fd_keras.evaluation.store import ArrayStore
-from fd_keras.evaluation.workbench import ImageSet, Workbench, correct
+from fd_keras.evaluation.workbench import AttackedImages as ImageSet
+from fd_keras.evaluation.workbench import Workbench, correct
 from fd_keras.refinement.chief import role
 from fd_keras.refinement.result import Contender, Figures, RefineResult, Trial, pareto_front
 from fd_keras.refinement.scoring import (
