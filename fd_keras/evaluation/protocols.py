@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from fd_keras.evaluation.attacks import (
     Attack,
@@ -31,6 +32,7 @@ class Protocol:
         gray_box: Attacks on the classifier alone.
         adaptive: Attacks on the classifier behind each defence.
         black_box: Attacks on the same without gradients.
+        limits: Fewer images for families of attacks, such as ``{"CW-L2": 50}``.
 
     Example:
         >>> [attack.name for attack in PROTOCOLS["linf-sweep"].gray_box]
@@ -42,6 +44,7 @@ class Protocol:
     gray_box: tuple[Attack, ...] = ()
     adaptive: tuple[Attack, ...] = ()
     black_box: tuple[Attack, ...] = ()
+    limits: Mapping[str, int] = field(default_factory=dict)
 
 
 def _evademl(name: str, dataset: str, fast: Attack, small: Attack) -> Protocol:
