@@ -7,13 +7,14 @@ imported from there, because Keras Tuner is slow to import.
 
 from fd_keras.refinement.learn import LearnResult, learn_table
 from fd_keras.refinement.plots import parameter_importance
-from fd_keras.refinement.refine import refine
+from fd_keras.refinement.refine import Search, refine
 from fd_keras.refinement.result import RefineResult
 from fd_keras.refinement.space import band_space
 
 __all__ = [
     "LearnResult",
     "RefineResult",
+    "Search",
     "band_space",
     "learn_table",
     "parameter_importance",
