@@ -17,7 +17,7 @@ from fd_keras_cli.evaluate import evaluate
 from fd_keras_cli.export import export
 from fd_keras_cli.harden import harden
 from fd_keras_cli.inspect import inspect
-from fd_keras_cli.tune import tune
+from fd_keras_cli.refine import refine
 from fd_keras_cli.verify import verify
 
 app = typer.Typer(
@@ -28,9 +28,10 @@ app = typer.Typer(
 )
 for command in (
     *(apply, calibrate, compress, demo, evaluate, export),
-    *(harden, inspect, tune, verify),
+    *(harden, inspect, refine, verify),
 ):
     app.command()(command)
+app.command("tune", hidden=True, help="Old name of `fd-keras refine`, which does the same.")(refine)
 
 
 def main() -> None:

@@ -15,7 +15,9 @@ from benchmarks.performance.stacks import StackSampler
 from benchmarks.performance.tflite import network as network_for
 from fd_keras import FeatureDistillation, evaluate, refine
 from fd_keras._extras import import_extra
+from fd_keras.classifier import Classifier
 from fd_keras.evaluation import Protocol, bim, fgsm
+from fd_keras.refinement import Search
 from fd_keras_cli.app import app
 
 FILES, COMPUTING = "files and codecs", "layer and model"
@@ -121,9 +123,8 @@ def _model_steps(folder, scale):
             network, data, ["liu2019", "jpeg:75"], protocol, cache_dir=folder / f"{run}-cache"
         ),
         "tune": lambda run: refine(
-            *(searched, photos_as_seen, one),
-            max_trials=scale.trials,
-            value_range=(0, 1),
+            *(Classifier(searched, value_range=(0, 1)), photos_as_seen, one),
+            Search(max_trials=scale.trials),
             directory=folder / f"{run}-search",
             cache_dir=folder / f"{run}-search-cache",
         ),
