@@ -149,7 +149,15 @@ class Classifier:
         Args:
             images: float32 ``(batch, height, width, channels)``.
         """
-        outputs = self._outputs(images)
+        return self.as_logits(self._outputs(images))
+
+    def as_logits(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Float32 logits from what the model, or a clone of it, returned.
+
+        Args:
+            outputs: ``(batch, classes)``.
+        """
+        outputs = tf.cast(outputs, tf.float32)
         if self.from_logits:
             return outputs
         return tf.math.log(tf.maximum(outputs, _LEAST_PROBABILITY))
