@@ -103,8 +103,7 @@ def _quick_steps(folder, scale):
 
 def _model_steps(folder, scale):
     """Evaluation with a network that takes next to no time, a search with MobileNetV2."""
-    from fd_keras.demo.classifier import build_classifier, train_classifier
-    from fd_keras.demo.digits import load_digits
+    from fd_keras.demo import build_classifier, load_digits, train_classifier
 
     digits = load_digits(seed=1)
     network = build_classifier()

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 import fd_keras
 from fd_keras import FeatureDistillation, HardenResult, QuantizationTable, harden
-from fd_keras.demo import load_digits
-from fd_keras.demo.classifier import build_classifier, train_classifier
+from fd_keras.demo import build_classifier, load_digits, train_classifier
 from fd_keras.evaluation.accuracies import accuracy_row
 from fd_keras.hardening import AverageWeights, HardeningModel, Recipe
 from fd_keras.hardening.data import LabelledImages, shuffled_batches
