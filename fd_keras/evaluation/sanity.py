@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from fd_keras.evaluation.attacks import Attack
 
-# An attack this strong may turn an image into any other.
-_UNBOUNDED = 0.5
+# An attack this strong, in grey levels of 255, may turn an image into any other.
+_UNBOUNDED = 127.5
 _ABOUT_ZERO = 0.05
 
 
