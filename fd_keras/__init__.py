@@ -1,6 +1,7 @@
 """Feature distillation for Keras: quantise the DCT of images against adversarial perturbations."""
 
 from fd_keras import jpeg
+from fd_keras._version import __version__ as __version__
 from fd_keras.classifier import Classifier
 from fd_keras.design import design_table, perturbation_profile, rank_bands, removal_probability
 from fd_keras.detection import DistillationDetector
@@ -21,8 +22,6 @@ from fd_keras.protection import protect
 from fd_keras.refinement import RefineResult, learn_table, refine
 from fd_keras.statistics import CoefficientStatistics
 from fd_keras.tables import QuantizationTable
-
-__version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",

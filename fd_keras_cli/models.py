@@ -115,8 +115,7 @@ def model_images(location: str, model: Any) -> Any:
     import tensorflow as tf
 
     from fd_keras.data.sources import open_images
-    from fd_keras.export.encoded_images import image_decoder
-    from fd_keras.export.signatures import image_signature, value_range_of
+    from fd_keras.export.signatures import image_decoder, image_signature, value_range_of
 
     spec = image_signature(model)
     source = open_images(location, channels=spec.shape[-1])

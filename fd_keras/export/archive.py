@@ -1,4 +1,4 @@
-"""Write and read SavedModel directories, which every exported format starts from."""
+"""Write and read SavedModel directories: the graph, and the extra files beside it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy.typing as npt
 import tensorflow as tf
 
-DETAILS_FILE = "assets.extra/fd_keras.json"
-LABELS_FILE = "assets.extra/labels.txt"
+from fd_keras._extras import import_extra
+from fd_keras._version import __version__
+from fd_keras.export.recording import distillation_layers
+
+# No server looks for anything in this directory but for warm-up requests.
+_EXTRAS = "assets.extra"
+DETAILS_FILE = f"{_EXTRAS}/fd_keras.json"
+LABELS_FILE = f"{_EXTRAS}/labels.txt"
+WARMUP_FILE = f"{_EXTRAS}/tf_serving_warmup_requests"
+
+# Typing alias: names of classes, or a text file with one on each line.
+Labels = Sequence[str] | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One signature: a function of one tensor, and that tensor's shape, type and name.
+    """One signature: a function of one tensor, and the tensor's shape, type and name.
 
     Args:
         function: Takes the tensor, returns a dictionary of named tensors.
@@ -41,7 +52,7 @@ def write_archive(
     """Write a SavedModel with the given signatures.
 
     ``keras.export.ExportArchive`` is used because ``tf.saved_model.save`` of a Keras 3 model
-    gives a directory that Python loads and the C API, so TF Serving, does not.
+    gives a directory that Python loads, and the C API and so TF Serving do not.
 
     Args:
         tracked: Models, layers, and what else holds the weights that the functions read.
@@ -83,6 +94,114 @@ def _silence() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def export_details(model: keras.Model, labels: Labels | None, **more: Any) -> dict[str, Any]:
+    """The value range, tables, labels and version that exported files hold, as JSON types.
+
+    Args:
+        model: The model that is exported.
+        labels: Names of the classes, or a text file with one on each line.
+        **more: Further entries.
+
+    Raises:
+        ValueError: ``labels`` are empty, or one of them is not one line of text.
+        OSError: The file of labels cannot be read.
+
+    Example:
+        >>> from fd_keras import FeatureDistillation
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), FeatureDistillation("liu2019")])
+        >>> export_details(model, ["cat", "dog"])["value_range"]
+        [0.0, 255.0]
+    """
+    layers = distillation_layers(model)
+    return {
+        "fd_keras": __version__,
+        "model": model.name,
+        "value_range": list(layers[0].value_range) if layers else None,
+        "tables": [layer.quantization_table.to_dict() for layer in layers],
+        "labels": None if labels is None else _label_names(labels),
+        **more,
+    }
+
+
+def _label_names(labels: Labels) -> list[str]:
+    if isinstance(labels, (str, os.PathLike)):
+        names = Path(labels).read_text(encoding="utf-8").splitlines()
+    else:
+        names = list(labels)
+    if not names or any(not isinstance(n, str) or not n.strip() or "\n" in n for n in names):
+        raise ValueError(
+            f"`labels` must be one line of text for each class. Received: labels={labels!r}"
+        )
+    return names
+
+
+def write_extras(version: Path, details: dict[str, Any]) -> None:
+    """Write ``fd_keras.json`` and ``labels.txt``, which describe a SavedModel.
+
+    Args:
+        version: The directory with ``saved_model.pb``.
+        details: What ``export_details`` returned.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_extras(folder, {"labels": ["cat", "dog"]})
+        >>> (folder / LABELS_FILE).read_text().splitlines()
+        ['cat', 'dog']
+    """
+    file = version / DETAILS_FILE
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(details, indent=1), encoding="utf-8")
+    if details["labels"] is not None:
+        lines = "".join(f"{label}\n" for label in details["labels"])
+        (version / LABELS_FILE).write_text(lines, encoding="utf-8")
+
+
+def write_warmup(
+    version: str | os.PathLike[str],
+    model_name: str,
+    requests: Mapping[str, Mapping[str, npt.NDArray[Any]]],
+) -> None:
+    """Write requests that TF Serving answers while it loads a version.
+
+    Without them the first requests of users wait for what TensorFlow prepares lazily.
+
+    Args:
+        version: The directory with ``saved_model.pb``.
+        model_name: Name under which the model is served.
+        requests: For each signature, its input by name: each row becomes a request.
+
+    Raises:
+        ImportError: tensorflow-serving-api is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> folder = tempfile.mkdtemp()
+        >>> images = np.zeros((2, 8, 8, 3), np.float32)
+        >>> write_warmup(folder, "classifier", {"serving_default": {"images": images}})
+        >>> len(list(tf.data.TFRecordDataset(folder + "/" + WARMUP_FILE)))
+        2
+    """
+    logs = import_extra("tensorflow_serving.apis.prediction_log_pb2", "export")
+    path = Path(version) / WARMUP_FILE
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(os.fspath(path)) as writer:
+        for signature, inputs in requests.items():
+            for index in range(len(next(iter(inputs.values())))):
+                log = logs.PredictionLog()
+                request = log.predict_log.request
+                request.model_spec.name = model_name
+                request.model_spec.signature_name = signature
+                for name, array in inputs.items():
+                    request.inputs[name].CopyFrom(_tensor(array[index : index + 1]))
+                writer.write(log.SerializeToString())
+
+
+def _tensor(array: npt.NDArray[Any]) -> Any:
+    return tf.make_tensor_proto(array, tf.string if array.dtype == object else None)
+
+
 def is_saved_model(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a SavedModel directory.
 
@@ -111,34 +230,17 @@ def saved_model_operations(path: str | os.PathLike[str]) -> Counter[str]:
     return Counter(node.op for node in nodes)
 
 
-def signature_definitions(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The ``SignatureDef`` of each signature, without Keras' internal ones.
+def signature_names(path: str | os.PathLike[str]) -> list[str]:
+    """The names of the signatures, without Keras' internal ones.
 
     Args:
         path: A SavedModel directory.
 
     Example:
-        >>> signature_definitions("served/classifier/1")["serving_default"]  # doctest: +SKIP
+        >>> signature_names("served/classifier/1")  # doctest: +SKIP
+        ['serving_default', 'distill']
     """
-    return {
-        name: definition
-        for name, definition in _meta_graph(path).signature_def.items()
-        if not name.startswith("__")
-    }
-
-
-def saved_model_details(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What the exporter wrote about a SavedModel; empty for one of other origin.
-
-    Args:
-        path: A SavedModel directory.
-
-    Example:
-        >>> saved_model_details("no_such_directory")
-        {}
-    """
-    file = Path(path) / DETAILS_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return [name for name in _meta_graph(path).signature_def if not name.startswith("__")]
 
 
 def _meta_graph(path: str | os.PathLike[str]) -> Any:

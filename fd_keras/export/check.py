@@ -1,4 +1,4 @@
-"""Comparing what a runtime returned with what Keras returns."""
+"""Compare what a runtime returned with what Keras returns, and judge the difference."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Limits:
     """How far an exported file may be from Keras.
 
     Args:
-        same_class: Least share of images with the same class. Fewer images pass where chance
-            explains it: of a few images, one near the border of two classes is a large share.
+        same_class: Least share of images with the same class. A smaller share passes where chance
+            explains it: among few images, one near the border of two classes is a large share.
         relative_error: Largest root mean square difference of the predictions, relative to the
             predictions' standard deviation.
         accuracy: Largest difference of accuracies, where labels are given.
@@ -49,11 +49,14 @@ LIMITS: Mapping[Quantization, Limits] = {
 # Largest share of pixels that may be off by more than one grey level.
 PIXEL_SHARE = 1e-4
 
-# A share of images is too small when this is how likely so few of them are at the limit.
-_CHANCE = 0.05
-
 # A coefficient may lie on a tie by chance, and one block then differ: 64 pixels.
 _CHANCE_PIXELS = 64
+
+# A share of images is too small when, at the limit, one as small is less likely than this.
+_CHANCE = 0.05
+
+# Outputs that hold one number for each class, by name.
+_CLASS_OUTPUTS = ("predictions", "logits", "probabilities")
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,9 @@ class RuntimeCheck:
 
     Args:
         runtime: Its name.
-        pixels: Pixels that were compared; 0 for a model that does not distil.
+        pixels: Number of pixels that were compared; 0 for a model that does not distil.
         pixels_beyond: How many of them differ by more than one grey level in any channel.
-        largest_pixel_difference: In grey levels (0..255).
+        largest_pixel_difference: In grey levels of 255.
         same_class: Share of images with the same class, or flag; of the worst output.
         relative_error: Root mean square difference of the predictions, relative to their
             standard deviation; of the worst output.
@@ -91,7 +94,7 @@ class ExportCheck:
     """The outcome of ``verify_export``.
 
     Args:
-        path: What was checked.
+        path: The file or directory that was checked.
         format: ``"saved_model"`` or ``"tflite"``.
         quantize: How the body is quantised.
         size: Bytes on disk.
@@ -121,7 +124,7 @@ class ExportCheck:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong, a line for each; empty for an export to trust."""
+        """Everything that is wrong, a line each; empty for an export to trust."""
         if not self.runtimes:
             reasons = [f"{name}: {reason}" for name, reason in self.not_run.items()]
             return (": ".join(["no runtime ran it", *reasons]),)
@@ -209,15 +212,15 @@ def report(
     target: str | os.PathLike[str],
     on_check: Callable[[ExportCheck], object] | None,
 ) -> None:
-    """Hand on what a proof found of a file that is about to be moved, and raise if it failed.
+    """Hand on the check of a file that is about to be moved, and raise if it failed.
 
     Args:
-        check: The proof.
+        check: What ``verify_export`` returned.
         target: Where the file will be.
-        on_check: Called with the proof, under the name ``target``.
+        on_check: Called with the check, under the name ``target``.
 
     Raises:
-        ExportProofError: The proof failed.
+        ExportProofError: The check failed.
 
     Example:
         >>> run = RuntimeCheck("LiteRT", 64, 0, 0.0, 1.0, 0.0, True, 1.0)
@@ -229,10 +232,6 @@ def report(
     if on_check is not None:
         on_check(check)
     check.raise_for_problems()
-
-
-# Outputs that hold one number for each class, by name.
-_CLASS_OUTPUTS = ("predictions", "logits", "probabilities")
 
 
 def compared(
@@ -248,7 +247,7 @@ def compared(
         runtime: Name of the runtime of ``actual``.
         actual: What it returned.
         expected: What Keras returned.
-        scale: Grey levels (of 255) in one unit of the distilled images.
+        scale: Grey levels of 255 in one unit of the distilled images.
         labels: Integer classes of the images.
 
     Raises:

@@ -1,8 +1,11 @@
-"""Quantising the body of a TFLite file and leaving its distillation in float32.
+"""Quantise the body of a TFLite file, and leave its distillation in float32.
 
 Quantised to eight bits, the distillation's own matrix products move most of the distilled pixels
 by more than a grey level, while the accuracy on benign images barely changes: nothing but the
 defence breaks. So every operation on the way to the distilled image stays as it is.
+
+Two measures keep an int8 body close to the float32 one: the ranges of activations are cut to the
+least squared error, and the operations that lose most stay in float32.
 """
 
 from __future__ import annotations
@@ -22,194 +25,31 @@ from fd_keras.export.runtimes import run_tflite, tflite_interpreter
 from fd_keras.export.signatures import DISTILL, SERVING
 from fd_keras.export.tflite_file import TFLiteFile
 
-_LEVELS = 256
-
-# Shares of an end that are tried. Ranges below a third were never the best ones of a network.
-_SHARES = np.linspace(1, 0.4, 13)
-
-# The ends depend on each other a little.
-_ROUNDS = 2
-
-# Of each activation and image; they decide which of the `_SHARES` is the best.
-_VALUES = 1000
-
-
-def least_error_range(values: npt.NDArray[Any], low: float, high: float) -> tuple[float, float]:
-    """The part of a range in which 256 levels reproduce values with the smallest squared error.
-
-    Few values lie near the ends, and a wider range has coarser levels: cutting those few off
-    is often better for the others.
-
-    Args:
-        values: Floats of any shape.
-        low: Smallest of them, or of those they stand for.
-        high: Largest.
-
-    Returns:
-        Both ends; zero lies between them.
-
-    Example:
-        >>> values = np.append(np.linspace(-1, 1, 1000), 3)
-        >>> low, high = least_error_range(values, -1, 3)
-        >>> low, round(high, 1)
-        (-1.0, 3.0)
-        >>> low, high = least_error_range(np.repeat(values, 1000)[:-999], -1, 3)
-        >>> high < 3
-        True
-    """
-    flat = np.ravel(values)
-    outer_low, outer_high = min(low, 0.0), max(high, 0.0)
-    low, high = outer_low, outer_high
-    for _ in range(_ROUNDS):
-        low = min(outer_low * _SHARES, key=lambda end: _squared_error(flat, end, high))
-        high = min(outer_high * _SHARES, key=lambda end: _squared_error(flat, low, end))
-    return float(low), float(high)
-
-
-def _squared_error(values: npt.NDArray[Any], low: float, high: float) -> float:
-    if high <= low:
-        return 0.0
-    step = (high - low) / (_LEVELS - 1)
-    zero = np.rint(-low / step)
-    levels = np.clip(np.rint(values / step) + zero, 0, _LEVELS - 1)
-    return float(np.mean(((levels - zero) * step - values) ** 2))
-
-
-def tightened(
-    ranges: dict[str, Any],
-    content: bytes,
-    samples: npt.NDArray[Any],
-    exact: Collection[str],
-) -> dict[str, Any]:
-    """Ranges between the extremes, cut to the least squared error.
-
-    Args:
-        ranges: The ``"min"`` and ``"max"`` of tensors over all samples, by name.
-        content: The float32 TFLite file; its first graph is looked at.
-        samples: Images as the model takes them.
-        exact: Names of tensors whose extremes count, such as predictions: the largest of them is
-            what the model is asked for.
-
-    Returns:
-        All ranges; those of tensors that are no activation of the first graph are as they were.
-
-    Example:
-        >>> extremes = {"predictions": {"min": -9.0, "max": 9.0}}
-        >>> tightened(extremes, b"", np.zeros((1, 8, 8, 3)), ["predictions"]) == extremes
-        True
-    """
-    names = [name for name in ranges if name not in exact]
-    result = dict(ranges)
-    if not names:
-        return result
-    for name, values in _activations(content, samples, names).items():
-        given = ranges[name]
-        low, high = least_error_range(values, np.min(given["min"]), np.max(given["max"]))
-        result[name] = {
-            "min": np.full_like(given["min"], low),
-            "max": np.full_like(given["max"], high),
-        }
-    return result
-
-
-def _activations(
-    content: bytes, samples: npt.NDArray[Any], names: Collection[str]
-) -> dict[str, npt.NDArray[Any]]:
-    """Values of activations by name, some of each sample."""
-    _, interpreter_class = tflite_interpreter()
-    interpreter = interpreter_class(model_content=content, experimental_preserve_all_tensors=True)
-    (source,) = interpreter.get_input_details()
-    interpreter.resize_tensor_input(source["index"], (1, *samples.shape[1:]))
-    interpreter.allocate_tensors()
-    tensors = {d["name"]: d["index"] for d in interpreter.get_tensor_details()}
-    found: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in names if name in tensors}
-    rng = np.random.default_rng(0)
-    for sample in samples:
-        interpreter.set_tensor(source["index"], sample[np.newaxis])
-        interpreter.invoke()
-        for name, parts in found.items():
-            values = np.ravel(interpreter.get_tensor(tensors[name]))
-            parts.append(rng.choice(values, _VALUES) if values.size > _VALUES else values)
-    return {name: np.concatenate(parts) for name, parts in found.items()}
-
-
-# An operation of which the file keeps more numbers than this share of all would make it much
-# larger in float32.
-_LARGEST_SHARE = 0.1
-
-
-def worst_operations(
-    content: bytes,
-    alone: Callable[[str], bytes],
-    samples: npt.NDArray[Any],
-    left_alone: Sequence[str],
-    error: float,
-) -> list[str]:
-    """The operations to leave in float32 so that only a part of the error of int8 stays.
-
-    Each operation is quantised alone, and the mean squared difference that it makes to the
-    predictions is its error. The sum over all operations stands for the error of a body wholly in
-    int8. The worst ones are chosen until the others' sum is small enough; those that hold more
-    than a tenth of the model's weights are not among them.
-
-    Args:
-        content: A float32 TFLite file.
-        alone: Returns the file with one operation quantised, given the name of its output.
-        samples: Images as the model takes them, that the differences are measured on.
-        left_alone: Names of tensors whose operations are in float32 anyway.
-        error: Share of the sum that may stay; 1: nothing is measured or chosen.
-
-    Returns:
-        Names of the outputs of the chosen operations, the worst first.
-
-    Example:
-        >>> worst_operations(b"", lambda name: b"", np.zeros((1, 8, 8, 3)), [], error=1.0)
-        []
-
-    References:
-        Wu et al., "Integer quantization for deep learning inference", 2020, arXiv 2004.09602,
-        section 5.1 (partial quantisation after a sensitivity analysis).
-    """
-    if error >= 1:
-        return []
-    weights = TFLiteFile(content).operation_weights()
-    exact = run_tflite(content, samples).outputs
-    errors = {
-        name: _difference(exact, run_tflite(alone(name), samples).outputs)
-        for name in weights
-        if name not in left_alone
-    }
-    largest = _LARGEST_SHARE * sum(weights.values())
-    chosen: list[str] = []
-    stays, total = sum(errors.values()), sum(errors.values())
-    for name in sorted(errors, key=lambda name: -errors[name]):
-        if stays <= error * total:
-            break
-        if weights[name] <= largest:
-            chosen.append(name)
-            stays -= errors[name]
-    return chosen
-
-
-def _difference(
-    exact: Mapping[str, npt.NDArray[Any]], found: Mapping[str, npt.NDArray[Any]]
-) -> float:
-    """Mean squared difference relative to the variance, of all outputs together."""
-    return sum(
-        float(np.mean((found[name] - values) ** 2) / max(np.var(values), np.finfo(float).tiny))
-        for name, values in exact.items()
-    )
-
-
 Quantization = Literal["none", "dynamic", "float16", "int8"]
 
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
-# The quantiser cuts an operation's name at 10,000 characters; a pattern may be longer.
+# A pattern that matches no operation.
 _NOTHING = "$^"
 
-# Of the samples; they decide which operations are the worst, and each one is tried on them.
+# Number of samples that each operation, quantised alone, is run on to find the worst ones.
 _TRIED_SAMPLES = 16
+
+# An operation that holds more than this share of all weights is never left in float32: the file
+# would become much larger.
+_LARGEST_SHARE = 0.1
+
+# Number of values in eight bits.
+_LEVELS = 256
+
+# Parts of a range that are tried. None below a third was ever the best for a network.
+_SHARES = np.linspace(1, 0.4, 13)
+
+# Rounds over both ends of a range, which depend on each other a little.
+_ROUNDS = 2
+
+# Values of each activation and image that decide which of the `_SHARES` is the best.
+_VALUES = 1000
 
 
 def quantized(
@@ -219,7 +59,7 @@ def quantized(
     samples: npt.NDArray[Any] | None = None,
     int8_error: float = 1.0,
 ) -> bytes:
-    """The file with the weights, or all numbers, of its body in fewer bits.
+    """Quantise the weights, or weights and activations, of a TFLite file's body.
 
     Args:
         content: A float32 TFLite file.
@@ -227,7 +67,7 @@ def quantized(
             weights and activations; images and predictions stay float32.
         kept: Names of the tensors whose operations stay as they are.
         samples: For ``"int8"``: images as the model takes them.
-        int8_error: For ``"int8"``: share of its error that may stay; see ``worst_operations``.
+        int8_error: For ``"int8"``: share of the error that may stay; see ``worst_operations``.
 
     Returns:
         The new file's content.
@@ -263,7 +103,7 @@ def _quantized(
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the quantiser's progress bars and its interpreter's warning to ourselves."""
+    """Suppress the quantiser's progress bars and its interpreter's warning."""
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
@@ -306,8 +146,9 @@ def _recipe(
 
 
 def _pattern(names: Sequence[str]) -> str:
-    """What matches the operations with these outputs."""
-    # An operation is known by the names of its outputs, each followed by a semicolon.
+    """A regular expression for the operations with these outputs."""
+    # An operation is known by the names of its outputs, each followed by a semicolon. The
+    # quantiser cuts that text at 10,000 characters; a pattern may be longer.
     return "|".join(rf"(^|;){re.escape(name)};" for name in names) or _NOTHING
 
 
@@ -328,3 +169,165 @@ def _ranges(
     requests = {name: data for name in (SERVING, DISTILL) if name in file.signatures}
     measure.calibrate(requests, manager)
     return tightened(measure.get_model_qsvs(), content, samples, {*kept, *file.output_tensors()})
+
+
+def tightened(
+    ranges: dict[str, Any],
+    content: bytes,
+    samples: npt.NDArray[Any],
+    exact: Collection[str],
+) -> dict[str, Any]:
+    """Cut ranges of activations from the extremes to the least squared error.
+
+    Args:
+        ranges: The ``"min"`` and ``"max"`` of tensors over all samples, by name.
+        content: The float32 TFLite file; only its first graph is read.
+        samples: Images as the model takes them.
+        exact: Names of tensors that keep their extremes, such as predictions, of which the largest
+            is what the model is asked for.
+
+    Returns:
+        All ranges; those of tensors that are no activation of the first graph are unchanged.
+
+    Example:
+        >>> extremes = {"predictions": {"min": -9.0, "max": 9.0}}
+        >>> tightened(extremes, b"", np.zeros((1, 8, 8, 3)), ["predictions"]) == extremes
+        True
+    """
+    names = [name for name in ranges if name not in exact]
+    result = dict(ranges)
+    if not names:
+        return result
+    for name, values in _activations(content, samples, names).items():
+        given = ranges[name]
+        low, high = least_error_range(values, np.min(given["min"]), np.max(given["max"]))
+        result[name] = {
+            "min": np.full_like(given["min"], low),
+            "max": np.full_like(given["max"], high),
+        }
+    return result
+
+
+def _activations(
+    content: bytes, samples: npt.NDArray[Any], names: Collection[str]
+) -> dict[str, npt.NDArray[Any]]:
+    """Values of activations by name, some of each sample."""
+    _, interpreter_class = tflite_interpreter()
+    interpreter = interpreter_class(model_content=content, experimental_preserve_all_tensors=True)
+    (source,) = interpreter.get_input_details()
+    interpreter.resize_tensor_input(source["index"], (1, *samples.shape[1:]))
+    interpreter.allocate_tensors()
+    tensors = {d["name"]: d["index"] for d in interpreter.get_tensor_details()}
+    found: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in names if name in tensors}
+    rng = np.random.default_rng(0)
+    for sample in samples:
+        interpreter.set_tensor(source["index"], sample[np.newaxis])
+        interpreter.invoke()
+        for name, parts in found.items():
+            values = np.ravel(interpreter.get_tensor(tensors[name]))
+            parts.append(rng.choice(values, _VALUES) if values.size > _VALUES else values)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def least_error_range(values: npt.NDArray[Any], low: float, high: float) -> tuple[float, float]:
+    """The part of a range in which 256 levels reproduce values with the smallest squared error.
+
+    A wider range has coarser levels. Where few values lie near the ends, clipping them is better
+    for all the others.
+
+    Args:
+        values: Floats of any shape.
+        low: Smallest value, of ``values`` or of those that they were drawn from.
+        high: Largest value.
+
+    Returns:
+        Both ends; zero lies between them.
+
+    Example:
+        >>> values = np.append(np.linspace(-1, 1, 1000), 3)
+        >>> low, high = least_error_range(values, -1, 3)
+        >>> low, round(high, 1)
+        (-1.0, 3.0)
+        >>> low, high = least_error_range(np.repeat(values, 1000)[:-999], -1, 3)
+        >>> high < 3
+        True
+    """
+    flat = np.ravel(values)
+    outer_low, outer_high = min(low, 0.0), max(high, 0.0)
+    low, high = outer_low, outer_high
+    for _ in range(_ROUNDS):
+        low = min(outer_low * _SHARES, key=lambda end: _squared_error(flat, end, high))
+        high = min(outer_high * _SHARES, key=lambda end: _squared_error(flat, low, end))
+    return float(low), float(high)
+
+
+def _squared_error(values: npt.NDArray[Any], low: float, high: float) -> float:
+    if high <= low:
+        return 0.0
+    step = (high - low) / (_LEVELS - 1)
+    zero = np.rint(-low / step)
+    levels = np.clip(np.rint(values / step) + zero, 0, _LEVELS - 1)
+    return float(np.mean(((levels - zero) * step - values) ** 2))
+
+
+def worst_operations(
+    content: bytes,
+    alone: Callable[[str], bytes],
+    samples: npt.NDArray[Any],
+    left_alone: Sequence[str],
+    error: float,
+) -> list[str]:
+    """The operations to leave in float32 so that only a part of the error of int8 stays.
+
+    The error of an operation is the mean squared difference of the predictions when it alone is
+    quantised. The sum over all operations stands for the error of a body wholly in int8. The worst
+    operations are chosen until the sum of the others is small enough; operations with more than a
+    tenth of the model's weights are never chosen.
+
+    Args:
+        content: A float32 TFLite file.
+        alone: Returns the file with one operation quantised, given the name of its output.
+        samples: Images as the model takes them; the differences are measured on them.
+        left_alone: Names of tensors whose operations are in float32 anyway.
+        error: Share of the sum that may stay, from 0 to 1; with 1 nothing is measured or chosen.
+
+    Returns:
+        Names of the outputs of the chosen operations, the worst first.
+
+    Example:
+        >>> worst_operations(b"", lambda name: b"", np.zeros((1, 8, 8, 3)), [], error=1.0)
+        []
+
+    References:
+        Wu et al., "Integer quantization for deep learning inference", 2020, arXiv 2004.09602,
+        section 5.1 (partial quantisation after a sensitivity analysis).
+    """
+    if error >= 1:
+        return []
+    weights = TFLiteFile(content).operation_weights()
+    exact = run_tflite(content, samples).outputs
+    errors = {
+        name: _difference(exact, run_tflite(alone(name), samples).outputs)
+        for name in weights
+        if name not in left_alone
+    }
+    largest = _LARGEST_SHARE * sum(weights.values())
+    chosen: list[str] = []
+    stays, total = sum(errors.values()), sum(errors.values())
+    for name in sorted(errors, key=lambda name: -errors[name]):
+        if stays <= error * total:
+            break
+        if weights[name] <= largest:
+            chosen.append(name)
+            stays -= errors[name]
+    return chosen
+
+
+def _difference(
+    exact: Mapping[str, npt.NDArray[Any]], found: Mapping[str, npt.NDArray[Any]]
+) -> float:
+    """Mean squared difference relative to the variance, of all outputs together."""
+    return sum(
+        float(np.mean((found[name] - values) ** 2) / max(np.var(values), np.finfo(float).tiny))
+        for name, values in exact.items()
+    )

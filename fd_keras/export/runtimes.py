@@ -1,4 +1,4 @@
-"""Running exported files where neither Keras nor fd_keras is at hand."""
+"""Run exported files without Keras and fd_keras, and the Keras model they are compared with."""
 
 from __future__ import annotations
 
@@ -12,19 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from fd_keras._extras import import_extra
-from fd_keras.export.signatures import SERVING
+from fd_keras.export.recording import recorded_distillations
+from fd_keras.export.signatures import SERVING, named_outputs
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-# Single images after which a latency is their median; the first ones warm up.
+# A latency is the median over single images after a few that warm up.
 _TIMED_RUNS = 20
 _WARM_UP_RUNS = 3
 
-# Python would import fd_keras without being asked if the SavedModel needed it; it must not.
+# Images at a time in Keras.
+_BATCH = 16
+
+# If the SavedModel needed fd_keras or Keras, Python would import it unasked: here it cannot.
 _SERVE = """
 import sys
 sys.modules["fd_keras"] = sys.modules["keras"] = None
@@ -57,9 +63,8 @@ class Run:
 
     Args:
         outputs: Arrays by name, for all images.
-        distilled: The images that each distillation inside the model made, where they were looked
-            at.
-        milliseconds: Median time of one image alone.
+        distilled: The distilled images of each layer inside the model, where they were read.
+        milliseconds: Median time of one image alone; 0 where it was not measured.
         distillation_milliseconds: The same of the distillation alone.
     """
 
@@ -69,13 +74,41 @@ class Run:
     distillation_milliseconds: float | None = None
 
 
+def run_keras(model: keras.Model, images: npt.NDArray[Any]) -> Run:
+    """Run a Keras model, in batches.
+
+    Args:
+        model: A Keras model with one input.
+        images: Batch as the model takes it.
+
+    Returns:
+        The outputs, named as by ``named_outputs``, and the distilled images of each call of a
+        distillation layer.
+
+    Example:
+        >>> from fd_keras import FeatureDistillation
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), FeatureDistillation("liu2019")])
+        >>> run = run_keras(model, np.zeros((2, 8, 8, 3), np.float32))
+        >>> list(run.outputs), len(run.distilled)
+        (['predictions'], 1)
+    """
+    outputs, distilled = [], []
+    for start in range(0, len(images), _BATCH):
+        with recorded_distillations(model) as recorded:
+            result = model(tf.constant(images[start : start + _BATCH]), training=False)
+        outputs.append(named_outputs(result))
+        distilled.append(recorded)
+    joined = {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
+    return Run(joined, [np.concatenate(parts) for parts in zip(*distilled)], milliseconds=0)
+
+
 def run_saved_model(
     directory: str | os.PathLike[str], requests: Mapping[str, Mapping[str, npt.NDArray[Any]]]
 ) -> dict[str, Run]:
     """Run signatures of a SavedModel in a new process that can import neither Keras nor fd_keras.
 
     Args:
-        directory: A version that ``export_saved_model`` returned.
+        directory: A version that ``export_saved_model`` wrote.
         requests: For each signature, its input by name: any number of images.
 
     Returns:
@@ -85,7 +118,6 @@ def run_saved_model(
         RuntimeError: The process failed; the message ends with what it printed.
 
     Example:
-        >>> import keras
         >>> from fd_keras import export_saved_model
         >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
         >>> version = export_saved_model(model, tempfile.mkdtemp(), verify=False)
@@ -126,8 +158,6 @@ def tflite_interpreter() -> tuple[str, Any]:
     try:
         litert = import_extra("ai_edge_litert.interpreter", "export")
     except ImportError:
-        import tensorflow as tf
-
         return "tf.lite", tf.lite.Interpreter
     return "LiteRT", litert.Interpreter
 
@@ -147,7 +177,6 @@ def run_tflite(
         What the signature returned.
 
     Example:
-        >>> import keras
         >>> from fd_keras import export_tflite
         >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
         >>> path = export_tflite(model, tempfile.mkdtemp() + "/model.tflite", verify=False)
@@ -168,7 +197,8 @@ def run_openvino(
     Args:
         path: The file.
         images: Batch as the model takes it.
-        positions: For each output, its place among those of the file's first graph.
+        positions: The place of each output among those of the file's first graph, which is
+            what OpenVINO runs.
 
     Returns:
         What the first graph returned.

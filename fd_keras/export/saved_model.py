@@ -1,13 +1,12 @@
-"""SavedModel for TF Serving."""
+"""Export a model as a version that TF Serving loads."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,26 @@ import numpy.typing as npt
 
 from fd_keras.detection import DistillationDetector
 from fd_keras.export.archive import (
-    DETAILS_FILE,
-    LABELS_FILE,
+    Labels,
+    export_details,
     write_archive,
+    write_extras,
+    write_warmup,
 )
 from fd_keras.export.check import ExportCheck, report
-from fd_keras.export.details import Labels, export_details
-from fd_keras.export.encoded_images import ResizePolicy
-from fd_keras.export.proof_images import proof_images
 from fd_keras.export.signatures import (
     BYTES,
     DETECT,
     SERVING,
+    ResizePolicy,
     bytes_endpoint,
     detect_endpoint,
     exportable,
     model_endpoints,
+    png_files,
     value_range_of,
 )
-from fd_keras.export.verification import checked_images, verify_export
-from fd_keras.export.warmup import png_files, write_warmup
+from fd_keras.export.verification import checked_images, proof_images, verify_export
 from fd_keras.export.wrapping import wrapped_resources
 from fd_keras.layer import FeatureDistillation
 
@@ -55,11 +54,11 @@ def export_saved_model(
     verify: bool = True,
     on_check: Callable[[ExportCheck], object] | None = None,
 ) -> Path:
-    """Write a model as a version that TF Serving picks up by itself, and prove it.
+    """Write a model as a SavedModel version that TF Serving picks up by itself, and prove it.
 
     The graph holds the whole model, distillation included: a server needs no Python, no
     custom op and no fd_keras. The version appears in one rename, and only after its proof, so that
-    a server that polls ``directory`` never loads half of it or a wrong one.
+    a server that polls ``directory`` never loads an incomplete or a wrong one.
 
     Signatures:
 
@@ -86,7 +85,7 @@ def export_saved_model(
         warmup: Whether to write requests that TF Serving replays before it serves the version.
         images: Images for the proof and the warm-up. Default: those of ``verify_export``.
         verify: Whether to run ``verify_export`` and to refuse a model that fails it.
-        on_check: Called with what ``verify_export`` found.
+        on_check: Called with the ``ExportCheck`` that ``verify_export`` returned.
 
     Returns:
         ``directory/<version>``.
@@ -120,14 +119,21 @@ def export_saved_model(
         write_extras(temporary, details)
         if warmup:
             batch = proof_images(model) if images is None else checked_images(model, images)
-            requests: dict[str, Any] = {SERVING: {"images": batch[:_WARMUP_IMAGES]}}
-            if from_bytes:
-                files = png_files(batch[:_WARMUP_IMAGES], value_range_of(model))
-                requests[BYTES] = {"image_bytes": files}
+            requests = _warmup_requests(batch, model, with_files=BYTES in endpoints)
             write_warmup(temporary, target.parent.resolve().name, requests)
         if verify:
             report(verify_export(temporary, model, images), target, on_check)
     return target
+
+
+def _warmup_requests(
+    images: npt.NDArray[Any], model: keras.Model, *, with_files: bool
+) -> Mapping[str, Mapping[str, npt.NDArray[Any]]]:
+    shown = images[:_WARMUP_IMAGES]
+    requests: dict[str, Mapping[str, npt.NDArray[Any]]] = {SERVING: {"images": shown}}
+    if with_files:
+        requests[BYTES] = {"image_bytes": png_files(shown, value_range_of(model))}
+    return requests
 
 
 @contextlib.contextmanager
@@ -169,28 +175,6 @@ def new_version(
         os.rename(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def write_extras(version: Path, details: dict[str, Any]) -> None:
-    """Write the files that say what a SavedModel is, where no server looks for anything.
-
-    Args:
-        version: The directory with ``saved_model.pb``.
-        details: What ``export_details`` returned.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> write_extras(folder, {"labels": ["cat", "dog"]})
-        >>> (folder / LABELS_FILE).read_text().splitlines()
-        ['cat', 'dog']
-    """
-    file = version / DETAILS_FILE
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(details, indent=1), encoding="utf-8")
-    if details["labels"] is not None:
-        lines = "".join(f"{label}\n" for label in details["labels"])
-        (version / LABELS_FILE).write_text(lines, encoding="utf-8")
 
 
 def _versions(base: Path) -> list[Path]:

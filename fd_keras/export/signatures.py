@@ -1,22 +1,19 @@
-"""What the signatures of an exported model compute."""
+"""The signatures of an exported model: their names, inputs and outputs, and what they compute."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from fd_keras.detection import DistillationDetector
 from fd_keras.export.archive import Endpoint
-from fd_keras.export.distilled import (
-    distillation_layers,
-    named_distilled,
-    named_outputs,
-    recorded_distillations,
-)
-from fd_keras.export.encoded_images import READABLE_CHANNELS, ResizePolicy, image_decoder
+from fd_keras.export.recording import distillation_layers, recorded_distillations
+from fd_keras.kernels import from_grey_levels
 from fd_keras.layer import FeatureDistillation
 
 SERVING = "serving_default"
@@ -24,13 +21,19 @@ DISTILL = "distill"
 BYTES = "serving_bytes"
 DETECT = "detect"
 
+ResizePolicy = Literal["crop", "stretch"]
+_RESIZE_POLICIES: tuple[ResizePolicy, ...] = get_args(ResizePolicy)
+
+# Models with other numbers of channels take no image files.
+_CHANNELS_OF_FILES = (1, 3)
+
 
 def exportable(model: keras.Model | FeatureDistillation) -> keras.Model:
     """The model that is exported for ``model``.
 
     Args:
         model: A built model with one input; or a layer alone, which becomes a model from images
-            of any size to distilled images, of the channels it was built for, else three.
+            of any size to distilled images, with the channels it was built for, else three.
 
     Raises:
         ValueError: The model is not built, or has several inputs.
@@ -73,6 +76,54 @@ def image_signature(model: keras.Model) -> tf.TensorSpec:
     return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name="images")
 
 
+def value_range_of(model: keras.Model) -> tuple[float, float]:
+    """The pixel values of black and white: those of the model's first distillation, or 0 and 255.
+
+    Args:
+        model: Any Keras model.
+
+    Example:
+        >>> layer = FeatureDistillation("liu2019", value_range=(0, 1))
+        >>> value_range_of(keras.Sequential([keras.Input((8, 8, 3)), layer]))
+        (0.0, 1.0)
+    """
+    layers = distillation_layers(model)
+    return layers[0].value_range if layers else (0.0, 255.0)
+
+
+def named_outputs(outputs: Any) -> dict[str, Any]:
+    """The outputs of a model by name, as ``serving_default`` returns them.
+
+    Args:
+        outputs: A tensor, which becomes ``predictions``; a dictionary, which keeps its names; or
+            a list, which becomes ``output_0`` and so on.
+
+    Example:
+        >>> sorted(named_outputs([tf.zeros(1), tf.zeros(2)]))
+        ['output_0', 'output_1']
+    """
+    if isinstance(outputs, dict):
+        return outputs
+    if isinstance(outputs, (list, tuple)):
+        return {f"output_{index}": output for index, output in enumerate(outputs)}
+    return {"predictions": outputs}
+
+
+def named_distilled(distilled: list[Any]) -> dict[str, Any]:
+    """Distilled images by name: ``distilled``, or numbered where there are several.
+
+    Args:
+        distilled: What ``recorded_distillations`` recorded.
+
+    Example:
+        >>> sorted(named_distilled([tf.zeros(1), tf.zeros(2)]))
+        ['distilled_0', 'distilled_1']
+    """
+    if len(distilled) == 1:
+        return {"distilled": distilled[0]}
+    return {f"distilled_{index}": images for index, images in enumerate(distilled)}
+
+
 def model_endpoints(model: keras.Model) -> dict[str, Endpoint]:
     """``serving_default`` of a model, and ``distill`` of one that distils.
 
@@ -104,21 +155,6 @@ def model_endpoints(model: keras.Model) -> dict[str, Endpoint]:
     return endpoints
 
 
-def value_range_of(model: keras.Model) -> tuple[float, float]:
-    """What black and white are for a model: as its distillation says, or 0 and 255.
-
-    Args:
-        model: Any Keras model.
-
-    Example:
-        >>> layer = FeatureDistillation("liu2019", value_range=(0, 1))
-        >>> value_range_of(keras.Sequential([keras.Input((8, 8, 3)), layer]))
-        (0.0, 1.0)
-    """
-    layers = distillation_layers(model)
-    return layers[0].value_range if layers else (0.0, 255.0)
-
-
 def bytes_endpoint(model: keras.Model, resize: ResizePolicy) -> Endpoint | None:
     """``serving_bytes`` of a model, from the content of image files to its outputs.
 
@@ -135,10 +171,9 @@ def bytes_endpoint(model: keras.Model, resize: ResizePolicy) -> Endpoint | None:
         >>> bytes_endpoint(model, "crop") is None
         True
     """
-    spec = image_signature(model)
-    decode = image_decoder(spec, value_range_of(model), resize) if _takes_files(model) else None
-    if decode is None:
+    if not _takes_files(model):
         return None
+    decode = image_decoder(image_signature(model), value_range_of(model), resize)
 
     def serve(image_bytes: tf.Tensor) -> Mapping[str, Any]:
         return named_outputs(model(decode(image_bytes), training=False))
@@ -147,7 +182,7 @@ def bytes_endpoint(model: keras.Model, resize: ResizePolicy) -> Endpoint | None:
 
 
 def detect_endpoint(model: keras.Model, detector: DistillationDetector) -> Endpoint:
-    """``detect`` of a detector that takes what ``model`` takes.
+    """``detect`` of a detector that takes the images that ``model`` takes.
 
     Args:
         model: What ``exportable`` returned.
@@ -183,9 +218,93 @@ def _distils_in_sight(model: keras.Model, distill: Any, spec: tf.TensorSpec) -> 
 def _takes_files(model: keras.Model) -> bool:
     shape = image_signature(model).shape
     formats = {layer.data_format for layer in distillation_layers(model)}
-    return shape.rank == 4 and shape[-1] in READABLE_CHANNELS and "channels_first" not in formats
+    return shape.rank == 4 and shape[-1] in _CHANNELS_OF_FILES and "channels_first" not in formats
 
 
 def _input_dtype(layer: FeatureDistillation) -> str:
     dtype = tf.as_dtype(layer.compute_dtype)
     return dtype.name if dtype.is_integer else "float32"
+
+
+def image_decoder(
+    spec: tf.TensorSpec, value_range: tuple[float, float], resize: ResizePolicy
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function that decodes JPEG and PNG files into a model's input, inside the graph.
+
+    JPEG files give the pixels that libjpeg, and so Pillow, gives. Grey and colour are converted
+    into what the model takes, transparency is dropped, 16 bits become 8, and the EXIF orientation
+    is not applied. An image of the model's size keeps its pixels. Others are resized with bilinear
+    filtering (antialiased): ``"crop"`` keeps the aspect ratio, makes the image cover the model's
+    size and cuts out its centre; ``"stretch"`` does not keep it. For a model of any size nothing is
+    resized, and all images of a batch must be of one size.
+
+    Args:
+        spec: The model's input ``(None, height, width, channels)``, with 1 or 3 channels.
+        value_range: The model's pixel values of black and white.
+        resize: What happens to images of other sizes.
+
+    Returns:
+        A function from strings ``(batch,)`` to ``(batch, height, width, channels)``.
+
+    Raises:
+        ValueError: There is no such policy.
+
+    Example:
+        >>> spec = tf.TensorSpec((None, 4, 4, 1), tf.float32)
+        >>> decode = image_decoder(spec, (0, 1), "crop")
+        >>> png = tf.io.encode_png(tf.fill((8, 6, 1), tf.constant(255, tf.uint8)))
+        >>> float(tf.reduce_min(decode(png[tf.newaxis])))
+        1.0
+    """
+    if resize not in _RESIZE_POLICIES:
+        raise ValueError(f"`resize` must be one of {_RESIZE_POLICIES}. Received: resize={resize!r}")
+    _, height, width, channels = spec.shape
+    low, high = value_range
+
+    def decode(content: tf.Tensor) -> tf.Tensor:
+        # It reads PNG too. Without the accurate DCT, as in `decode_image`, most pixels of a JPEG
+        # differ from other decoders' by up to 6 levels.
+        pixels = tf.io.decode_jpeg(content, channels=channels, dct_method="INTEGER_ACCURATE")
+        pixels.set_shape((None, None, channels))
+        pixels = tf.cast(pixels, tf.float32)
+        if height is not None and width is not None:
+            pixels = _resized(pixels, height, width, resize)
+        pixels = from_grey_levels(pixels, low, high)
+        return tf.cast(tf.round(pixels) if spec.dtype.is_integer else pixels, spec.dtype)
+
+    one = tf.TensorSpec(spec.shape[1:], spec.dtype)
+    return lambda contents: tf.map_fn(decode, contents, fn_output_signature=one)
+
+
+def _resized(pixels: tf.Tensor, height: int, width: int, policy: ResizePolicy) -> tf.Tensor:
+    if policy == "stretch":
+        return tf.image.resize(pixels, (height, width), antialias=True)
+    found = tf.cast(tf.shape(pixels)[:2], tf.float32)
+    scale = tf.reduce_max(tf.constant([height, width], tf.float32) / found)
+    size = tf.maximum(tf.cast(tf.round(found * scale), tf.int32), [height, width])
+    covering = tf.image.resize(pixels, size, antialias=True)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    cropped: Any = covering[top : top + height, left : left + width]
+    return tf.ensure_shape(cropped, (height, width, pixels.shape[-1]))
+
+
+def png_files(
+    images: npt.NDArray[Any], value_range: tuple[float, float]
+) -> npt.NDArray[np.object_]:
+    """Images as the content of PNG files, rounded to whole grey levels.
+
+    Args:
+        images: ``(batch, height, width, channels)`` in ``value_range``, 1 or 3 channels.
+        value_range: The pixel values of black and white.
+
+    Returns:
+        Bytes ``(batch,)``.
+
+    Example:
+        >>> png_files(np.zeros((1, 8, 8, 3)), (0, 1))[0][1:4]
+        b'PNG'
+    """
+    low, high = value_range
+    pixels = np.clip(np.rint((np.float64(images) - low) * (255 / (high - low))), 0, 255)
+    contents = [tf.io.encode_png(image).numpy() for image in pixels.astype(np.uint8)]
+    return np.array(contents, object)

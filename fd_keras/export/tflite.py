@@ -1,4 +1,4 @@
-"""TFLite files for LiteRT, on phones and in browsers."""
+"""Export a model as a TFLite file for LiteRT, on phones and in browsers."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ import tensorflow as tf
 from fd_keras._checks import checked
 from fd_keras._files import atomic_path
 from fd_keras.data.batches import image_batches
-from fd_keras.export.archive import Endpoint, write_archive
+from fd_keras.export.archive import Endpoint, Labels, export_details, write_archive
 from fd_keras.export.check import ExportCheck, report
-from fd_keras.export.details import Labels, export_details
-from fd_keras.export.distilled import distillation_layers, named_outputs, recorded_distillations
 from fd_keras.export.quantization import QUANTIZATIONS, Quantization, quantized
+from fd_keras.export.recording import distillation_layers, recorded_distillations
 from fd_keras.export.signatures import (
     DISTILL,
     SERVING,
     exportable,
     image_signature,
     model_endpoints,
+    named_outputs,
 )
 from fd_keras.export.tflite_file import HIDDEN_PREFIX, TFLiteFile
 from fd_keras.export.verification import verify_export
@@ -61,8 +61,8 @@ def export_tflite(
 
     Batch size, and height and width where the model leaves them open, can be chosen at run
     time with ``resize_tensor_input``. Whatever ``quantize`` does to the model's body, the
-    distillation stays float32: in eight bits it would move most of the distilled pixels, and hardly
-    any benign accuracy, so that nothing but the defence breaks.
+    distillation stays float32: in eight bits most distilled pixels would move while the benign
+    accuracy hardly changed, so that the defence would break unnoticed.
 
     The file carries a metadata entry ``fd_keras.json`` with the value range, the tables, the
     labels and the version of fd_keras.
@@ -75,21 +75,21 @@ def export_tflite(
             ``"float16"``: float16 weights, half the size; ``"int8"``: int8 weights and activations.
             Inputs and outputs stay as in the model.
         representative_data: For ``"int8"``: images like those the model will see, from which the
-            ranges of activations are measured; those that only a few values reach are cut to the
+            ranges of activations are measured; ends that only a few values reach are cut to the
             least squared error. An array, a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of
             images; the first hundred are used.
-        int8_error: For ``"int8"``: share of the error of a body wholly in int8 that may stay. The
-            operations that cause the rest, found by quantising one after the other alone, are
-            computed in float32; 1: none is. MobileNetV2 keeps its class on 97 % of
-            benign images wholly in int8, on 99 % with 0.3, for a file that is 15 to 45 % larger and
-            takes 20 to 30 % longer.
+        int8_error: For ``"int8"``: share, from 0 to 1, of the error of a body wholly in int8 that
+            may stay. The operations that cause the rest, found by quantising each alone, are
+            computed in float32; with 1, none is. MobileNetV2 wholly in int8 keeps its class on
+            97 % of benign images; with 0.3 on 99 %, and the file is 15 to 45 % larger and takes 20
+            to 30 % longer.
         labels: Names of the classes, or a text file with one on each line.
         single_image: Whether to fix the batch at one image, which LiteRT.js and some accelerators
             need; they need a fixed height and width, too.
         images: Images to prove the file on. Default: ``representative_data``, else those of
             ``verify_export``.
         verify: Whether to run ``verify_export`` and to refuse a file that fails it.
-        on_check: Called with what ``verify_export`` found.
+        on_check: Called with the ``ExportCheck`` that ``verify_export`` returned.
 
     Returns:
         ``path``. Its signature ``serving_default`` takes ``images`` and returns ``predictions``
@@ -97,8 +97,8 @@ def export_tflite(
         Outputs that are bool, such as a detector's ``flag``, become float32: 0 or 1.
 
     Raises:
-        ValueError: The model needs an operation that is no TFLite builtin; the message names
-            it and the way out. Or the model is not built, or cannot be quantised as asked.
+        ValueError: The model needs an operation that is no TFLite builtin (the message names it
+            and a remedy), is not built, or cannot be quantised as asked.
         ImportError: ``quantize`` needs the extra ``export``.
         ExportProofError: The file does not compute what the model does; nothing was written.
 

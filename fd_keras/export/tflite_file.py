@@ -1,4 +1,4 @@
-"""TFLite files as objects: signatures, metadata, operations."""
+"""Read and change TFLite files: signatures, outputs, operations and metadata."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tensorflow.lite.tools import flatbuffer_utils
 from fd_keras.export.signatures import SERVING
 
 # The entry of a file's metadata table that holds the exporter's JSON.
-METADATA_NAME = "fd_keras.json"
+_METADATA_NAME = "fd_keras.json"
 
-# Outputs that are there for a while, to find or to see the tensors that hold distilled images.
+# Temporary outputs that show the tensors which hold distilled images.
 HIDDEN_PREFIX = "fd_keras_distilled_"
 
 _BUILTIN_NAMES = {
@@ -25,10 +25,13 @@ _BUILTIN_NAMES = {
 
 
 class TFLiteFile:
-    """The content of a TFLite file, to read and to change.
+    """The content of a TFLite file as an object to read and change.
 
     Args:
         content: The file's bytes.
+
+    Raises:
+        ValueError: They are no TFLite file.
 
     Example:
         >>> TFLiteFile(b"not a model")
@@ -51,7 +54,7 @@ class TFLiteFile:
                 buffer.offset = buffer.size = 0
 
     def to_bytes(self) -> bytes:
-        """The file's content with all changes."""
+        """The file's bytes, with all changes."""
         return bytes(flatbuffer_utils.convert_object_to_bytearray(self.model))
 
     @property
@@ -60,7 +63,7 @@ class TFLiteFile:
         return [signature.signatureKey.decode() for signature in self.model.signatureDefs or []]
 
     def output_positions(self) -> dict[str, int]:
-        """Where the outputs of ``serving_default`` are among its graph's outputs."""
+        """The place of each output of ``serving_default`` among its graph's outputs."""
         definition, graph = self._signature(SERVING)
         positions = list(graph.outputs)
         return {o.name.decode(): positions.index(o.tensorIndex) for o in definition.outputs}
@@ -77,7 +80,7 @@ class TFLiteFile:
             signature.signatureKey = self.model.subgraphs[signature.subgraphIndex].name = name
 
     def hide_outputs(self) -> list[str]:
-        """Drop the outputs named with ``HIDDEN_PREFIX``; return their tensors' names in order."""
+        """Remove the outputs named with ``HIDDEN_PREFIX``; return their tensors' names in order."""
         definition, graph = self._signature(SERVING)
         hidden = {o.name.decode(): o.tensorIndex for o in definition.outputs}
         hidden = {n: index for n, index in hidden.items() if n.startswith(HIDDEN_PREFIX)}
@@ -102,7 +105,7 @@ class TFLiteFile:
                 graph.outputs = [*graph.outputs, entry.tensorIndex]
 
     def needed_for(self, tensors: Sequence[str] | None, signature: str = SERVING) -> list[str]:
-        """Names of the tensors computed on the way to ``tensors``, or to all outputs."""
+        """Names of the tensors that ``tensors`` (default: all outputs) are computed from."""
         _, graph = self._signature(signature)
         producers = {index: op for op in graph.operators for index in op.outputs}
         names = [tensor.name.decode() for tensor in graph.tensors]
@@ -118,7 +121,7 @@ class TFLiteFile:
         return [names[index] for index in sorted(needed)]
 
     def operation_weights(self) -> dict[str, int]:
-        """How many constants each operation of ``serving_default`` takes, by its first output."""
+        """Number of weights of each operation of ``serving_default``, by its first output."""
         _, graph = self._signature(SERVING)
         return {
             graph.tensors[op.outputs[0]].name.decode(): sum(
@@ -138,9 +141,9 @@ class TFLiteFile:
 
     @property
     def details(self) -> dict[str, Any]:
-        """What the exporter wrote about the file; empty for a file of other origin."""
+        """The metadata that the exporter wrote; empty for a file of another origin."""
         for entry in self.model.metadata or []:
-            if entry.name.decode() == METADATA_NAME:
+            if entry.name.decode() == _METADATA_NAME:
                 content: dict[str, Any] = json.loads(
                     bytes(self.model.buffers[entry.buffer].data).decode()
                 )
@@ -151,7 +154,7 @@ class TFLiteFile:
         """Add a metadata entry of plain JSON."""
         buffer, entry = schema.BufferT(), schema.MetadataT()
         buffer.data = list(json.dumps(details).encode())
-        entry.name, entry.buffer = METADATA_NAME.encode(), len(self.model.buffers)
+        entry.name, entry.buffer = _METADATA_NAME.encode(), len(self.model.buffers)
         self.model.buffers.append(buffer)
         self.model.metadata = [*(self.model.metadata or []), entry]
 

@@ -1,4 +1,4 @@
-"""Proving that an exported file computes what the Keras model does."""
+"""Prove that an exported file computes what the Keras model does."""
 
 from __future__ import annotations
 
@@ -13,17 +13,12 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras.export.archive import (
-    is_saved_model,
-    saved_model_operations,
-    signature_definitions,
-)
+from fd_keras.export.archive import is_saved_model, saved_model_operations, signature_names
 from fd_keras.export.check import ExportCheck, accuracy_of, compared
-from fd_keras.export.distilled import named_distilled, run_recorded
-from fd_keras.export.proof_images import proof_images
-from fd_keras.export.quantization import Quantization
+from fd_keras.export.recording import distillation_layers
 from fd_keras.export.runtimes import (
     Run,
+    run_keras,
     run_openvino,
     run_saved_model,
     run_tflite,
@@ -35,10 +30,12 @@ from fd_keras.export.signatures import (
     SERVING,
     exportable,
     image_signature,
+    named_distilled,
+    png_files,
     value_range_of,
 )
 from fd_keras.export.tflite_file import HIDDEN_PREFIX, TFLiteFile
-from fd_keras.export.warmup import png_files
+from fd_keras.kernels import from_grey_levels
 from fd_keras.layer import FeatureDistillation
 
 _GREY_LEVELS = 255
@@ -46,7 +43,15 @@ _GREY_LEVELS = 255
 # Images from which a latency is taken.
 _TIMED_IMAGES = 8
 
-# Typing alias: a run by each runtime, and why the others did not.
+# The default images have this many pixels together: enough that one block that lies on a tie by
+# chance does not hide a broken distillation.
+_PROOF_PIXELS = 100_000
+_SMALLEST_COUNT, _LARGEST_COUNT = 2, 64
+
+# Size along an axis that the model leaves open; no multiple of 8, so that edges are repeated.
+_OPEN_SIZE = 101
+
+# Typing alias: a run by each runtime, and why the others did not run.
 _Runs = tuple[dict[str, Run], dict[str, str]]
 
 
@@ -62,12 +67,12 @@ def verify_export(
 
     A ``.tflite`` file runs in LiteRT (without the extra ``export`` in ``tf.lite``), and in
     OpenVINO where that is installed; a SavedModel in a new Python process that can import neither
-    Keras nor fd_keras. What is compared first is the *distilled image*, because an accuracy hardly
-    shows when the defence is broken: in a TFLite file the very tensor that ``serving_default``
-    hands to the classifier, in a SavedModel the signature ``distill``.
+    Keras nor fd_keras. The *distilled image* is compared first, because a broken defence hardly
+    shows in an accuracy: in a TFLite file the very tensor that ``serving_default`` hands to the
+    classifier, in a SavedModel the signature ``distill``.
 
     Args:
-        path: What an exporter wrote.
+        path: The file or directory that an exporter wrote.
         model: The Keras model, or layer, it was made from.
         images: Images as the model takes them. Default: parts of scikit-learn's two photographs,
             which show whether the distillation is right, but are no test of a classifier.
@@ -97,54 +102,57 @@ def verify_export(
             f"attack. Received: threat_model={threat_model!r}, labels={labels!r}"
         )
     classes = None if labels is None else np.asarray(labels)
-    expected = Run(*run_recorded(model, batch), milliseconds=0)
-    not_run: dict[str, str] = {}
-    if is_saved_model(path):
-        try:
-            runs = _run_saved_model(path, batch, model, len(expected.distilled))
-        except RuntimeError as error:
-            runs, not_run = {}, {"Python without fd_keras": str(error)}
-        kind, operations = "saved_model", saved_model_operations(path)
-        quantize: Quantization = "none"
-    else:
-        content = path.read_bytes()
-        file = TFLiteFile(content)
-        runs, not_run = _run_tflite(content, batch)
-        kind, operations = "tflite", file.operations()
-        quantize = file.details.get("quantize", "none")
+    expected = run_keras(model, batch)
+    runs, not_run, about = _run_file(path, batch, model, len(expected.distilled))
     low, high = value_range_of(model)
     scale = _GREY_LEVELS / (high - low)
     return ExportCheck(
         path=os.fspath(path),
-        format=kind,
-        quantize=quantize,
         size=sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file()),
         images=len(batch),
-        operations=dict(operations),
         runtimes=tuple(compared(name, run, expected, scale, classes) for name, run in runs.items()),
         not_run=not_run,
         keras_accuracy=None if classes is None else accuracy_of(expected, classes),
         threat_model=threat_model,
+        **about,
     )
+
+
+def _run_file(
+    path: Path, images: npt.NDArray[Any], model: keras.Model, distillations: int
+) -> tuple[dict[str, Run], dict[str, str], dict[str, Any]]:
+    """Run a file of either format, and say which it is."""
+    if is_saved_model(path):
+        operations = dict(saved_model_operations(path))
+        about = {"format": "saved_model", "quantize": "none", "operations": operations}
+        return *_run_saved_model(path, images, model, distillations), about
+    content = path.read_bytes()
+    file = TFLiteFile(content)
+    quantize = file.details.get("quantize", "none")
+    about = {"format": "tflite", "quantize": quantize, "operations": dict(file.operations())}
+    return *_run_tflite(content, images), about
 
 
 def _run_saved_model(
     path: Path, images: npt.NDArray[Any], model: keras.Model, distillations: int
-) -> dict[str, Run]:
+) -> _Runs:
     requests = {SERVING: {"images": images}}
     if distillations:
         requests[DISTILL] = {"images": images}
-    if BYTES in signature_definitions(path) and _whole_grey_levels(images, model):
+    if BYTES in signature_names(path) and _whole_grey_levels(images, model):
         files = png_files(images, value_range_of(model))
         # Not as objects, which numpy would pickle; no PNG file ends in a zero.
         requests[BYTES] = {"image_bytes": np.array(list(files))}
-    results = run_saved_model(path, requests)
+    try:
+        results = run_saved_model(path, requests)
+    except RuntimeError as error:
+        return {}, {"Python without fd_keras": str(error)}
     alone, distilled = results.get(DISTILL), []
     if alone:
         # The names of as many outputs, in their order.
         names = named_distilled([None] * distillations)
         distilled = [alone.outputs[name] for name in names if name in alone.outputs]
-    return {
+    runs = {
         f"Python without fd_keras, {signature}": replace(
             results[signature],
             distilled=distilled,
@@ -153,6 +161,7 @@ def _run_saved_model(
         for signature in (SERVING, BYTES)
         if signature in results
     }
+    return runs, {}
 
 
 def _whole_grey_levels(images: npt.NDArray[Any], model: keras.Model) -> bool:
@@ -165,32 +174,36 @@ def _whole_grey_levels(images: npt.NDArray[Any], model: keras.Model) -> bool:
 def _run_tflite(content: bytes, images: npt.NDArray[Any]) -> _Runs:
     file = TFLiteFile(content)
     name, _ = tflite_interpreter()
+    timed = images[:_TIMED_IMAGES]
     try:
-        latency = run_tflite(content, images[:_TIMED_IMAGES]).milliseconds
+        latency: dict[str, Any] = {"milliseconds": run_tflite(content, timed).milliseconds}
     except RuntimeError as error:
         return {}, {name: str(error)}
-    alone: Mapping[str, Any] = {}
     if DISTILL in file.signatures:
-        timed = run_tflite(content, images[:_TIMED_IMAGES], signature=DISTILL)
-        alone = {"distillation_milliseconds": timed.milliseconds}
+        alone = run_tflite(content, timed, signature=DISTILL)
+        latency["distillation_milliseconds"] = alone.milliseconds
     # The same file, with the distilled images inside `serving_default` shown as outputs.
     file.show_outputs(file.details.get("distilled", []))
-    shown, positions = file.to_bytes(), file.output_positions()
-    found = _with_distilled(run_tflite(shown, images))
-    runs, not_run = {name: replace(found, milliseconds=latency, **alone)}, {}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.tflite")
-        path.write_bytes(shown)
-        try:
-            runs["OpenVINO"] = _with_distilled(run_openvino(path, images, positions))
-        except ImportError as error:
-            not_run["OpenVINO"] = str(error)
-        except RuntimeError:  # it does not read every quantised file
-            not_run["OpenVINO"] = "it cannot run this file"
+    shown = file.to_bytes()
+    runs, not_run = {name: replace(_with_distilled(run_tflite(shown, images)), **latency)}, {}
+    try:
+        runs["OpenVINO"] = _run_in_openvino(shown, images, file.output_positions())
+    except ImportError as error:
+        not_run["OpenVINO"] = str(error)
+    except RuntimeError:  # it does not read every quantised file
+        not_run["OpenVINO"] = "it cannot run this file"
     return runs, not_run
 
 
+def _run_in_openvino(content: bytes, images: npt.NDArray[Any], positions: Mapping[str, int]) -> Run:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.tflite")
+        path.write_bytes(content)
+        return _with_distilled(run_openvino(path, images, positions))
+
+
 def _with_distilled(run: Run) -> Run:
+    """A run whose hidden outputs are its distilled images."""
     shown = sorted(
         (name for name in run.outputs if name.startswith(HIDDEN_PREFIX)),
         key=lambda name: int(name.removeprefix(HIDDEN_PREFIX)),
@@ -222,3 +235,49 @@ def checked_images(model: keras.Model, images: npt.ArrayLike) -> npt.NDArray[Any
             f"Received: images of shape {batch.shape}"
         )
     return batch.astype(spec.dtype.as_numpy_dtype)
+
+
+def proof_images(model: keras.Model) -> npt.NDArray[Any]:
+    """Parts of scikit-learn's two photographs, as a model takes them; the same in every run.
+
+    They have whole grey levels, scaled to the value range of the model's first
+    ``FeatureDistillation`` (0..255 without one).
+
+    Args:
+        model: A built model with one image input.
+
+    Returns:
+        A batch of 2 to 64 images of the model's input type.
+
+    Example:
+        >>> proof_images(keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten()])).shape
+        (64, 32, 32, 3)
+    """
+    from sklearn.datasets import load_sample_images  # slow to import
+
+    spec = image_signature(model)
+    layers = distillation_layers(model)
+    channels_first = bool(layers) and layers[0].data_format == "channels_first"
+    shape = [size or _OPEN_SIZE for size in spec.shape[1:]]
+    height, width, channels = np.roll(shape, -1) if channels_first else shape
+    count = int(np.clip(_PROOF_PIXELS // (height * width), _SMALLEST_COUNT, _LARGEST_COUNT))
+    photos = np.stack(load_sample_images().images)
+    # Photographs repeated for models that take larger images.
+    times = (1, -(-height // photos.shape[1]) + 1, -(-width // photos.shape[2]) + 1, 1)
+    tiled = np.tile(photos, times)
+    rng = np.random.default_rng(0)
+    images = np.stack([_crop(tiled[index % 2], height, width, rng) for index in range(count)])
+    images = np.tile(images, -(-channels // 3))[..., :channels]
+    if channels_first:
+        images = np.moveaxis(images, -1, 1)
+    low, high = value_range_of(model)
+    scaled = from_grey_levels(images.astype(np.float32), low, high)
+    return np.asarray(scaled, spec.dtype.as_numpy_dtype)
+
+
+def _crop(
+    photo: npt.NDArray[np.uint8], height: int, width: int, rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    top = rng.integers(photo.shape[0] - height + 1)
+    left = rng.integers(photo.shape[1] - width + 1)
+    return photo[top : top + height, left : left + width]

@@ -1,4 +1,4 @@
-"""A Keras model around an existing SavedModel whose Python code is not at hand."""
+"""Wrap a SavedModel in a Keras model, where its Python code is not at hand."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from fd_keras.export.archive import (
-    is_saved_model,
-)
+from fd_keras.export.archive import is_saved_model
 from fd_keras.export.signatures import SERVING
 
 
@@ -23,12 +21,12 @@ def wrap_saved_model(
 ) -> keras.Model:
     """A Keras model that runs a SavedModel, to protect and export it without its code.
 
-    The result is for ``protect``, ``DistillationDetector`` and the exporters; its weights are not
-    for training.
+    The result is meant for ``protect``, ``DistillationDetector`` and the exporters; its weights
+    cannot be trained.
 
     Args:
         directory: A version directory, with ``saved_model.pb``.
-        signature: Which of its signatures classifies images. It must take one batch of images.
+        signature: The signature that classifies images. It must take one batch of images.
         input_shape: Shape of one image; only needed where the signature leaves the channels open.
 
     Returns:
@@ -65,7 +63,7 @@ def wrap_saved_model(
 
 
 def wrapped_resources(model: keras.Model) -> list[Any]:
-    """What owns the weights and tables of the SavedModels inside a model.
+    """The objects that own the weights and tables of the SavedModels inside a model.
 
     Keras 2 finds their weights by itself, but not their tables.
 
@@ -86,13 +84,16 @@ class SavedModelLayer(keras.layers.Layer):
     Args:
         directory: A directory with ``saved_model.pb``.
         signature: Name of a signature with one input.
-        **kwargs: ``name`` and what else ``keras.layers.Layer`` takes.
+        **kwargs: ``name`` and the other arguments of ``keras.layers.Layer``.
 
     Input shape:
-        What the signature takes.
+        That of the signature's input.
 
     Output shape:
-        A dictionary of what the signature returns.
+        A dictionary of the signature's outputs.
+
+    Raises:
+        ValueError: There is no such signature, or it has several inputs.
 
     Example:
         See ``wrap_saved_model``.

@@ -14,8 +14,7 @@ import tensorflow as tf
 
 import fd_keras
 from fd_keras.classifier import Classifier
-from fd_keras.demo.classifier import build_classifier, train_classifier
-from fd_keras.demo.digits import load_digits
+from fd_keras.demo import build_classifier, load_digits, train_classifier
 from fd_keras.evaluation import (
     Attack,
     Protocol,

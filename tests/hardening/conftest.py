@@ -4,8 +4,7 @@ import keras
 import pytest
 
 from fd_keras import FeatureDistillation, harden
-from fd_keras.demo import load_digits
-from fd_keras.demo.classifier import build_classifier, train_classifier
+from fd_keras.demo import build_classifier, load_digits, train_classifier
 from fd_keras.hardening import Recipe, Training
 
 # Strong attacks, and averages that follow the weights of a short training.

@@ -12,8 +12,7 @@ import numpy as np
 
 import fd_keras
 from fd_keras.dct import zigzag_rank
-from fd_keras.demo import load_digits
-from fd_keras.demo.classifier import build_classifier, train_classifier
+from fd_keras.demo import build_classifier, load_digits, train_classifier
 from fd_keras.refinement import Search
 
 
