@@ -104,7 +104,8 @@ def text_table(
     for row in rows:
         table.add_row(*(_cell(cell, markdown) for cell in row))
     output = io.StringIO()
-    Console(file=output, width=_WIDE, color_system=None).print(table)
+    # In a notebook, rich would display the table there instead of writing it.
+    Console(file=output, width=_WIDE, color_system=None, force_jupyter=False).print(table)
     lines = [line.rstrip() for line in output.getvalue().splitlines() if line.strip()]
     if markdown:  # rich aligns the text only
         first, *others = lines[1].strip("|").split("|")
