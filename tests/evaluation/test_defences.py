@@ -1,4 +1,4 @@
-"""The rival defences against Pillow, SciPy, plain formulas and loops written here."""
+"""The defences against Pillow, SciPy, plain formulas and loops written here."""
 
 import importlib.util
 import io

@@ -1,4 +1,4 @@
-"""Defences to compare on the same attacked images: feature distillation and its rivals."""
+"""Feature distillation and the baselines to compare it with, as defences of one type."""
 
 from fd_keras.evaluation.defences.base import Defence, no_defence
 from fd_keras.evaluation.defences.compression import (

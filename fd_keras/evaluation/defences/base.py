@@ -1,4 +1,4 @@
-"""What every defence of an evaluation has in common."""
+"""The type of all defences."""
 
 from __future__ import annotations
 
@@ -15,41 +15,40 @@ from fd_keras._checks import checked_whole
 from fd_keras.tables import QuantizationTable
 
 ImageArray = npt.NDArray[np.float32]
-# Typing alias: a batch and, for random defences, one generator for each of its images.
+# Typing alias: from a batch and, for random defences, one generator per image to a batch.
 Transform = Callable[[ImageArray, Sequence[np.random.Generator]], ImageArray]
 
-# Mapping a model's range to 0..255 and back leaves it by a few float32 roundings.
+# Mapping a value range to 0..255 may leave it by a few float32 roundings.
 _RANGE_TOLERANCE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Defence:
-    """A transformation of images that stands before a classifier.
+    """A transformation of images before they are classified.
 
-    Calling it with images ``(n, height, width, channels)``, pixels 0..255, returns new ones,
-    float32 of the same shape and range. Each image is treated for itself: batch size and
-    order change nothing.
+    It is called with images ``(n, height, width, channels)``, pixels from 0 to 255, and returns
+    float32 images of the same shape and range. Each image is transformed independently of the
+    others in its batch.
 
-    A random defence draws for each image from a generator seeded with ``seed`` and a
-    checksum of the image's pixels. So the same image always becomes the same result, in any
-    batch and in an evaluation that was interrupted and resumed, while any change of a pixel
-    changes the whole draw. An attacker who averages over the randomness (expectation over
-    transformation) takes a new ``reseeded`` defence for each draw.
+    A random defence draws for each image from a generator that is seeded with ``seed`` and a
+    checksum of the image's pixels. The same image gives the same result in any batch, also in an
+    evaluation that was interrupted and resumed, while a change of any pixel changes all draws.
+    An attacker who averages over the draws (EOT) takes a new ``reseeded`` defence for each.
 
     Args:
-        name: What reports call it, such as ``"JPEG q75"``.
-        family: The kind of defence, such as ``"JPEG"``; settings of one family compete.
-        transform: Maps a batch within 0..255, and one generator per image when the defence
-            is random (otherwise none), to a batch of the same shape.
-        settings: Everything needed to reproduce it, in plain JSON types.
-        seed: Seed of a random defence; ``None`` for one that is not random.
+        name: Name in reports, such as ``"JPEG q75"``.
+        family: Name that all settings of such a defence share, such as ``"JPEG"``.
+        transform: Function of a batch, pixels from 0 to 255, and of one generator per image if
+            the defence is random (otherwise none). It returns a batch of the same shape.
+        settings: Everything needed to reproduce the defence, as plain JSON types.
+        seed: Seed of a random defence; ``None`` for a deterministic one.
         table: Quantisation table of a feature distillation.
-        smooth: TensorFlow function of a batch of pixels 0..255 that resembles ``transform`` and
-            has a useful gradient, for attackers who know the defence. ``None``: the identity
-            has to do.
+        smooth: TensorFlow function of a batch, pixels from 0 to 255, that approximates
+            ``transform`` and has a useful gradient, for adaptive attacks (BPDA). ``None``: the
+            gradient of the identity is used.
 
     Raises:
-        ValueError: When called with something else than such images.
+        ValueError: It is called with something else than such images.
 
     Example:
         >>> darker = Defence("darker", "example", lambda batch, _: batch / 2, {"factor": 0.5})
@@ -67,23 +66,23 @@ class Defence:
 
     @property
     def random(self) -> bool:
-        """Whether another seed changes the result."""
+        """Whether the result depends on a seed."""
         return self.seed is not None
 
     def __call__(self, images: npt.ArrayLike) -> ImageArray:
-        """Transform images ``(n, height, width, channels)``, pixels 0..255, to float32 ones."""
+        """Transform images ``(n, height, width, channels)``, pixels from 0 to 255."""
         batch = checked_images("images", images)
         generators = [] if self.seed is None else [_generator(self.seed, i) for i in batch]
         return np.clip(np.asarray(self.transform(batch, generators), np.float32), 0, 255)
 
     def reseeded(self, seed: int) -> Defence:
-        """The same defence with other draws; one that is not random comes back as it is.
+        """Return the same defence with another seed; a deterministic one is returned as it is.
 
         Args:
-            seed: The new seed, not negative.
+            seed: The new seed, a whole number that is not negative.
 
         Raises:
-            ValueError: It is no such number.
+            ValueError: ``seed`` is anything else.
 
         Example:
             >>> no_defence().reseeded(7).random
@@ -96,7 +95,7 @@ class Defence:
 
 
 def no_defence() -> Defence:
-    """The images as they are: the line that every defence is compared with.
+    """No defence: images stay as they are.
 
     Example:
         >>> no_defence()(np.full((1, 2, 2, 1), 7)).ravel()
@@ -106,7 +105,7 @@ def no_defence() -> Defence:
 
 
 def image_by_image(function: Callable[[ImageArray], npt.NDArray[np.generic]]) -> Transform:
-    """A ``Transform`` that takes images ``(height, width, channels)`` one at a time.
+    """Make a ``Transform`` of a function of one image ``(height, width, channels)``.
 
     Example:
         >>> flip = image_by_image(lambda image: image[::-1])
@@ -119,7 +118,7 @@ def image_by_image(function: Callable[[ImageArray], npt.NDArray[np.generic]]) ->
 def draw_by_draw(
     function: Callable[[ImageArray, np.random.Generator], npt.NDArray[np.generic]],
 ) -> Transform:
-    """A ``Transform`` that takes images one at a time, each with its generator.
+    """Make a ``Transform`` of a function of one image and its generator.
 
     Example:
         >>> noise = draw_by_draw(lambda image, generator: image + generator.random())
@@ -130,14 +129,14 @@ def draw_by_draw(
 
 
 def checked_images(argument: str, images: npt.ArrayLike) -> ImageArray:
-    """Return ``images`` as float32 when they are a batch of pixels from 0 to 255.
+    """Return ``images`` as float32 if they are a batch of pixels from 0 to 255.
 
     Args:
-        argument: What the error message calls them.
-        images: Candidate.
+        argument: Name of the argument in error messages.
+        images: Images ``(n, height, width, channels)``.
 
     Raises:
-        ValueError: They are anything else.
+        ValueError: ``images`` are anything else.
 
     Example:
         >>> checked_images("images", np.zeros((2, 8, 8, 3), np.uint8)).dtype

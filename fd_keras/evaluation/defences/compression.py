@@ -1,4 +1,4 @@
-"""Defences made of a JPEG codec: one quality, or one at random for each block."""
+"""JPEG compression, with one quality or with a random quality for each block."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _SHIELD_QUALITIES = (20, 40, 60, 80)
 
 
 def jpeg_compression(quality: int = 75, *, subsampling: Subsampling = "4:2:0") -> Defence:
-    """A round trip through a real JPEG file, written and read by Pillow's libjpeg.
+    """Compress images to JPEG and decompress them, by Pillow's libjpeg.
 
-    Pixels are rounded to 8 bits before the file is written, and a file holds nothing else.
+    Pixels are rounded to 8 bits first, as a JPEG file holds nothing else.
 
     Args:
-        quality: libjpeg's quality, 1 to 100.
-        subsampling: Resolution of the chroma: ``"4:2:0"``, half in both directions, is what
-            Pillow writes by default and what defences in the literature use; ``"4:4:4"`` is
-            full. Of no effect on grey images.
+        quality: libjpeg's quality, from 1 to 100.
+        subsampling: Resolution of the chroma channels: ``"4:2:0"`` is half in both directions,
+            Pillow's default and the choice of the literature; ``"4:4:4"`` is full resolution. No
+            effect on grey images.
 
     Returns:
         The defence, for images with 1 or 3 channels.
 
     Raises:
-        ValueError: An argument does not fit.
+        ValueError: An argument is out of range.
 
     Example:
         >>> defence = jpeg_compression(30)
@@ -69,20 +69,20 @@ def jpeg_compression(quality: int = 75, *, subsampling: Subsampling = "4:2:0") -
 def stochastic_local_quantisation(
     qualities: Sequence[int] = _SHIELD_QUALITIES, *, seed: int = 1
 ) -> Defence:
-    """Each 8x8 block from one of several JPEG versions of the image, drawn at random.
+    """SHIELD's SLQ: compress each 8x8 block to JPEG with a random quality.
 
-    The whole image is compressed at every quality (4:2:0, as ``jpeg_compression`` does), and
-    each block is taken from one of the results, all equally likely.
+    The whole image is compressed with every quality (4:2:0, as ``jpeg_compression`` does), and
+    each block is taken from one of the results, drawn uniformly.
 
     Args:
-        qualities: libjpeg's qualities, 1 to 100.
+        qualities: libjpeg's qualities, from 1 to 100.
         seed: Seed of the draws, see ``Defence``.
 
     Returns:
         The defence, for images with 1 or 3 channels.
 
     Raises:
-        ValueError: An argument does not fit.
+        ValueError: An argument is out of range.
 
     Example:
         >>> defence = stochastic_local_quantisation()
@@ -91,7 +91,7 @@ def stochastic_local_quantisation(
 
     References:
         Das et al., "SHIELD: Fast, Practical Defense and Vaccination for Deep Learning using
-        JPEG Compression", KDD 2018. (SHIELD also retrains the classifier and asks several;
+        JPEG Compression", KDD 2018. (SHIELD also retrains the classifier and uses an ensemble;
         this is its transformation alone.)
     """
     values = tuple(checked_whole("qualities", quality, 1, 100) for quality in qualities)
@@ -123,12 +123,12 @@ def stochastic_local_quantisation(
 def versions_by_block(
     versions: npt.NDArray[np.uint8], generator: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    """An image each of whose 8x8 blocks comes from one of several versions of it.
+    """Draw each 8x8 block of an image from one of several versions of it.
 
     Args:
         versions: Array ``(versions, height, width, channels)``; blocks at the lower and right
-            edge may be incomplete.
-        generator: Where the draws come from, uniform and independent.
+            edges may be incomplete.
+        generator: Source of the draws, which are uniform and independent.
 
     Returns:
         Array ``(height, width, channels)``.
@@ -165,7 +165,7 @@ def _round_trip(
 
 
 def _smooth_jpeg(qualities: Sequence[int]) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The mean over qualities of what libjpeg's tables do to Y, Cb and Cr, at full resolution."""
+    """Mean over qualities of quantisation with libjpeg's tables, at full chroma resolution."""
     tables = [preset_table("jpeg", quality=quality) for quality in qualities]
     return functools.partial(smooth_distillation, tables=tables)
 

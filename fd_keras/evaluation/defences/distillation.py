@@ -1,4 +1,4 @@
-"""Feature distillation as a defence of an evaluation."""
+"""Feature distillation as a defence."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import TableLike, as_table, table_from_argument
 from fd_keras.tables import QuantizationTable
 
-# Images at a time; enough to be fast, little enough to stay in the cache.
+# Images per call of the graph: enough to be fast, few enough for the processor's cache.
 _BATCH = 32
 
 
 def distillation(
     table: TableLike | os.PathLike[str] | FeatureDistillation, *, name: str | None = None
 ) -> Defence:
-    """The layer of this package, run as one graph on batches.
+    """Feature distillation with a quantisation table.
 
     Args:
         table: Preset name, path of a table's JSON file, steps, a ``QuantizationTable``, or a
-            ``FeatureDistillation`` layer, of which the table counts, not the value range.
-        name: What reports call it. Default: the table's name.
+            ``FeatureDistillation`` layer, of which only the table is used.
+        name: Name in reports. Default: the table's name.
 
     Returns:
         The defence; its settings hold the whole table.
 
     Raises:
-        ValueError: There is no such table, or, when called, it does not fit the images.
+        ValueError: There is no such table, or the table does not fit the images of a call.
 
     Example:
         >>> distillation("liu2019").name
@@ -79,11 +79,11 @@ def distillation(
 def smooth_distillation(images: tf.Tensor, tables: Sequence[QuantizationTable]) -> tf.Tensor:
     """Mean of images distilled with several tables, with the smooth gradient.
 
-    It also stands in for codecs that quantise alike.
+    It approximates JPEG codecs too.
 
     Args:
-        images: float32 ``(n, height, width, channels)``, pixels 0..255.
-        tables: The tables.
+        images: float32 ``(n, height, width, channels)``, pixels from 0 to 255.
+        tables: The quantisation tables.
 
     Returns:
         float32 of the same shape and range.

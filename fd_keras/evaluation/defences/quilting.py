@@ -1,4 +1,4 @@
-"""Image quilting: rebuild an image from patches of benign images."""
+"""Image quilting: rebuild images from patches of benign images."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Array = npt.NDArray[Any]
 
 
 def stitch(patches: Array, overlap: int) -> Array:
-    """Lay a grid of overlapping patches, each cut along its minimum-error boundary.
+    """Stitch a grid of overlapping patches along minimum-error boundaries.
 
-    Patches are laid row by row, left to right, as Efros and Freeman do: where one overlaps
-    what already lies there, to its left and above, a cut through the overlap along which the
-    two differ least decides which pixels it covers. Patches that do not touch each other and
-    whose neighbours lie already are laid at once, which changes nothing but the time.
+    Patches are placed row by row, from left to right, as Efros and Freeman do. Where a patch
+    overlaps those to its left and above, it covers the pixels beyond the cut through the overlap
+    along which both differ least. Patches that do not overlap each other are placed at once, as
+    soon as their neighbours are, which saves time and changes nothing else.
 
     Args:
         patches: Array ``(rows, columns, size, size, channels)``.
-        overlap: Pixels that neighbours share, from 1 to ``size // 2``.
+        overlap: Number of pixels that neighbours share, from 1 to ``size // 2``.
 
     Returns:
         Array ``(height, width, channels)`` with ``height = (rows - 1) * (size - overlap) +
@@ -49,8 +49,8 @@ def stitch(patches: Array, overlap: int) -> Array:
     shape = ((rows - 1) * step + size, (columns - 1) * step + size, channels)
     canvas = np.zeros(shape, patches.dtype)
     offsets = np.arange(size)
-    # A patch waits for its left neighbour and the three above. The last of them to be laid is
-    # the one above to the right: hence two fronts' delay from row to row.
+    # A patch waits for its left neighbour and the three above. The last of them to be placed is
+    # the one above to the right: hence each row is two fronts behind the row above.
     for front in range(columns + 2 * (rows - 1)):
         row = np.arange(max(0, -(-(front - columns + 1) // 2)), min(rows - 1, front // 2) + 1)
         column = front - 2 * row
@@ -65,13 +65,13 @@ def stitch(patches: Array, overlap: int) -> Array:
 
 
 def minimum_error_cut(errors: Array) -> npt.NDArray[np.intp]:
-    """The connected path with the least sum of errors through each of several strips.
+    """Find the connected path with the least sum of errors along each of several strips.
 
     Args:
         errors: Array ``(strips, length, width)``.
 
     Returns:
-        Array ``(strips, length)``: at each position along a strip the path's place across
+        Array ``(strips, length)``: position of the path across the strip, at each position along
         it; neighbours differ by at most 1.
 
     Example:
@@ -98,12 +98,12 @@ def minimum_error_cut(errors: Array) -> npt.NDArray[np.intp]:
 def _covered(
     laid: Array, patch: Array, overlap: int, *, has_left: Array, has_above: Array
 ) -> npt.NDArray[np.bool_]:
-    """Which pixels of patches ``(n, size, size, channels)`` to put over what lies there."""
+    """Which pixels of patches ``(n, size, size, channels)`` cover those placed before."""
     errors = np.square(laid - patch).sum(axis=-1)
     strips = np.concatenate([errors[:, :, :overlap], errors[:, :overlap].swapaxes(1, 2)])
     left, above = np.split(minimum_error_cut(strips), 2)
     offsets = np.arange(patch.shape[1])
-    # A patch with nothing on that side is cut at its first pixel, which is not at all.
+    # Without a neighbour on that side, the cut is at the first pixel: nothing is cut off.
     left, above = left * has_left[:, np.newaxis], above * has_above[:, np.newaxis]
     right_of_cut = offsets >= left[:, :, np.newaxis]
     below_cut = offsets[:, np.newaxis] >= above[:, np.newaxis]
@@ -124,25 +124,24 @@ def image_quilting(
     patches: int = 100_000,
     seed: int = 1,
 ) -> Defence:
-    """Replace every patch of an image by a similar one from benign images.
+    """Replace every patch of an image by a similar patch of benign images.
 
-    The image is covered by overlapping patches (overlap ``patch_size // 2``, edges repeated
-    where the last do not fit); for each, one of its nearest patches in the benign images
-    (Euclidean distance, all channels) is drawn, and these are stitched along minimum-error
-    boundaries. So the result holds no pixel that the attacker made. Guo et al. use patches of
-    5x5 out of one million, and their code the nearest neighbour by default.
+    The image is covered by overlapping patches (overlap ``patch_size // 2``; edges are repeated
+    where the last patches do not fit). For each of them, one of the nearest patches of the benign
+    images (Euclidean distance over all channels) is drawn. These are stitched along minimum-error
+    boundaries, so that no attacked pixel remains. Guo et al. use patches of 5x5 from a database
+    of one million, and their code takes the nearest neighbour by default.
 
-    The search is faiss's: exhaustive up to 20 000 patches, beyond that in the 16 nearest of
-    1024 cells, which found the true nearest patch for 99 % of the patches of attacked
-    photographs, several times as fast as searching all.
+    faiss searches exhaustively among up to 20 000 patches. Among more, it searches the 16 nearest
+    of 1024 cells, which found the true nearest patch for 99 % of the patches of attacked
+    photographs and was several times as fast.
 
     Args:
-        background: Benign images ``(n, height, width, channels)``, pixels 0..255, none of
-            which should be among those to be defended.
-        patch_size: Height and width of a patch, at least 2.
-        neighbours: How many nearest patches to draw from; with 1 nothing is random.
-        patches: How many patches to keep, drawn at random from all of ``background`` where
-            it has more.
+        background: Benign images ``(n, height, width, channels)``, pixels from 0 to 255; none of
+            them should be among the images to be defended.
+        patch_size: Height and width of a patch in pixels, at least 2.
+        neighbours: Number of nearest patches to draw from; 1 makes the defence deterministic.
+        patches: Maximum number of patches, drawn at random from ``background``.
         seed: Seed of the draws, see ``Defence``, and of the choice of patches.
 
     Returns:
@@ -150,7 +149,7 @@ def image_quilting(
 
     Raises:
         ImportError: faiss is not installed.
-        ValueError: An argument, or an image when called, does not fit.
+        ValueError: An argument is out of range, or the images of a call do not fit.
 
     Example:
         >>> image = np.random.default_rng(1).integers(0, 256, (1, 17, 17, 3))
@@ -183,17 +182,17 @@ def image_quilting(
 
 
 class PatchBank:
-    """Patches of benign images and an index to find the nearest ones.
+    """Patches of benign images, with an index for nearest-neighbour search.
 
     Args:
-        background: Benign images ``(n, height, width, channels)``, pixels 0..255.
-        size: Height and width of a patch, at least 2.
-        patches: Largest number of patches to keep.
-        seed: Seed of their choice.
+        background: Benign images ``(n, height, width, channels)``, pixels from 0 to 255.
+        size: Height and width of a patch in pixels, at least 2.
+        patches: Maximum number of patches.
+        seed: Seed of the choice of patches.
 
     Raises:
         ImportError: faiss is not installed.
-        ValueError: An argument does not fit.
+        ValueError: An argument is out of range.
 
     Example:
         >>> bank = PatchBank(np.arange(36).reshape(1, 6, 6, 1), 5, patches=9, seed=1)
@@ -230,7 +229,7 @@ class PatchBank:
         }
 
     def nearest(self, queries: ImageArray, neighbours: int) -> npt.NDArray[np.int64]:
-        """Indices ``(n, neighbours)`` of the nearest patches to ``(n, values)``, best first."""
+        """Indices ``(n, neighbours)`` of the patches nearest to ``(n, values)``, in order."""
         found = self._index.search(np.ascontiguousarray(queries), neighbours)[1]
         return np.where(found < 0, found[:, :1], found)  # the visited cells can hold too few
 
@@ -243,9 +242,10 @@ class PatchBank:
         """Rebuild an image from patches of the bank.
 
         Args:
-            image: The image ``(height, width, channels)``.
-            choose: Picks one of each row of ``nearest``'s indices.
-            neighbours: How many indices a row has.
+            image: Image ``(height, width, channels)``.
+            choose: Function that takes the indices of the nearest patches ``(n, neighbours)`` and
+                returns one for each row.
+            neighbours: Number of nearest patches to choose from.
 
         Returns:
             An image of the same shape.
@@ -285,7 +285,7 @@ def _built_index(vectors: ImageArray) -> Any:
     else:
         index = faiss.IndexIVFFlat(faiss.IndexFlatL2(length), length, _CELLS)
         index.nprobe = _VISITED
-        # Enough for cells of similar size; faiss would spend many times as long.
+        # Enough for cells of similar size; faiss' defaults take many times as long.
         index.cp.niter, index.cp.max_points_per_centroid = 10, 64
         index.train(vectors)
     index.add(vectors)

@@ -1,4 +1,4 @@
-"""Defences by name, and the settings that a tuning run tries of each."""
+"""Defences by name, and the candidate settings of each family of baselines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import PRESETS
 from fd_keras.tables import QuantizationTable
 
-# What follows the colon of a name, in order; SLQ takes any number of qualities.
+# Parameters after the colon of a name, in order; SLQ takes any number of qualities.
 _PARAMETERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "none": (),
@@ -35,7 +35,8 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
-#: Settings of each rival's family, as ``defence`` takes them; few where one takes long.
+#: Settings of each family of baselines, as ``defence`` takes them, to choose from on a validation
+#: split. Slow families have few.
 CANDIDATES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "JPEG": (
@@ -57,13 +58,13 @@ def defence(
     background: npt.ArrayLike | None = None,
     seed: int = 1,
 ) -> Defence:
-    """The defence that a name, a table or a layer stands for.
+    """Make the defence that a name, a table or a layer stands for.
 
     ==============================  =====================================================
-    ``"none"``                      the images as they are
+    ``"none"``                      no defence
     ``"jpeg:75"``                   JPEG at a quality; ``"jpeg:75,4:4:4"``: full chroma
-    ``"bits:5"``                    bits per pixel
-    ``"median:2"``                  size of the window
+    ``"bits:5"``                    bit depth
+    ``"median:2"``                  median filter with a window of this size
     ``"slq"``                       SHIELD's; ``"slq:50,70,90"``: other qualities
     ``"tvm"``                       Guo et al.'s; ``"tvm:0.3,0.01"``: drop rate, weight
     ``"quilting"``                  Guo et al.'s; ``"quilting:5,10"``: patch, neighbours
@@ -71,21 +72,21 @@ def defence(
     ``"table.json"``                feature distillation with a table's file
     ==============================  =====================================================
 
-    ``"jpeg"`` is a real codec here, not the preset table of that name; for that one pass
+    Here ``"jpeg"`` is a real codec. For the preset table of that name, pass
     ``preset_table("jpeg:75")``.
 
     Args:
-        spec: The name, a path, a ``QuantizationTable``, a ``FeatureDistillation`` layer or a
-            ``Defence``, which comes back as it is.
-        background: Benign images ``(n, height, width, channels)``, pixels 0..255, that
-            quilting takes its patches from; other defences ignore them.
+        spec: A name, a path, a ``QuantizationTable``, a ``FeatureDistillation`` layer or a
+            ``Defence``, which is returned as it is.
+        background: Benign images ``(n, height, width, channels)``, pixels from 0 to 255, that
+            quilting takes its patches from; ignored by other defences.
         seed: Seed of a random defence, and of quilting's choice of patches.
 
     Returns:
         The defence.
 
     Raises:
-        ValueError: Nothing is known by this name, or a setting does not fit.
+        ValueError: There is no such name, or a setting is out of range.
         TypeError: ``spec`` is of another type.
 
     Example:

@@ -1,4 +1,4 @@
-"""Feature Squeezing's two defences: fewer grey levels, and the median of each neighbourhood."""
+"""Feature Squeezing's two defences: bit-depth reduction and median smoothing."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def bit_depth(bits: int = 5) -> Defence:
     """Round every pixel to one of ``2**bits`` evenly spaced levels from 0 to 255.
 
     Args:
-        bits: Bits per pixel that remain, 1 to 8.
+        bits: Bits per pixel and channel, from 1 to 8.
 
     Returns:
         The defence: ``x`` in 0..1 becomes ``round(x * (2**bits - 1)) / (2**bits - 1)``.
 
     Raises:
-        ValueError: ``bits`` does not fit.
+        ValueError: ``bits`` is out of range.
 
     Example:
         >>> bit_depth(1)(np.array([[[[100], [200]]]])).ravel()
@@ -48,21 +48,20 @@ def bit_depth(bits: int = 5) -> Defence:
 def median_smoothing(size: int = 2) -> Defence:
     """Replace every pixel by the median of the window around it, in each channel.
 
-    Borders are mirrored. A window of even size lies up and to the left of its pixel, and of
-    the two middle values the larger counts: Feature Squeezing's own rule, which SciPy's
-    filter behind ART follows. tensorflow-addons, where it is installed, does odd sizes, where
-    the two agree; in even windows it would take the mean of the middle values and lie down
-    and to the right.
+    Borders are mirrored. A window of even size extends up and to the left of its pixel, and the
+    larger of the two middle values is taken, as in Feature Squeezing and in SciPy's filter, which
+    ART calls. tensorflow-addons, if installed, filters with odd sizes, where both agree; its even
+    windows extend down and to the right, and it takes the mean of the middle values.
 
     Args:
-        size: Height and width of the window, at least 2; the paper uses 2 and 3.
+        size: Height and width of the window in pixels, at least 2; the paper uses 2 and 3.
 
     Returns:
         The defence.
 
     Raises:
         ImportError: ART is not installed.
-        ValueError: ``size`` does not fit.
+        ValueError: ``size`` is out of range.
 
     Example:
         >>> image = np.array([[10, 10, 10], [10, 99, 10], [10, 10, 10]]).reshape(1, 3, 3, 1)
@@ -96,7 +95,7 @@ def median_smoothing(size: int = 2) -> Defence:
 
 
 def _median(images: tf.Tensor, size: int) -> tf.Tensor:
-    """The same medians as TensorFlow operations: the gradient goes to the pixel that is chosen."""
+    """The same medians as TensorFlow operations; the gradient goes to the median pixel."""
     before = size // 2
     border = [before, size - 1 - before]
     padded = tf.pad(images, [[0, 0], border, border, [0, 0]], "SYMMETRIC")

@@ -1,4 +1,4 @@
-"""Total variation minimisation: forget pixels at random, draw a smooth image through the rest."""
+"""Total variation minimisation: drop pixels at random and reconstruct a smooth image."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import tensorflow as tf
 from fd_keras._checks import checked_whole
 from fd_keras.evaluation.defences.base import Defence, ImageArray, draw_by_draw, image_by_image
 
-# Primal and dual step of the solver. Their product times 8, the square of the largest
-# possible gradient of a unit image, must not exceed 1; their ratio was chosen on photographs.
+# Primal and dual step of the solver. Their product times 8, the squared norm of the gradient
+# operator, must not exceed 1; their ratio was chosen on photographs.
 _PRIMAL_STEP = 1.0
 _DUAL_STEP = 1.0 / 8.0
 
@@ -21,30 +21,32 @@ _WEIGHT = 0.03
 def total_variation(
     drop: float = 0.5, weight: float = _WEIGHT, *, iterations: int = 50, seed: int = 1
 ) -> Defence:
-    """Forget a random share of the values and reconstruct them by minimal total variation.
+    """TVM: drop values at random and reconstruct the image with minimal total variation.
 
-    In each channel, ``z`` minimises ``1/2 sum(kept * (z - x)**2) + weight * TV(z)``, pixels
-    on 0..1 and TV the isotropic total variation: what Guo et al. ran ("Bregman", drop rate
-    0.5, weight 0.03), each channel of each pixel being dropped for itself as in their code.
-    No library solves it: ART's ``TotalVarMin`` starts from the attacked image and stops early,
-    so that dropped values survive, and takes seconds an image; scikit-image's solvers know
-    no dropped pixels. So it is solved here, by Chambolle and Pock's primal-dual iterations in
-    one XLA-compiled graph. After 50 of them the objective of a 224x224 photograph was within
-    0.4 % of its minimum, the image within 0.3 grey levels (mean) of the minimiser and its
-    distance from the undropped photograph the same (27.06 against 27.05 dB).
+    In each channel, the result ``z`` minimises ``1/2 sum(kept * (z - x)**2) + weight * TV(z)``,
+    with pixels from 0 to 1 and the isotropic total variation TV. This is what Guo et al. ran
+    ("Bregman", drop rate 0.5, weight 0.03); as in their code, the channels of a pixel are dropped
+    independently.
+
+    No library solves it: ART's ``TotalVarMin`` starts from the attacked image and stops early, so
+    that dropped values survive, and takes seconds per image; scikit-image's solvers cannot drop
+    pixels. Chambolle and Pock's primal-dual iterations, in one XLA-compiled graph, do. After 50
+    of them, the objective of a 224x224 photograph was within 0.4 % of its minimum, the image
+    within 0.3 grey levels (mean) of the minimiser, and the PSNR against the photograph the same
+    (27.06 against 27.05 dB).
 
     Args:
-        drop: Share of the values to forget, from 0 to below 1. With 0 nothing is random and
-            this is plain total-variation denoising.
-        weight: Weight of the total variation, pixels on 0..1.
-        iterations: Iterations of the solver, at least 1.
+        drop: Share of the values to drop, from 0 to below 1. With 0, the defence is deterministic
+            total-variation denoising.
+        weight: Weight of the total variation, for pixels from 0 to 1.
+        iterations: Number of iterations of the solver, at least 1.
         seed: Seed of the draws, see ``Defence``.
 
     Returns:
         The defence.
 
     Raises:
-        ValueError: An argument does not fit.
+        ValueError: An argument is out of range.
 
     Example:
         >>> image = np.random.default_rng(1).integers(100, 140, (1, 16, 16, 1))
@@ -64,13 +66,13 @@ def total_variation(
     seed = checked_whole("seed", seed, 0)
 
     def reconstruct(image: ImageArray, kept: ImageArray) -> ImageArray:
-        # NumPy's numbers, as tensors, do not make a new graph for each setting.
+        # Unlike Python's numbers, NumPy's do not retrace the graph for each setting.
         settled = minimise_total_variation(
             image / 255, kept, np.float32(weight), np.int32(iterations)
         )
         return 255 * settled.numpy()
 
-    def forget_and_reconstruct(image: ImageArray, generator: np.random.Generator) -> ImageArray:
+    def drop_and_reconstruct(image: ImageArray, generator: np.random.Generator) -> ImageArray:
         return reconstruct(image, np.float32(generator.random(image.shape, np.float32) >= drop))
 
     def denoise(image: ImageArray) -> ImageArray:
@@ -80,7 +82,7 @@ def total_variation(
     return Defence(
         f"TVM p {_short(drop)}" + ("" if weight == _WEIGHT else f" weight {_short(weight)}"),
         "TVM",
-        draw_by_draw(forget_and_reconstruct) if drop else image_by_image(denoise),
+        draw_by_draw(drop_and_reconstruct) if drop else image_by_image(denoise),
         {**settings, "seed": seed} if drop else settings,
         seed=seed if drop else None,
     )
@@ -90,14 +92,14 @@ def total_variation(
 def minimise_total_variation(
     image: tf.Tensor, kept: tf.Tensor, weight: float, iterations: int
 ) -> tf.Tensor:
-    """The image with the least total variation that still fits the values kept.
+    """Minimise the total variation of an image plus its distance from the values kept.
 
-    Minimises ``1/2 sum(kept * (z - image)**2) + weight * TV(z)`` over ``z``, each channel
-    for itself; TV sums the Euclidean norms of the forward differences.
+    The result ``z`` minimises ``1/2 sum(kept * (z - image)**2) + weight * TV(z)`` in each channel
+    independently; TV is the sum of the Euclidean norms of the forward differences.
 
     Args:
-        image: float32 ``(height, width, channels)``, pixels on 0..1.
-        kept: 1 where a value counts, 0 where it was forgotten; float32, same shape.
+        image: float32 ``(height, width, channels)``, pixels from 0 to 1.
+        kept: float32 of the same shape: 1 for values kept, 0 for values dropped.
         weight: Weight of the total variation, positive.
         iterations: Number of primal-dual iterations.
 
@@ -135,7 +137,7 @@ def minimise_total_variation(
 
 
 def _filled(image: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
-    """Kept values, and the mean of the kept neighbours (else grey) elsewhere: a start."""
+    """Fill dropped values with the mean of kept neighbours, or with grey, as a start."""
     around = tf.nn.avg_pool2d(tf.stack([kept * image, kept]), 3, 1, "SAME")
     mean = tf.where(around[1] > 0, tf.math.divide_no_nan(around[0], around[1]), 0.5)
     return tf.where(kept > 0, image, mean)
