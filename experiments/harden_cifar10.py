@@ -14,11 +14,9 @@ the images that the *undefended* classifier gets right: ``fd_keras.evaluate`` wo
 the hardened one gets right alone. Attacks, gradients and cache are those of ``evaluate``.
 """
 
-import argparse
 import json
 import platform
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -26,7 +24,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from experiments import cifar10
-from experiments.paper_table import CACHE
+from experiments.harness import argument_parser, parsed
 from experiments.shared_models import SHARED
 from fd_keras import FeatureDistillation, QuantizationTable, harden, preset_table
 from fd_keras._console import progress_bars, text_table
@@ -323,7 +321,7 @@ def published(result, out):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__, smoke=True)
     parser.add_argument("--recipe", action="append", choices=list(RECIPES))
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -331,15 +329,10 @@ def main():
     parser.add_argument("--train-images", type=int, help="fewer of them")
     parser.add_argument("--images", type=int, default=500, help="test images under attack")
     parser.add_argument("--publish", choices=list(RECIPES))
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     parser.add_argument("--fast", action="store_true", help="leave out the slow attacks")
-    parser.add_argument("--smoke", action="store_true", help="a minute, without meaning")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     names = list(dict.fromkeys([*(arguments.recipe or []), *filter(None, [arguments.publish])]))
     if arguments.smoke:
-        if arguments.out == parser.get_default("out"):
-            parser.error("--smoke needs another --out: its figures are not to be kept")
         arguments.epochs, arguments.train_images, arguments.images = 1, 256, 8
         arguments.fast = True
     images, labels = cifar10.images_and_labels()

@@ -14,7 +14,6 @@ draws of the layer's own. Each image counts with the share of draws in which it 
 are over images.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -22,7 +21,6 @@ import shlex
 import sys
 import time
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -31,7 +29,7 @@ from scipy import stats
 
 from experiments import cifar10
 from experiments.harden_cifar10 import NO_TABLE
-from experiments.paper_table import CACHE
+from experiments.harness import argument_parser, parsed
 from fd_keras import CoefficientStatistics, design_table, preset_table
 from fd_keras._console import text_table
 from fd_keras._files import atomic_path
@@ -366,20 +364,15 @@ def about(arguments, count):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__, smoke=True)
     parser.add_argument("--table", action="append", choices=TABLES, help="default: all")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20, help="of adaptive PGD")
     parser.add_argument("--draws", type=int, default=16, help="of the layer, on attacked images")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
-    parser.add_argument("--smoke", action="store_true", help="a minute, without meaning")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     names = arguments.table or TABLES
     if arguments.smoke:
-        if arguments.out == parser.get_default("out"):
-            parser.error("--smoke needs another --out: its figures are not to be kept")
         arguments.images, arguments.steps, arguments.draws, names = 8, 2, 2, TABLES[:2]
     model = cifar10.resnet14()
     models = (model, clone_classifier(model, dtype_policy="mixed_bfloat16"))

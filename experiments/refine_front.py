@@ -8,15 +8,12 @@ images stay in ``--cache``, which ``experiments.paper_table`` shares, and search
 ``--smoke`` it takes a minute, and its figures mean nothing.
 """
 
-import argparse
 import json
-from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
-from experiments import cifar10, imagenet
-from experiments.paper_table import CACHE, RUNS
+from experiments.harness import argument_parser, parsed
+from experiments.networks import RUNS, classifier_and_data
 from fd_keras import RefineResult, learn_table, refine
 from fd_keras._files import atomic_path
 from fd_keras.evaluation.protocols import PROTOCOLS
@@ -171,32 +168,25 @@ def page(name, result, results, learnt):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__, smoke=True)
     parser.add_argument("name", choices=("imagenet", "cifar10"))
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     parser.add_argument("--trials", type=int, default=22, help="of each search")
     parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
     parser.add_argument("--oracle", default="bayesian")
     parser.add_argument("--epochs", type=int, default=6, help="of the learnt table; 0: none")
     parser.add_argument("--images", type=int, help="fewer of them")
-    parser.add_argument("--smoke", action="store_true", help="a minute, without meaning")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     if arguments.smoke:
         arguments.trials, arguments.budgets, arguments.epochs = 2, (0.05, 0.2), 1
         arguments.images = arguments.images or 16
-        if arguments.out == parser.get_default("out"):
-            parser.error("--smoke needs another --out: its figures are not to be kept")
     run = RUNS[arguments.name]
-    source = imagenet if arguments.name == "imagenet" else cifar10
-    model = imagenet.mobilenet() if arguments.name == "imagenet" else cifar10.resnet14()
-    images, labels = source.images_and_labels()
+    classifier, data = classifier_and_data(arguments.name)
     limits = LIMITS[arguments.name]
     if arguments.smoke:
         limits = dict.fromkeys(limits, 2)
     common = {
-        "model": model,
-        "data": (np.float32(images / 255), labels),
+        "model": classifier.model,
+        "data": data,
         "protocol": run["protocol"],
         "value_range": (0, 1),
         "max_images": arguments.images or run["max_images"],

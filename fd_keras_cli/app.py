@@ -21,7 +21,7 @@ from fd_keras_cli.tune import tune
 from fd_keras_cli.verify import verify
 
 app = typer.Typer(
-    help="Feature distillation: round adversarial perturbations away before a model sees them.",
+    help="Feature distillation: quantise images against adversarial perturbations.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -34,7 +34,7 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line; errors of the user's making are one line, and exit code 1."""
+    """Run the command line; user errors are printed as one line and end with exit code 1."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         app()

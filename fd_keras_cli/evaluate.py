@@ -129,19 +129,23 @@ def _report(
 ) -> EvaluationReport:
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
-            from fd_keras.data.labelled_sources import labelled_batches, open_labelled_images
+            from fd_keras.data.labelled_sources import open_labelled_images
             from fd_keras.evaluation import evaluate
             from fd_keras_cli.models import image_shape, load_model
         classifier = load_model(model, modules)
         names = None if classes is None else classes.read_text(encoding="utf-8").split("\n")
         names = None if names is None else [name.strip() for name in names if name.strip()]
         source = open_labelled_images(
-            data, image_shape(classifier), class_names=names, strict=strict
+            data,
+            image_shape(classifier),
+            value_range=value_range,
+            class_names=names,
+            strict=strict,
         )
         try:
             report = evaluate(
                 classifier,
-                labelled_batches(source, value_range),
+                source,
                 defences,
                 protocol,
                 value_range=value_range,

@@ -116,13 +116,14 @@ def _result(
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
             from fd_keras import refine
-            from fd_keras.data.labelled_sources import labelled_batches, open_labelled_images
+            from fd_keras.data.labelled_sources import open_labelled_images
             from fd_keras_cli.models import image_shape, load_model
         classifier = load_model(model, [])
-        source = open_labelled_images(data, image_shape(classifier), strict=strict)
-        batches = labelled_batches(source, options["value_range"])
+        source = open_labelled_images(
+            data, image_shape(classifier), value_range=options["value_range"], strict=strict
+        )
         try:
-            return refine(classifier, batches, protocol, console=console, **options)
+            return refine(classifier, source, protocol, console=console, **options)
         finally:
             report_skipped(source.skipped, console)
 
