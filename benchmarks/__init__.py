@@ -1,1 +1,1 @@
-"""Speed and memory comparisons; each module prints its table when run with ``python -m``."""
+"""Speed and memory of the package; run each module with ``python -m``."""

@@ -1,24 +1,24 @@
-"""Timing several functions side by side."""
+"""Time several functions in turns."""
 
 import statistics
 import time
 
-# Rounds that a median takes at the least, however slow the functions are.
+# Minimum number of rounds, however slow the functions are.
 _LEAST_ROUNDS = 3
 
-# Seconds below which a function is called twice in its turn, and the second call is timed: the
-# first one fetches back what the others drove from the caches, and wakes the threads.
+# Functions that take fewer seconds are called twice in each round, and the second call is timed:
+# the first one refills the caches that the other functions have used, and wakes the threads.
 _SHORT = 0.1
 
 
 def median_seconds(functions, rounds=15, budget=float("inf")):
-    """Median run time of each function, measured in turns so that drift hits all alike.
+    """Median run time of each function, measured in turns so that drift affects all equally.
 
     Args:
         functions: Mapping of names to functions without arguments.
-        rounds: How often each is timed, after one call to warm up. Short ones are warmed up again
-            in each turn.
-        budget: Seconds after which no further round begins, once there were three.
+        rounds: Number of times that each is timed, after one call to warm up. Short ones are warmed
+            up again in each round.
+        budget: Seconds after which no further round begins, but for the first three.
 
     Returns:
         Mapping of the names to seconds.

@@ -1,4 +1,4 @@
-"""Time of a search's trial beside the model's own prediction of the same images.
+"""Time of one trial of a search, beside that of the model's own predictions.
 
 Run: ``python -m benchmarks.refine_speed [--images 64] [--rounds 5]``
 """
@@ -7,14 +7,13 @@ import argparse
 import itertools
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.interleaved import median_seconds
 from experiments import imagenet
 from fd_keras import QuantizationTable
+from fd_keras._console import text_table
 from fd_keras.classifier import Classifier
-from fd_keras.refinement.scoring import ScoredImages, TableScorer
+from fd_keras.refinement.scoring import TableScorer
 
 
 def main():
@@ -22,11 +21,11 @@ def main():
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    classifier = Classifier(imagenet.mobilenet(), value_range=(0, 1), from_logits=True)
+    classifier = Classifier(imagenet.mobilenet(), value_range=(0, 1))
     images, labels = imagenet.images_and_labels()
     unit = np.float32(images[: arguments.images] / 255)
     sets = {"benign": unit, "attacked": unit}
-    scorer = TableScorer(classifier, ScoredImages(labels[: arguments.images], sets))
+    scorer = TableScorer(classifier, labels[: arguments.images], sets)
     steps = itertools.cycle((20.0, 30.0, 40.0))  # a new table for every trial
 
     def trial(spins):
@@ -40,12 +39,13 @@ def main():
         },
         arguments.rounds,
     )
-    table = Table("", "ms per image", "overhead, %", title=f"MobileNetV2, {len(unit)} images twice")
     alone = seconds["the model alone"]
-    for name, value in seconds.items():
-        per_image = 1e3 * value / (2 * len(unit))
-        table.add_row(name, f"{per_image:.2f}", f"{100 * (value / alone - 1):+.1f}")
-    Console().print(table)
+    rows = [
+        (name, f"{1e3 * value / (2 * len(unit)):.2f}", f"{100 * (value / alone - 1):+.1f}")
+        for name, value in seconds.items()
+    ]
+    head = (f"MobileNetV2, {len(unit)} images twice", "ms per image", "overhead, %")
+    print(text_table(head, rows))
 
 
 if __name__ == "__main__":

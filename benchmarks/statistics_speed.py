@@ -1,4 +1,4 @@
-"""Throughput of measuring coefficients beside the layer's own forward pass.
+"""Compare the speed of measuring coefficients with that of the layer's forward pass.
 
 Run: ``python -m benchmarks.statistics_speed``
 """

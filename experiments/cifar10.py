@@ -1,4 +1,4 @@
-"""The lossless CIFAR-10 images and ResNet-14 of ``../shared``."""
+"""The lossless CIFAR-10 images and the ResNet-14 of ``../shared``."""
 
 import numpy as np
 

@@ -4,7 +4,6 @@ Designed and searched tables and the ranges of int8 bodies come from other image
 Run: ``python -m experiments.export_proof [--out experiments/results]``
 """
 
-import argparse
 import json
 import platform
 import tempfile
@@ -24,6 +23,7 @@ from experiments.export_subjects import (
     imagenet_subject,
     tables_of,
 )
+from experiments.harness import argument_parser, parsed
 from fd_keras import (
     FeatureDistillation,
     export_saved_model,
@@ -242,9 +242,7 @@ def markdown(result):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
-    arguments = parser.parse_args()
+    arguments = parsed(argument_parser(__doc__, cache=None))
     console, rows = Console(), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -14,8 +14,10 @@ from fd_keras import (
     preset_table,
     refine,
 )
+from fd_keras.classifier import Classifier
 from fd_keras.demo import load_digits, train_classifier
 from fd_keras.evaluation import art_classifier, fgsm, predicted_classes
+from fd_keras.refinement import Search
 
 # Of the first half of the images: for the ranges of int8 bodies, and for the search.
 REPRESENTATIVE = 100
@@ -58,16 +60,15 @@ class Subject:
         )
 
     def searched_table(self, folder):
-        """The table of a small search, by way of its JSON file, as from ``fd-keras tune``."""
+        """The table of a small search, by way of its JSON file, as from ``fd-keras refine``."""
         images, labels = self.known[:SEARCHED_IMAGES], self.known_labels[:SEARCHED_IMAGES]
         result = refine(
-            self.model,
+            Classifier(self.model, value_range=self.value_range),
             (images, labels),
             {self.threat_models["attacked"]: self.attacked(images, labels)},
+            Search(max_trials=TRIALS),
             max_benign_loss=0.05,
-            max_trials=TRIALS,
-            rivals=[],
-            value_range=self.value_range,
+            baselines=[],
             directory=folder / "search",
         )
         result.table.save(folder / "table.json")

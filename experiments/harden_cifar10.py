@@ -7,18 +7,16 @@ writes weights and table of a recipe, too. ``--fast`` leaves out DeepFool, CW-L2
 take 20 of a recipe's 25 minutes under attack. With ``--smoke`` it takes a minute or two, is fast,
 too, and its figures mean nothing.
 
-It trains on the JPEG files of ``../shared``. Of the 2000 lossless images, the first 500 choose the
-epoch and the others are only reported. An image counts as right where the hardened classifier
-behind its layer gets both it and its attacked version right, among the images that the
-*undefended* classifier gets right: ``fd_keras.evaluate`` would take those that the hardened one
-gets right alone. Attacks, gradients and cache are those of ``evaluate``.
+It trains on the JPEG files of ``../shared``. Of the 2000 lossless images, the first 500 are the
+validation split, which chooses the epoch; the others are the test split. An image counts as right
+where the hardened classifier behind its layer gets both it and its attacked version right, among
+the images that the *undefended* classifier gets right: ``fd_keras.evaluate`` would take those that
+the hardened one gets right alone. Attacks, gradients and cache are those of ``evaluate``.
 """
 
-import argparse
 import json
 import platform
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -26,10 +24,10 @@ import tensorflow as tf
 from rich.console import Console
 
 from experiments import cifar10
-from experiments.paper_table import CACHE
+from experiments.harness import argument_parser, parsed
 from experiments.shared_models import SHARED
 from fd_keras import FeatureDistillation, QuantizationTable, harden, preset_table
-from fd_keras._console import progress_bars
+from fd_keras._console import progress_bars, text_table
 from fd_keras._files import atomic_path
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages
@@ -37,12 +35,13 @@ from fd_keras.evaluation import PROTOCOLS, pgd, square
 from fd_keras.evaluation.accuracies import accuracy_row
 from fd_keras.evaluation.defences import defence, no_defence
 from fd_keras.evaluation.store import ArrayStore
-from fd_keras.evaluation.workbench import ImageSet, Workbench, correct
-from fd_keras.hardening.schedule import warm_up_cosine
+from fd_keras.evaluation.workbench import AttackedImages, Workbench, correct
+from fd_keras.hardening import Recipe, Training
+from fd_keras.hardening.recipe import warm_up_cosine
 from fd_keras.plots import NamedPoint, empty_figure, place_names
 
 TRAINING = SHARED / "data" / "cifar10_train_jpeg.tfrecord.gz"
-CHOOSING = 500
+VALIDATION = 500
 LEARNING_RATE = 0.05
 
 
@@ -58,34 +57,29 @@ def bands(low, high, chroma, spins=1):
 # Steps so small that nothing is rounded: the same fine-tuning without the layer.
 NO_TABLE = QuantizationTable(np.full((8, 8), 2.0**-7), provenance={"name": "no quantisation"})
 STANDARD = bands(20, 40, 80)
-CONSISTENT = {"soft_labels": 0.5, "consistency": 0.5}
 
-# What is trained behind, and the arguments of ``harden``.
+# The table to train behind, and the arguments of ``Recipe``.
 RECIPES = {
-    "distilled": (STANDARD, {"attack_budget": 0}),
-    "fgsm-1": (STANDARD, {"attack_budget": 1}),
-    "fgsm-2": (STANDARD, {"attack_budget": 2}),
-    "fgsm-4": (STANDARD, {"attack_budget": 4}),
-    "fgsm-8": (STANDARD, {"attack_budget": 8}),
-    "fgsm-2-gentle": (bands(8, 16, 32), {"attack_budget": 2}),
-    "fgsm-2-gentle-4-grids": (bands(8, 16, 32, 4), {"attack_budget": 2}),
-    "fgsm-4-gentle": (bands(8, 16, 32), {"attack_budget": 4}),
-    "fgsm-4-4-grids": (bands(20, 40, 80, 4), {"attack_budget": 4}),
-    "fgsm-4-all": (STANDARD, {"attack_budget": 4, "attacked_share": 1.0}),
-    "pgd-2": (STANDARD, {"attack_budget": 2, "attack_steps": 3}),
-    "pgd-4": (STANDARD, {"attack_budget": 4, "attack_steps": 3}),
-    "trades-2": (STANDARD, {"attack_budget": 2, "attacked_share": 1.0, "trades": 3.0}),
-    "soft-2": (STANDARD, {"attack_budget": 2, "soft_labels": 0.5}),
-    "consistent-2": (STANDARD, {"attack_budget": 2, **CONSISTENT}),
-    "consistent-4": (STANDARD, {"attack_budget": 4, **CONSISTENT}),
-    # Where the gain is from, against fgsm-2.
-    "fgsm-2-no-layer": (NO_TABLE, {"attack_budget": 2, "attack_gradient": "straight-through"}),
-    "fgsm-2-identity": (STANDARD, {"attack_budget": 2, "attack_gradient": "straight-through"}),
-    "fgsm-2-learnt": (STANDARD, {"attack_budget": 2, "table_rate": 0.3}),
-    "fgsm-2-2-grids": (bands(20, 40, 80, 2), {"attack_budget": 2}),
-    "fgsm-2-4-grids": (bands(20, 40, 80, 4), {"attack_budget": 2}),
-    "fgsm-2-liu2019": (preset_table("liu2019"), {"attack_budget": 2}),
-    "fgsm-2-random": (STANDARD, {"attack_budget": 2, "random_grids": True, "step_jitter": 0.2}),
+    "distilled": (STANDARD, {"epsilon": 0}),
+    "fgsm-1": (STANDARD, {"epsilon": 1}),
+    "fgsm-2": (STANDARD, {"epsilon": 2}),
+    "fgsm-4": (STANDARD, {"epsilon": 4}),
+    "fgsm-8": (STANDARD, {"epsilon": 8}),
+    "fgsm-2-gentle": (bands(8, 16, 32), {"epsilon": 2}),
+    "fgsm-2-gentle-4-grids": (bands(8, 16, 32, 4), {"epsilon": 2}),
+    "fgsm-4-gentle": (bands(8, 16, 32), {"epsilon": 4}),
+    "fgsm-4-4-grids": (bands(20, 40, 80, 4), {"epsilon": 4}),
+    "fgsm-4-all": (STANDARD, {"epsilon": 4, "attacked_share": 1.0}),
+    "pgd-2": (STANDARD, {"epsilon": 2, "attack_steps": 3}),
+    "pgd-4": (STANDARD, {"epsilon": 4, "attack_steps": 3}),
+    "soft-2": (STANDARD, {"epsilon": 2, "soft_labels": 0.5}),
+    # Ablations of fgsm-2.
+    "fgsm-2-no-layer": (NO_TABLE, {"epsilon": 2, "attack_gradient": "straight-through"}),
+    "fgsm-2-identity": (STANDARD, {"epsilon": 2, "attack_gradient": "straight-through"}),
+    "fgsm-2-learnt": (STANDARD, {"epsilon": 2, "table_rate": 0.3}),
+    "fgsm-2-2-grids": (bands(20, 40, 80, 2), {"epsilon": 2}),
+    "fgsm-2-4-grids": (bands(20, 40, 80, 4), {"epsilon": 2}),
+    "fgsm-2-liu2019": (preset_table("liu2019"), {"epsilon": 2}),
 }
 
 GRAY_BOX = PROTOCOLS["evademl-cifar10"].gray_box
@@ -137,9 +131,9 @@ def optimizer(images, arguments):
     return keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True)
 
 
-def hardened(name, data, choosing, arguments, console):
+def hardened(name, data, validation, arguments, console):
     """The result of one recipe, and the seconds it took, 0 if it was there."""
-    table, settings = RECIPES[name]
+    table, recipe = RECIPES[name]
     policy = None if arguments.policy == "float32" else arguments.policy
     home = arguments.cache / "hardening" / f"{name}-{arguments.epochs}-{arguments.policy}"
     if arguments.smoke:
@@ -149,21 +143,23 @@ def hardened(name, data, choosing, arguments, console):
         grey_level_model(),
         FeatureDistillation(table),
         data,
-        choosing,
-        epochs=arguments.epochs,
-        batch_size=arguments.batch_size,
-        optimizer=optimizer(len(data[1]), arguments),
-        augment=flipped_and_shifted,
-        dtype_policy=policy,
+        validation,
+        Recipe(**recipe),
+        Training(
+            epochs=arguments.epochs,
+            batch_size=arguments.batch_size,
+            optimizer=optimizer(len(data[1]), arguments),
+            augment=flipped_and_shifted,
+            dtype_policy=policy,
+        ),
         directory=home,
         console=console,
-        **settings,
     )
     return result, time.monotonic() - started
 
 
 class Reporter:
-    """Attacks classifiers on the reported images."""
+    """Attacks classifiers on the test split."""
 
     def __init__(self, images, labels, arguments, console):
         self._arguments = arguments
@@ -173,8 +169,8 @@ class Reporter:
         chosen = np.flatnonzero(right)[: arguments.images]
         self.seen = len(labels)
         self.undefended = float(right.mean())
-        self._all = LabelledImages(images, labels, (0.0, 255.0), len(labels))
-        self._selection = LabelledImages(images[chosen], labels[chosen], (0.0, 255.0), len(labels))
+        self._all = LabelledImages(images, labels, (0.0, 255.0))
+        self._selection = self._all[chosen]
 
     def rows(self, name, model, table):
         """Every accuracy of a classifier behind its table, each with its threat model."""
@@ -192,8 +188,8 @@ class Reporter:
                 attacked = layer(255 * bench.pixels(images)) / 255
                 return correct(classifier.logits(attacked), images.images.labels)
 
-            benign = right(ImageSet(self._selection), own)
-            everything = right(ImageSet(self._all), own)
+            benign = right(AttackedImages(self._selection), own)
+            everything = right(AttackedImages(self._all), own)
 
             def row(images, bench, threat_model, source=""):
                 images = images.first(self._limit(images.attack))
@@ -222,12 +218,12 @@ class Reporter:
                 )
             ]
             for attack in self._attacks(GRAY_BOX):
-                images = ImageSet(self._selection, attack)
+                images = AttackedImages(self._selection, attack)
                 rows.append(row(images, own, "gray-box", ", on this classifier"))
                 rows.append(row(images, theirs, "gray-box", ", on the undefended one"))
             for threat_model, attacks in (("adaptive", ADAPTIVE), ("black-box", BLACK_BOX)):
                 for attack in self._attacks(attacks):
-                    images = ImageSet(self._selection, attack, layer)
+                    images = AttackedImages(self._selection, attack, layer)
                     rows.append(row(images, own, threat_model))
         return rows
 
@@ -245,33 +241,33 @@ def page(results):
         "# Hardened ResNet-14 on CIFAR-10",
         "",
         f"Fine-tuned on {about['training_images']} JPEG-compressed (quality 75) CIFAR-10 images "
-        f"behind its table. The epoch was chosen on {about['choosing_images']} lossless images; "
-        f"reported are {about['reported_images']} others, of which the undefended classifier gets "
-        f"{100 * about['undefended']:.1f} % right. Benign: of all of them. Under attack: of those "
-        "that the undefended classifier gets right, how many the hardened one behind its table "
-        "gets right both benign and attacked; counts and intervals are in the JSON file.",
+        f"behind its table. The validation split of {about['validation_images']} lossless images "
+        f"chose the epoch; the test split has {about['test_images']} others, of which the "
+        f"undefended classifier gets {100 * about['undefended']:.1f} % right. Benign: accuracy on "
+        "all of the test split. Under attack: of the images that the undefended classifier gets "
+        "right, the share that the hardened one behind its table gets right both benign and "
+        "attacked; counts and intervals are in the JSON file.",
         "",
         "Gray-box: attacks made without knowledge of the table, on this classifier / on the "
-        "undefended one. Adaptive: PGD-20 through the table, with the gradient of a smooth "
-        "stand-in for rounding and then the identity's. Black-box: Square, 1000 queries. "
-        "In %.",
+        "undefended one. Adaptive: PGD-20 through the table, with a smooth surrogate gradient of "
+        "rounding and then the identity's (BPDA). Black-box: Square, 1000 queries. In %.",
         "",
         "![trade-off](harden_cifar10.png)",
         "",
     ]
-    rows = {name: entry["rows"] for name, entry in results["recipes"].items()}
     heads = ["recipe", "epochs", "benign", *(a.name for a in GRAY_BOX)]
     heads += [*(f"adaptive {a.name}" for a in ADAPTIVE), *(a.name for a in BLACK_BOX)]
-    lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for name, found in rows.items():
-        by_attack = {row["attack"]: f"{100 * row['accuracy']:.1f}" for row in found}
-        cells = [name, str(results["recipes"][name].get("epochs", "")), by_attack["none"]]
+    table = []
+    for name, entry in results["recipes"].items():
+        by_attack = {row["attack"]: f"{100 * row['accuracy']:.1f}" for row in entry["rows"]}
+        cells = [name, str(entry.get("epochs", "")), by_attack["none"]]
         for attack in GRAY_BOX:
             sources = ("on this classifier", "on the undefended one")
             cells.append(" / ".join(by_attack.get(f"{attack.name}, {s}", "-") for s in sources))
         cells += [by_attack.get(attack.name, "-") for attack in (*ADAPTIVE, *BLACK_BOX)]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "Recipes, as arguments of `fd_keras.harden`:", ""]
+        table.append(cells)
+    lines += [text_table(heads, table, markdown=True), ""]
+    lines += ["Recipes, as arguments of `fd_keras.hardening.Recipe`:", ""]
     for name, entry in results["recipes"].items():
         if "table" in entry:
             settings = ", ".join(f"{k}={v!r}" for k, v in entry["arguments"].items())
@@ -282,7 +278,7 @@ def page(results):
     return "\n".join([*lines, "", f"{about['machine']}; {about['versions']}.", ""])
 
 
-# What is drawn over benign accuracy: a title, and the attack's name.
+# Axes of the figure: a title, and the attack's name.
 DRAWN = {
     "gray-box, FGSM .0156": "FGSM .0156, on this classifier",
     "gray-box, BIM .008": "BIM .008, on this classifier",
@@ -292,7 +288,7 @@ DRAWN = {
 
 
 def trade_off(results):
-    """A figure: what each classifier withstands, over its benign accuracy."""
+    """A figure of accuracy under attack over benign accuracy."""
     figure = empty_figure(9.6, 7.2)
     axes = figure.subplots(2, 2, sharex=True)
     names = {}
@@ -325,38 +321,33 @@ def published(result, out):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__, smoke=True)
     parser.add_argument("--recipe", action="append", choices=list(RECIPES))
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--policy", default="mixed_bfloat16", help="float32, or a Keras policy")
     parser.add_argument("--train-images", type=int, help="fewer of them")
-    parser.add_argument("--images", type=int, default=500, help="under attack")
+    parser.add_argument("--images", type=int, default=500, help="test images under attack")
     parser.add_argument("--publish", choices=list(RECIPES))
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     parser.add_argument("--fast", action="store_true", help="leave out the slow attacks")
-    parser.add_argument("--smoke", action="store_true", help="a minute, without meaning")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     names = list(dict.fromkeys([*(arguments.recipe or []), *filter(None, [arguments.publish])]))
     if arguments.smoke:
-        if arguments.out == parser.get_default("out"):
-            parser.error("--smoke needs another --out: its figures are not to be kept")
         arguments.epochs, arguments.train_images, arguments.images = 1, 256, 8
         arguments.fast = True
     images, labels = cifar10.images_and_labels()
-    choosing = 64 if arguments.smoke else CHOOSING
-    reported = slice(choosing, 128 if arguments.smoke else None)
+    count = 64 if arguments.smoke else VALIDATION
+    validation, test = slice(count), slice(count, 128 if arguments.smoke else None)
     data = training_images(arguments.train_images)
     console = Console(stderr=True)
-    reporter = Reporter(images[reported], labels[reported], arguments, console)
+    reporter = Reporter(images[test], labels[test], arguments, console)
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "harden_cifar10.json"
     results = json.loads(path.read_text()) if path.exists() else {"recipes": {}}
     results["about"] = {
         "training_images": len(data[1]),
-        "choosing_images": choosing,
-        "reported_images": reporter.seen,
+        "validation_images": count,
+        "test_images": reporter.seen,
         "undefended": reporter.undefended,
         "machine": f"{platform.machine()}, {platform.system()}",
         "versions": f"tensorflow {tf.__version__}, keras {keras.__version__}",
@@ -375,8 +366,8 @@ def main():
     keep("undefended", {"rows": reporter.rows("undefended", original, None)})
     keep("layer only", {"rows": reporter.rows("layer only", original, STANDARD)})
     for name in names:
-        choose = (images[:choosing], labels[:choosing])
-        result, seconds = hardened(name, data, choose, arguments, console)
+        validated = images[validation], labels[validation]
+        result, seconds = hardened(name, data, validated, arguments, console)
         console.print(f"{name}\n{result}", highlight=False)
         keep(
             name,
@@ -388,7 +379,7 @@ def main():
                 "best_epoch": result.best_epoch,
                 "within_benign_loss": result.within_benign_loss,
                 "seconds": round(seconds),
-                "choosing_rows": list(result.rows),
+                "validation_rows": list(result.rows),
                 "history": list(result.history),
                 "rows": reporter.rows(name, result.model, result.table),
             },

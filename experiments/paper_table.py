@@ -2,75 +2,48 @@
 
 Run: ``python -m experiments.paper_table``, or ``make paper-table``; with ``--only imagenet`` or
 ``--only cifar10``, earlier results of the other network stay in the files. What was computed stays
-in ``--cache``, so that a run which was stopped goes on where it was.
+in ``--cache``, so that a run that was stopped resumes where it was. ``--page`` runs nothing: it
+writes Markdown and pages anew from the JSON file, which has all figures but no pictures.
 """
 
-import argparse
 import dataclasses
 import itertools
 import json
-from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
-from experiments import cifar10, imagenet
+from experiments.harness import argument_parser, parsed, write_json, write_text
+from experiments.networks import RUNS, classifier_and_data
 from fd_keras import CoefficientStatistics, design_table, evaluate
-from fd_keras._files import atomic_path
 from fd_keras.evaluation import EvaluationReport
+from fd_keras.evaluation.protocols import protocol_named
+from fd_keras.evaluation.selection import select
 
-CACHE = Path(__file__).parents[1] / ".cache" / "evaluation"
-
-# What the paper claims, for the last column of the summary.
+# How much slower than the layer the paper found other defences, for the last line of each network.
 PAPER_SPEED_UP = 259
 
-# Few images where an attack or a rival is slow; each figure is printed with its count.
-RUNS = {
-    "imagenet": {
-        "title": "MobileNetV2 1.0/224 on ImageNet images",
-        "data": "500 ImageNet images, one for every second class",
-        "protocol": "evademl-imagenet",
-        "epsilon": 2.0,
-        "max_images": 1000,
-        "limits": {
-            "DeepFool": 48,
-            "CW-L2": 16,
-            "adaptive": 32,
-            "Square": 8,
-            "TVM": 48,
-            "quilting": 32,
-        },
-    },
-    "cifar10": {
-        "title": "ResNet-14 on lossless CIFAR-10 images",
-        "data": "2000 lossless CIFAR-10 images",
-        "protocol": "evademl-cifar10",
-        "epsilon": 2.0,
-        "max_images": 600,
-        "limits": {"DeepFool": 96, "CW-L2": 48, "adaptive": 64, "Square": 32, "quilting": 150},
-    },
-}
+BASELINES = ("JPEG", "bit depth", "median", "SLQ", "TVM", "quilting")
 
-RIVALS = ("JPEG", "bit depth", "median", "SLQ", "TVM", "quilting")
-
-# Budget of squared error in an accuracy-sensitive band; factor for chroma; block grids.
-BUDGETS = (12, 40, 75, 150)
+# Permitted squared error in an accuracy-sensitive band, factor for chroma, block grids.
+DISTORTIONS = (12, 40, 75, 150)
 CHROMA = (1, 6)
 SPINS = (1, 2, 4)
 
 
 def designed(images, epsilon):
-    """Step-1 tables to choose from, designed on images that are not reported."""
+    """Step-1 tables to choose from, designed on the validation split."""
     statistics = CoefficientStatistics.from_data(images, color_space="ycbcr")
     tables = []
-    for budget, chroma, spins in itertools.product(BUDGETS, CHROMA, SPINS):
+    for distortion, chroma, spins in itertools.product(DISTORTIONS, CHROMA, SPINS):
         table = design_table(
             statistics,
             epsilon,
             required_removal=0.985,
-            distortion_budget=[budget, chroma * budget, chroma * budget],
+            distortion_budget=[distortion, chroma * distortion, chroma * distortion],
             cycle_spins=spins,
         )
-        name = f"designed {budget}/{chroma * budget}, {spins} grids"
+        name = f"designed {distortion}/{chroma * distortion}, {spins} grids"
         provenance = {**table.provenance, "name": name}
         tables.append(dataclasses.replace(table, provenance=provenance))
     return tables
@@ -79,20 +52,15 @@ def designed(images, epsilon):
 def run(name, cache, console):
     """The report on one network."""
     settings = RUNS[name]
-    source = imagenet if name == "imagenet" else cifar10
-    model = imagenet.mobilenet() if name == "imagenet" else cifar10.resnet14()
-    images, labels = source.images_and_labels()
-    tables = designed(
-        tuning_images(model, images, labels, settings["max_images"]), settings["epsilon"]
-    )
+    classifier, data = classifier_and_data(name)
+    images = validation_images(classifier, data, settings["max_images"])
+    tables = designed(images, settings["epsilon"])
     report = evaluate(
-        model,
-        ((images / 255).astype("float32"), labels),
-        ["liu2019", "zigzag15", tables, *RIVALS],
-        settings["protocol"],
-        value_range=(0, 1),
+        classifier,
+        data,
+        ["liu2019", "zigzag15", tables, *BASELINES],
+        protocol_named(settings["protocol"], settings["limits"]),
         max_images=settings["max_images"],
-        limits=settings["limits"],
         cache_dir=cache,
         console=console,
     )
@@ -101,14 +69,14 @@ def run(name, cache, console):
     return report
 
 
-def tuning_images(model, images, labels, count):
-    """The images that `evaluate` tunes on: every second one that is classified correctly."""
-    predicted = model.predict((images / 255).astype("float32"), verbose=0).argmax(-1)
-    return images[predicted == labels][:count][::2]
+def validation_images(classifier, data, count):
+    """The validation split of `evaluate`, as uint8: every second image that is used."""
+    used = select(classifier, data, max_images=count, batch_size=32)
+    return np.uint8(np.rint(255 * used.images[::2]))
 
 
 def speed_ratios(report):
-    """How many times as long as the chosen table each defence takes for an image."""
+    """The chosen table, and the time of each defence as a multiple of its time."""
     times = {d["name"]: d["ms_per_image"] for d in report.defences}
     ours = [d["name"] for d in report.defences if d["family"] == "feature distillation"][-1]
     return ours, {name: value / times[ours] for name, value in times.items() if name != "none"}
@@ -129,8 +97,8 @@ def summary(reports):
             report.verdict,
             "",
             f"{settings['selection']} Attacks: ART, protocol `{settings['protocol']}`, seed "
-            f"{settings['seed']}. Pages with everything: "
-            f"[{name}](paper_table_{name}.html).",
+            f"{settings['seed']}. `make paper-table` writes a page with everything, "
+            f"`paper_table_{name}.html`.",
             "",
             report.table("markdown"),
             "",
@@ -154,24 +122,20 @@ def kept(path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
-    parser.add_argument("--only", choices=list(RUNS))
-    arguments = parser.parse_args()
-    names = [arguments.only] if arguments.only else list(RUNS)
+    parser = argument_parser(__doc__)
+    parser.add_argument("--only", choices=list(RUNS), help="run this network alone")
+    parser.add_argument("--page", action="store_true", help="only write Markdown and pages anew")
+    arguments = parsed(parser)
+    names = [] if arguments.page else [arguments.only] if arguments.only else list(RUNS)
     fresh = {name: run(name, arguments.cache, Console(stderr=True)) for name in names}
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, report in fresh.items():
-        report.to_html(arguments.out / f"paper_table_{name}.html")
     target = arguments.out / "paper_table.json"
     found = {**kept(target), **fresh}
     reports = {name: found[name] for name in RUNS if name in found}
-    results = {name: json.loads(report.to_json()) for name, report in reports.items()}
-    with atomic_path(target) as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n")
-    with atomic_path(arguments.out / "paper_table.md") as temporary:
-        temporary.write_text(summary(reports))
+    if fresh:
+        write_json(target, {name: json.loads(each.to_json()) for name, each in reports.items()})
+    for name, report in (reports if arguments.page else fresh).items():
+        report.to_html(arguments.out / f"paper_table_{name}.html")
+    write_text(arguments.out / "paper_table.md", summary(reports))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Does a random layer withstand an attacker who averages over what it draws?
+"""Measure a layer that is random at inference against an attacker who averages over its draws.
 
-The layer with another offset of its block grid and other steps in every call, beside the layer as
-it is, on ResNet-14 and CIFAR-10. The package has no such layer: it is built here from the views
-that hardening trains on. Run: ``python -m experiments.randomised_layer [--table liu2019] ...``;
-tables that were run earlier stay in the results, attacked images in ``--cache``. With ``--smoke``
-it takes a minute, and its figures mean nothing.
+In each call, the block grid is shifted and the steps are multiplied at random; beside it, the
+layer as it is, on ResNet-14 and CIFAR-10. The package has no such layer. Run: ``python -m
+experiments.randomised_layer [--table liu2019] ...``; tables that were run earlier stay in the
+results, attacked images in ``--cache``. With ``--smoke`` it takes a minute, and its figures mean
+nothing.
 
 Gray-box attacks are made on the classifier alone, by ART. Adaptive ones go through the layer: the
 attacker draws anew in each step, as the layer does, and takes the gradient of the mean logits over
@@ -14,7 +14,6 @@ draws of the layer's own. Each image counts with the share of draws in which it 
 are over images.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -22,7 +21,6 @@ import shlex
 import sys
 import time
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -31,20 +29,20 @@ from scipy import stats
 
 from experiments import cifar10
 from experiments.harden_cifar10 import NO_TABLE
-from experiments.paper_table import CACHE
-from fd_keras import CoefficientStatistics, FeatureDistillation, design_table, preset_table
+from experiments.harness import argument_parser, parsed
+from fd_keras import CoefficientStatistics, design_table, preset_table
+from fd_keras._console import text_table
 from fd_keras._files import atomic_path
 from fd_keras.data.labelled import array_hash
+from fd_keras.dct import BLOCK_SIZE
 from fd_keras.evaluation import PROTOCOLS, art_classifier, predicted_classes
 from fd_keras.evaluation.accuracies import wilson_interval
 from fd_keras.evaluation.store import ArrayStore
-from fd_keras.hardening.copies import copied
-from fd_keras.hardening.layer import TrainingDistillation
-from fd_keras.hardening.objective import perturbed
-from fd_keras.hardening.recipe import step_size
-from fd_keras.hardening.views import random_view
+from fd_keras.hardening.clone import clone_classifier
+from fd_keras.hardening.objective import pgd
+from fd_keras.kernels import clip_straight_through, distil, from_grey_levels, to_grey_levels
 
-EPSILON = 2 / 255
+EPSILON = 2  # grey levels of 255
 FILE = "randomised_layer.json"
 NONE = "no quantisation"
 TABLES = (NONE, "liu2019", "zigzag15", "designed")
@@ -52,7 +50,7 @@ SAME, RANDOM, SPUN = "as it is", "random grid and steps", "as it is, 4 grids"
 STEPS_ONLY, GRID_ONLY = "random steps", "random grid"
 JITTER = 0.3
 
-# Arguments of ``random_view``.
+# Arguments of ``drawn``.
 VARIANTS = {
     SAME: {"step_jitter": 0.0, "random_grids": False},
     SPUN: {"step_jitter": 0.0, "random_grids": False},
@@ -85,15 +83,37 @@ ADAPTIVE = {
 BATCH = 32
 
 
+def drawn(seed, step_jitter, random_grids):
+    """Factors of the steps, and an offset of the block grid in pixels; ``None``: neither."""
+    factors = offset = None
+    if step_jitter:
+        shape = (3, BLOCK_SIZE, BLOCK_SIZE)
+        factors = tf.exp(tf.random.stateless_uniform(shape, seed, -step_jitter, step_jitter))
+    if random_grids:
+        offset = tf.random.stateless_uniform((2,), seed, 0, BLOCK_SIZE, tf.int32)
+    return factors, offset
+
+
+def on_shifted_grid(images, offset, distilled):
+    """Distil images on a block grid that begins ``offset`` pixels above and left of them."""
+    height, width = images.shape[1:3]
+    padded = images
+    for axis, size in ((1, height), (2, width)):
+        # The blocks that cover the image behind any offset.
+        covered = (size + 2 * BLOCK_SIZE - 2) // BLOCK_SIZE * BLOCK_SIZE
+        positions = tf.clip_by_value(tf.range(covered) - offset[axis - 1], 0, size - 1)
+        padded = tf.gather(padded, positions, axis=axis)
+    begin = tf.concat([[0], offset, [0]], 0)
+    return tf.slice(distilled(padded), begin, tf.shape(images))
+
+
 class RandomLayer:
     """A classifier behind a table whose grid and steps change with each call."""
 
     def __init__(self, models, table, variant, seed):
         self._model, self._attackers_model = models
         self._settings, self._seed = VARIANTS[variant], seed
-        spins = 4 if variant == SPUN else 1
-        layer = FeatureDistillation(table, cycle_spins=spins, value_range=(0, 1))
-        self._distillation = TrainingDistillation(layer, channels=3)
+        self._table, self._spins = table, 4 if variant == SPUN else 1
         # The attacker knows how the layer draws, but not what.
         self._layers, self._attackers = (
             tf.random.Generator.from_seed(seed, alg="philox") for _ in range(2)
@@ -103,7 +123,7 @@ class RandomLayer:
         )
         self.identity = {
             "table": table.to_dict(),
-            "spins": spins,
+            "spins": self._spins,
             "seed": seed,
             "tensorflow": tf.__version__,
             **self._settings,
@@ -112,8 +132,23 @@ class RandomLayer:
     def _distilled(self, images, gradient, generator):
         """A batch of images, all with the same draw."""
         seed = generator.uniform_full_int((2,), tf.int32)
-        view = random_view(seed, 3, **self._settings)
-        return self._distillation.distil(images, view, gradient)
+        factors, offset = drawn(seed, **self._settings)
+        steps = tf.constant(self._table.steps_for(3), tf.float32)
+        if factors is not None:
+            steps = steps * factors
+
+        def distilled(pixels):
+            return distil(
+                pixels,
+                steps,
+                color_space=self._table.color_space,
+                cycle_spins=self._spins,
+                gradient=gradient,
+            )
+
+        pixels = to_grey_levels(images, 0, 1)
+        pixels = distilled(pixels) if offset is None else on_shifted_grid(pixels, offset, distilled)
+        return clip_straight_through(from_grey_levels(pixels, 0, 1), 0, 1)
 
     def attack(self, steps, draws, gradient):
         """A function of images, labels and a number, which attacks through the layer with PGD."""
@@ -125,11 +160,10 @@ class RandomLayer:
 
         @tf.function
         def graph(images, labels, number):
-            return perturbed(
+            return pgd(
                 *(images, labels, mean_logits),
-                budget=EPSILON,
+                epsilon=EPSILON,
                 steps=steps,
-                step_size=step_size(EPSILON, steps),
                 value_range=(0.0, 1.0),
                 seed=tf.stack([self._seed, number]),
             )
@@ -158,7 +192,7 @@ def attacked_through(layer, images, labels, steps, eot, store):
             "randomised layer": layer.identity,
             "images": array_hash(images[part], labels[part]),
             "steps": steps,
-            "epsilon": EPSILON,
+            "epsilon": EPSILON / 255,
             "eot": list(eot),
             "number": start,
         }
@@ -202,7 +236,7 @@ def rows_of(table_name, table, models, images, labels, gray_box, arguments):
         for eot in attackers:
             attacked = attacked_through(layer, images, labels, arguments.steps, eot, store)
             right = layer.right(attacked, labels, arguments.draws)
-            name = f"PGD-{arguments.steps} {255 * EPSILON:.0f}/255"
+            name = f"PGD-{arguments.steps} {EPSILON}/255"
             rows.append(row(table_name, variant, "adaptive", name, right, eot))
             report(rows[-1])
     return rows
@@ -262,7 +296,7 @@ def tables_of(names, others):
     for name in names:
         if name == "designed":
             statistics = CoefficientStatistics.from_data(others, color_space="ycbcr")
-            tables[name] = design_table(statistics, 255 * EPSILON)
+            tables[name] = design_table(statistics, EPSILON)
         else:
             tables[name] = NO_TABLE if name == NONE else preset_table(name)
     return tables
@@ -283,12 +317,12 @@ def page(results):
         "under whichever gradient harms it more; bootstrap.",
         "",
         "Gray-box: made on the classifier alone. Adaptive: through the layer, EOT over so many "
-        "draws in each step, with the gradient of a smooth stand-in for rounding or the "
-        "identity's; the classifier's part of it in bfloat16.",
+        "draws in each step, with a smooth surrogate gradient of rounding or the identity's "
+        "(BPDA); the classifier's part of the gradient in bfloat16.",
         "",
     ]
     heads = ["table", "layer", "threat model", "attack", "EOT", "gradient", "accuracy", "all"]
-    lines += ["| " + " | ".join([*heads, "gain"]) + " |", "|" + "---|" * (len(heads) + 1)]
+    table = []
     for figure in results["rows"]:
         cells = [figure[key] or "" for key in ("table", "variant", "threat_model")]
         cells += ["" if figure["attack"] == "none" else figure["attack"]]
@@ -297,8 +331,9 @@ def page(results):
         cells += [f"{100 * figure['right_in_all_draws']:.1f}" if figure["draws"] > 1 else ""]
         same = figure["variant"] == SAME
         cells += ["" if same else percent(figure["gain"], figure["gain_interval"], "+")]
-        lines.append("| " + " | ".join(cells) + " |")
+        table.append(cells)
     lines += [
+        text_table([*heads, "gain"], table, markdown=True),
         "",
         f"{about['command']}; seed {about['seed']}; {about['machine']}; {about['versions']}.",
         "",
@@ -329,23 +364,18 @@ def about(arguments, count):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__, smoke=True)
     parser.add_argument("--table", action="append", choices=TABLES, help="default: all")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20, help="of adaptive PGD")
     parser.add_argument("--draws", type=int, default=16, help="of the layer, on attacked images")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
-    parser.add_argument("--smoke", action="store_true", help="a minute, without meaning")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     names = arguments.table or TABLES
     if arguments.smoke:
-        if arguments.out == parser.get_default("out"):
-            parser.error("--smoke needs another --out: its figures are not to be kept")
         arguments.images, arguments.steps, arguments.draws, names = 8, 2, 2, TABLES[:2]
     model = cifar10.resnet14()
-    models = (model, copied(model, dtype_policy="mixed_bfloat16"))
+    models = (model, clone_classifier(model, dtype_policy="mixed_bfloat16"))
     images, labels, others = chosen_images(model, arguments.images, arguments.seed)
     bim = next(a for a in PROTOCOLS["evademl-cifar10"].gray_box if a.family == "BIM")
     victim = art_classifier(model, value_range=(0, 1))

@@ -1,39 +1,39 @@
-"""The searched front against its rivals: MobileNetV2 on ImageNet, ResNet-14 on CIFAR-10.
+"""Searched tables beside baselines: MobileNetV2 on ImageNet, ResNet-14 on CIFAR-10.
 
 One search for each permitted benign loss, the most permissive first; each starts from the best
-tables of those before it.
-Tables are chosen on every second image and reported on the others, gray-box. Run:
-``python -m experiments.refine_front imagenet|cifar10``. It goes on where it was stopped: attacked
-images stay in ``--cache``, which ``experiments.paper_table`` shares, and searches below it. With
-``--smoke`` it takes a minute, and its figures mean nothing.
+tables of those before it. Tables are chosen on the validation split and reported on the test split,
+gray-box. Run: ``python -m experiments.refine_front imagenet|cifar10``. It continues where it was
+stopped: attacked images stay in ``--cache``, which ``experiments.paper_table`` shares, and searches
+below it. With ``--smoke`` it takes a minute, and its figures mean nothing.
 """
 
-import argparse
+import dataclasses
 import json
-from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
-from experiments import cifar10, imagenet
-from experiments.paper_table import CACHE, RUNS
+from experiments.harness import argument_parser, parsed
+from experiments.networks import RUNS, classifier_and_data
 from fd_keras import RefineResult, learn_table, refine
+from fd_keras._console import text_table
 from fd_keras._files import atomic_path
 from fd_keras.evaluation.protocols import PROTOCOLS
+from fd_keras.refinement import Search
 from fd_keras.refinement.plots import plot_front
 from fd_keras.refinement.result import pareto_front
 
-BUDGETS = (0.13, 0.1, 0.07, 0.05, 0.03, 0.01)
-RIVALS = (
+LOSSES = (0.13, 0.1, 0.07, 0.05, 0.03, 0.01)
+BASELINES = (
     *("liu2019", "zigzag15"),
     *(f"jpeg:{quality}" for quality in (98, 95, 92, 90, 85, 80, 75, 70, 60, 50, 40, 30)),
     *("slq:20,40,60,80", "slq:60,70,80,90", "median:2", "median:3"),
     *(f"bits:{bits}" for bits in (7, 6, 5, 4, 3)),
 )
-# Images of each half for slow attacks: whole parts of 16, which is what the cache holds.
+# Images of each split for slow attacks: whole parts of 16, which is what the cache holds.
 LIMITS = {"imagenet": {"DeepFool": 48, "CW-L2": 16}, "cifar10": {"DeepFool": 96, "CW-L2": 48}}
-# Benign accuracies at which the issue of ten points is decided.
+# Benign accuracies at which tables and baselines are compared.
 LEVELS = (0.85, 0.875, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99)
+GAINS = ("asked for", "benign", "mean under attack", "best baseline", "its mean", "gain, points")
 _HANDED_ON = 4
 # The second search also tries tables that are flat, whose chroma is finer.
 _FLAT_STEPS = (12.0, 18.0, 26.0, 38.0, 56.0)
@@ -45,17 +45,19 @@ def searched(name, arguments, common):
     """The results of all searches, and their combined front."""
     home = arguments.cache / "searches" / f"{name}{'-smoke' if arguments.smoke else ''}"
     results = []
-    for number, budget in enumerate(arguments.budgets):
+    for number, loss in enumerate(arguments.losses):
         result = refine(
             **common,
-            max_benign_loss=budget,
-            max_trials=arguments.trials + (len(_FLAT_STEPS) if number == 1 else 0),
-            oracle=arguments.oracle,
-            first_values=best_values(results, budget, flat_values() if number == 1 else []),
-            # A trial that cannot win its own search may still be on the front of them all.
-            stop_early=False,
-            rivals=() if number else RIVALS,
-            directory=home / f"{budget:g}",
+            search=Search(
+                max_trials=arguments.trials + (len(_FLAT_STEPS) if number == 1 else 0),
+                oracle=arguments.oracle,
+                first_values=best_values(results, loss, flat_values() if number == 1 else []),
+                # A trial that cannot win its own search may still be on the front of them all.
+                stop_early=False,
+            ),
+            max_benign_loss=loss,
+            baselines=() if number else BASELINES,
+            directory=home / f"{loss:g}",
         )
         results.append(result)
     return results
@@ -70,11 +72,11 @@ def flat_values():
     ]
 
 
-def best_values(results, budget, more):
-    """Hyperparameters of the best tables so far under the next budget, and more."""
+def best_values(results, loss, more):
+    """Hyperparameters of the best tables so far within the next benign loss, and more."""
 
     def value(trial):
-        excess = trial.metrics["benign_loss"] - budget
+        excess = trial.metrics["benign_loss"] - loss
         return -excess if excess > 1e-9 else trial.metrics["accuracy"]
 
     trials = [trial for result in results for trial in result.trials if trial.complete]
@@ -88,27 +90,34 @@ def combined(results):
     points = [point for result in results for point in result.front]
     unique = {json.dumps(point.table.to_dict()): point for point in points}
     front = pareto_front(list(unique.values()))
-    able = [p for p in front if 1 - p.selection.benign <= _BALANCED_LOSS + 1e-9]
-    best = max(able or front, key=lambda p: p.selection.attacked)
+    able = [p for p in front if p.validation.benign_loss <= _BALANCED_LOSS + 1e-9]
+    best = max(able or front, key=lambda p: p.validation.attacked)
     trials = [trial for result in results for trial in result.trials]
     settings = {**results[0].settings, "max_benign_loss": _BALANCED_LOSS}
-    return RefineResult(best, front, results[0].rivals, trials, settings)
+    return RefineResult(best, front, results[0].baselines, trials, settings)
 
 
 def gains(result):
-    """At each level: the chosen table, and the best rival of no less held-back benign accuracy."""
+    """At each level: the chosen table, and the best baseline of no less benign test accuracy."""
     rows = []
     for level in LEVELS:
-        within = [p for p in result.front if p.selection.benign >= level - 1e-9]
+        within = [p for p in result.front if p.validation.benign >= level - 1e-9]
         if not within:
             continue
-        ours = max(within, key=lambda p: p.selection.attacked)
-        benign = ours.held_back.benign
-        able = [r for r in result.rivals if r.held_back.benign >= benign - 1e-9]
-        rival = max(able, key=lambda r: r.held_back.attacked)
-        row = {"level": level, "table": ours.name, "benign": benign, "rival": rival.name}
-        row |= {"ours": ours.held_back.attacked, "theirs": rival.held_back.attacked}
-        rows.append({**row, "gain": row["ours"] - row["theirs"]})
+        ours = max(within, key=lambda p: p.validation.attacked)
+        able = [b for b in result.baselines if b.test.benign >= ours.test.benign - 1e-9]
+        best = max(able, key=lambda b: b.test.attacked)
+        attacked = ours.test.attacked, best.test.attacked
+        rows.append(
+            (
+                f"{100 * level:.1f}",
+                f"{100 * ours.test.benign:.1f}",
+                f"{100 * attacked[0]:.1f}",
+                best.name,
+                f"{100 * attacked[1]:.1f}",
+                f"{100 * (attacked[0] - attacked[1]):+.1f}",
+            )
+        )
     return rows
 
 
@@ -120,7 +129,7 @@ def write(name, out, results, learnt):
     result.table.save(folder / "balanced.json")
     result.table_within(0.01).save(folder / "benign_1pct.json")
     for point in result.front:
-        point.table.save(folder / f"benign_{1000 * point.selection.benign:.0f}.json")
+        point.table.save(folder / f"benign_{1000 * point.validation.benign:.0f}.json")
     if learnt is not None:
         learnt.table.save(folder / "learnt.json")
     with atomic_path(out / f"{name}_front.png") as temporary:
@@ -136,8 +145,9 @@ def page(name, result, results, learnt):
     lines = [
         f"# Searched tables: {RUNS[name]['title']}",
         "",
-        f"{settings['images']['selecting']} images select and {settings['images']['held_back']} "
-        f"others report; the classifier alone gets all of them right. {protocol.description} "
+        f"{settings['images']['validation']} images in the validation split and "
+        f"{settings['images']['test']} in the test split; the classifier alone gets all of them "
+        f"right. {protocol.description} "
         "Threat model: gray-box, attacks on the classifier without a defence. An attacker who "
         "knows the table does better.",
         "",
@@ -146,23 +156,19 @@ def page(name, result, results, learnt):
         "",
         f"![front]({name}_front.png)",
         "",
-        "At least so much benign accuracy on the selecting half: accuracy of the chosen table on "
-        "the held-back half in %, beside the rival that is best under attack among those of no "
-        "less benign accuracy there. Rivals are chosen on the reporting half, which favours them.",
+        "At least so much benign accuracy on the validation split: accuracy of the chosen table on "
+        "the test split in %, beside the baseline that is best under attack among those of no less "
+        "benign accuracy there. Baselines are chosen on the test split, which favours them.",
         "",
-        "| asked for | benign | mean under attack | best rival | its mean | gain, points |",
-        "|---|---|---|---|---|---|",
+        text_table(GAINS, gains(result), markdown=True),
+        "",
+        "Permitted benign loss, and what it was on the test split, in %:",
+        "",
     ]
-    for row in gains(result):
-        numbers = [100 * row[key] for key in ("level", "benign", "ours", "theirs", "gain")]
-        level, benign, ours, theirs, gain = numbers
-        cells = [f"{level:.1f}", f"{benign:.1f}", f"{ours:.1f}", row["rival"], f"{theirs:.1f}"]
-        lines.append("| " + " | ".join([*cells, f"{gain:+.1f}"]) + " |")
-    lines += ["", "Permitted benign loss, and what it was on the held-back half, in %:", ""]
     for each in results:
-        figures, allowed = each.best.held_back, each.settings["max_benign_loss"]
-        low, high = (100 * (1 - end) for end in reversed(figures.interval("benign")))
-        lost = f"{100 * (1 - figures.benign):.1f} [{low:.1f}, {high:.1f}]"
+        accuracies, allowed = each.best.test, each.settings["max_benign_loss"]
+        low, high = (100 * (1 - end) for end in reversed(accuracies.interval("benign")))
+        lost = f"{100 * accuracies.benign_loss:.1f} [{low:.1f}, {high:.1f}]"
         lines.append(f"* {100 * allowed:g}: {lost}")
     if learnt is not None:
         lines += ["", "Gradient refinement of `balanced.json`:", "", "```", str(learnt), "```"]
@@ -171,36 +177,27 @@ def page(name, result, results, learnt):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__, smoke=True)
     parser.add_argument("name", choices=("imagenet", "cifar10"))
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     parser.add_argument("--trials", type=int, default=22, help="of each search")
-    parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
+    parser.add_argument("--losses", type=float, nargs="+", default=LOSSES)
     parser.add_argument("--oracle", default="bayesian")
     parser.add_argument("--epochs", type=int, default=6, help="of the learnt table; 0: none")
     parser.add_argument("--images", type=int, help="fewer of them")
-    parser.add_argument("--smoke", action="store_true", help="a minute, without meaning")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     if arguments.smoke:
-        arguments.trials, arguments.budgets, arguments.epochs = 2, (0.05, 0.2), 1
+        arguments.trials, arguments.losses, arguments.epochs = 2, (0.05, 0.2), 1
         arguments.images = arguments.images or 16
-        if arguments.out == parser.get_default("out"):
-            parser.error("--smoke needs another --out: its figures are not to be kept")
     run = RUNS[arguments.name]
-    source = imagenet if arguments.name == "imagenet" else cifar10
-    model = imagenet.mobilenet() if arguments.name == "imagenet" else cifar10.resnet14()
-    images, labels = source.images_and_labels()
+    classifier, data = classifier_and_data(arguments.name)
     limits = LIMITS[arguments.name]
     if arguments.smoke:
         limits = dict.fromkeys(limits, 2)
     common = {
-        "model": model,
-        "data": (np.float32(images / 255), labels),
-        "protocol": run["protocol"],
-        "value_range": (0, 1),
+        "classifier": classifier,
+        "data": data,
+        "protocol": dataclasses.replace(PROTOCOLS[run["protocol"]], limits=limits),
         "max_images": arguments.images or run["max_images"],
-        "limits": limits,
         "cache_dir": arguments.cache,
         "console": Console(stderr=True),
     }
@@ -208,7 +205,7 @@ def main():
     learnt = None
     if arguments.epochs:
         best = combined(results).best
-        allowed = 1 - best.selection.benign
+        allowed = best.validation.benign_loss
         learnt = learn_table(
             **common, table=best.table, max_benign_loss=allowed, epochs=arguments.epochs
         )

@@ -1,25 +1,24 @@
-"""Predicted removal probability of every band beside what happens to real attacks.
+"""Compare predicted removal probabilities of every band with counts under real attacks.
 
-Statistics and attack profile come from every second image, the counts from the others. Run:
+Statistics and attack profiles come from the validation split, counts from the test split. Run:
 ``python -m experiments.removal_model [--out experiments/results]``
 """
 
-import argparse
 import json
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
+from experiments.harness import argument_parser, parsed
 from experiments.imagenet import ATTACKS, CACHE, attacked_images, mobilenet
 from fd_keras import QuantizationTable, design_table, perturbation_profile, preset_table
 from fd_keras.design import band_removal
 from fd_keras.kernels import coefficients
 from fd_keras.statistics import CoefficientStatistics
 
-# L-inf size of each attack in grey levels.
+# L-inf size of each attack in grey levels of 255.
 EPSILONS = {"FGSM .0078": 0.0078 * 255, "BIM .004": 0.004 * 255}
 
 
@@ -36,16 +35,13 @@ def counted_removal(benign, attacked, steps, color_space):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
-    arguments = parser.parse_args()
+    arguments = parsed(argument_parser(__doc__, cache=CACHE))
     images = attacked_images(mobilenet(), arguments.cache)
-    known, fresh = images.half(0).sets, images.half(1).sets
+    validation, test = images.split("validation").sets, images.split("test").sets
     rows = []
     for color_space in ("rgb", "ycbcr"):
         statistics = CoefficientStatistics.from_data(
-            known["benign"], color_space=color_space, value_range=(0, 1)
+            validation["benign"], color_space=color_space, value_range=(0, 1)
         )
         tables = [
             preset_table("liu2019").with_settings(color_space=color_space),
@@ -55,10 +51,10 @@ def main():
         for table in tables:
             steps = table.steps_for(3)
             for attack in ATTACKS:
-                counted = counted_removal(fresh["benign"], fresh[attack], steps, color_space)
+                counted = counted_removal(test["benign"], test[attack], steps, color_space)
                 profile = perturbation_profile(
-                    known["benign"],
-                    known[attack],
+                    validation["benign"],
+                    validation[attack],
                     color_space=color_space,
                     value_range=(0, 1),
                 )
@@ -84,12 +80,12 @@ def main():
         "command": "python -m experiments.removal_model",
         "model": "MobileNetV2 1.0/224",
         "attacks": "ART, L-inf; FGSM eps .0078; BIM eps .004, step .002, 10 iterations",
-        "images": len(fresh["benign"]),
+        "images": len(test["benign"]),
         "rows": rows,
     }
     path = arguments.out / "removal_model.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    shown = Table(*rows[0], title=f"{len(fresh['benign'])} images that no prediction has seen")
+    shown = Table(*rows[0], title=f"{len(test['benign'])} images of the test split")
     for row in rows:
         shown.add_row(*(f"{v:.3f}" if isinstance(v, float) else v for v in row.values()))
     Console(width=140).print(shown)

@@ -1,4 +1,4 @@
-"""Model builders of ``../shared``, which is no package."""
+"""Import model builders from ``../shared``, which is not a package."""
 
 import importlib.util
 from pathlib import Path

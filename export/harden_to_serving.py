@@ -16,8 +16,10 @@ import keras
 import numpy as np
 
 import fd_keras
+from fd_keras.classifier import Classifier
 from fd_keras.demo import load_digits
 from fd_keras.evaluation import Protocol, art_classifier, bim, pgd, square
+from fd_keras.hardening import Recipe, Training
 
 VALUE_RANGE = (0, 1)
 LABELS = [str(digit) for digit in range(10)]
@@ -65,11 +67,10 @@ def evaluated(result, test, arguments):
         black_box=(square(epsilon, 100),),
     )
     return fd_keras.evaluate(
-        result.model,
+        Classifier(result.model, value_range=VALUE_RANGE),
         test,
         [result.layer],
         protocol,
-        value_range=VALUE_RANGE,
         max_images=arguments.images,
         seed=arguments.seed,
         cache_dir=arguments.out / "evaluation",
@@ -101,7 +102,7 @@ def verified(paths, result, test, arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", default="liu2019", help="a preset")
-    parser.add_argument("--epsilon", type=int, default=8, help="of all attacks, in grey levels")
+    parser.add_argument("--epsilon", type=int, default=8, help="of attacks, in grey levels of 255")
     parser.add_argument("--epochs", type=int, default=10, help="of the training")
     parser.add_argument("--harden-epochs", type=int, default=10)
     parser.add_argument("--images", type=int, default=100, help="under attack")
@@ -122,9 +123,8 @@ def main():
         model,
         layer,
         train,
-        attack_budget=arguments.epsilon,
-        epochs=arguments.harden_epochs,
-        batch_size=32,
+        recipe=Recipe(epsilon=arguments.epsilon),
+        training=Training(epochs=arguments.harden_epochs, batch_size=32),
         seed=arguments.seed,
     )
     result.save(arguments.out / "hardening")

@@ -1,7 +1,8 @@
-"""Feature distillation for Keras: an in-graph DCT quantiser that rounds attacks away."""
+"""Feature distillation for Keras: quantise the DCT of images against adversarial perturbations."""
 
 from fd_keras import jpeg
 from fd_keras._version import __version__ as __version__
+from fd_keras.classifier import Classifier
 from fd_keras.design import design_table, perturbation_profile, rank_bands, removal_probability
 from fd_keras.detection import DistillationDetector
 from fd_keras.evaluation import EvaluationReport, evaluate
@@ -24,6 +25,7 @@ from fd_keras.tables import QuantizationTable
 
 __all__ = [
     "PRESETS",
+    "Classifier",
     "CoefficientStatistics",
     "DistillationDetector",
     "EvaluationReport",

@@ -1,4 +1,9 @@
-"""Checks of arguments, value ranges and model outputs."""
+"""Checks of arguments, pixels and model outputs.
+
+``checked...`` and ``validate_...`` return the value in the type that the caller needs;
+``check_...`` return nothing. All raise ``ValueError`` with a message that names the argument and
+what was received.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +17,12 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-# Below this, in grey levels, an epsilon was surely meant for pixels from 0 to 1.
+# Smallest perturbation in grey levels of 255. Smaller numbers are refused, because they were
+# almost certainly meant for pixels from 0 to 1.
 SMALLEST_EPSILON = 0.1
+
+# Sums of probabilities in half precision differ from 1 by up to this much.
+_SUM_TOLERANCE = 1e-3
 
 
 def checked(
@@ -25,21 +34,21 @@ def checked(
     positive: bool = False,
     finite: bool = True,
 ) -> Array:
-    """Return ``value`` as float64 when all of it lies within ``[low, high]``.
+    """Return ``value`` as float64 if all of its numbers lie within ``[low, high]``.
 
     Args:
-        name: What the caller calls the argument.
+        name: Name of the argument in the error message.
         value: Numbers of any shape.
         low: Smallest permitted number.
         high: Largest permitted number.
-        positive: Refuse zero too.
-        finite: Refuse infinity too.
+        positive: Whether zero is refused.
+        finite: Whether infinity is refused.
 
     Returns:
         Array of the shape of ``value``.
 
     Raises:
-        ValueError: ``value`` holds anything else; NaN never passes.
+        ValueError: A number is outside the range or NaN.
 
     Example:
         >>> checked("step", -1.0)
@@ -63,17 +72,24 @@ def checked(
     return array
 
 
+def _rule(low: float, high: float, positive: bool, finite: bool) -> str:
+    if np.isfinite(high):
+        return f"lie between {low:g} and {high:g}"
+    sign = "positive" if positive else "not negative" if np.isfinite(low) else ""
+    return "be " + " and ".join(filter(None, ("finite" if finite else "", sign)))
+
+
 def checked_whole(argument: str, value: Any, low: int, high: int | None = None) -> int:
-    """Return ``value`` as an int when it is a whole number in a range.
+    """Return ``value`` as an int if it is a whole number in a range.
 
     Args:
-        argument: What the error message calls it.
+        argument: Name of the argument in the error message.
         value: Candidate.
-        low: Smallest value.
-        high: Largest value; ``None``: no limit.
+        low: Smallest permitted number.
+        high: Largest permitted number; ``None``: no limit.
 
     Raises:
-        ValueError: It is anything else.
+        ValueError: ``value`` is anything else.
 
     Example:
         >>> checked_whole("bits", np.int64(5), 1, 8)
@@ -89,14 +105,14 @@ def checked_whole(argument: str, value: Any, low: int, high: int | None = None) 
 
 
 def checked_labels(labels: npt.ArrayLike, count: int) -> npt.NDArray[np.integer]:
-    """Return ``labels`` as an array when they are integers, one for each of ``count`` images.
+    """Return ``labels`` as an array if they are integers, one for each of ``count`` images.
 
     Args:
         labels: Candidate.
         count: Number of images, at least one.
 
     Raises:
-        ValueError: They are anything else.
+        ValueError: ``labels`` are anything else.
 
     Example:
         >>> checked_labels([3, 1], 2)
@@ -112,13 +128,13 @@ def checked_labels(labels: npt.ArrayLike, count: int) -> npt.NDArray[np.integer]
 
 
 def validate_epsilon(epsilon: float) -> float:
-    """Return ``epsilon`` as a float when a table can be meant for it.
+    """Return ``epsilon`` as a float if it is the size of a perturbation in grey levels of 255.
 
     Args:
-        epsilon: Size of the perturbation of a pixel, on the 0..255 scale.
+        epsilon: Candidate, from 0.1 to 255.
 
     Raises:
-        ValueError: It is not one finite number, or below 0.1.
+        ValueError: ``epsilon`` is anything else.
 
     Example:
         >>> validate_epsilon(2)
@@ -128,24 +144,40 @@ def validate_epsilon(epsilon: float) -> float:
         value = float(epsilon)
     except (TypeError, ValueError):
         value = np.nan
-    if not SMALLEST_EPSILON <= value < np.inf:
+    if not SMALLEST_EPSILON <= value <= 255:
         raise ValueError(
-            f"`epsilon` must be one finite number of grey levels from 0 to 255, at least "
-            f"{SMALLEST_EPSILON}: for 0.0078 of pixels from 0 to 1, write 2. "
+            f"`epsilon` must be one finite number of grey levels of 255, from {SMALLEST_EPSILON} "
+            "to 255: for 0.0078 of pixels from 0 to 1, write 2. "
             f"Received: epsilon={epsilon!r}"
         )
     return value
 
 
-def _rule(low: float, high: float, positive: bool, finite: bool) -> str:
-    if np.isfinite(high):
-        return f"lie between {low:g} and {high:g}"
-    sign = "positive" if positive else "not negative" if np.isfinite(low) else ""
-    return "be " + " and ".join(filter(None, ("finite" if finite else "", sign)))
+def checked_epsilons(epsilon: npt.ArrayLike) -> Array:
+    """Return sizes of perturbations in grey levels of 255 as an array; 0 is none at all.
+
+    Args:
+        epsilon: Candidates of any shape, each 0 or at least 0.1.
+
+    Raises:
+        ValueError: A number is negative, not finite, or between 0 and 0.1.
+
+    Example:
+        >>> checked_epsilons([0, 2])
+        array([0., 2.])
+    """
+    array = checked("epsilon", epsilon)
+    too_small = (array > 0) & (array < SMALLEST_EPSILON)
+    if too_small.any():
+        raise ValueError(
+            f"`epsilon` must be 0 or at least {SMALLEST_EPSILON} grey levels of 255: for 0.0078 "
+            f"of pixels from 0 to 1, write 2. Received: epsilon={array[too_small].ravel()[0]}"
+        )
+    return array
 
 
 def validate_value_range(value_range: Sequence[float]) -> tuple[float, float]:
-    """Return ``value_range`` as two floats when it is a range.
+    """Return ``value_range`` as two floats if it is a range of pixel values.
 
     Args:
         value_range: Lowest and highest pixel value.
@@ -170,21 +202,20 @@ def validate_value_range(value_range: Sequence[float]) -> tuple[float, float]:
 
 
 def check_pixels(pixels: npt.NDArray[Any], value_range: tuple[float, float]) -> None:
-    """Refuse pixels that do not lie in a range, or that were scaled to a narrower one.
+    """Refuse pixels outside ``value_range``, and pixels that were scaled to a narrower range.
 
-    Half a grey level (a 255th of the range) beyond it is forgiven: interpolation and rounding
-    do that. Pixels that all lie within one grey level of black, some in between, were surely
-    scaled to another range, such as 0..1.
+    Pixels may exceed the range by half a grey level (a 255th of the range), as interpolation and
+    rounding cause it. Pixels that all lie within one grey level of black, some of them strictly in
+    between, were almost certainly scaled to another range, such as 0..1.
 
     Args:
-        pixels: Images that are looked at together, not empty.
-        value_range: What ``validate_value_range`` returned.
+        pixels: Images that are checked together; not empty.
+        value_range: Lowest and highest pixel value.
 
     Raises:
-        ValueError: A pixel is outside or NaN, or the pixels are of another scale.
+        ValueError: A pixel is outside the range or NaN, or the pixels are of another scale.
 
     Example:
-        >>> import numpy as np
         >>> check_pixels(np.array([0.0, 0.25, 1.0]), (0.0, 255.0))
         Traceback (most recent call last):
         ...
@@ -207,16 +238,12 @@ def check_pixels(pixels: npt.NDArray[Any], value_range: tuple[float, float]) -> 
             )
 
 
-# Outputs in half precision do not sum to 1 any closer.
-_SUM_TOLERANCE = 1e-3
-
-
 def check_outputs(outputs: npt.NDArray[np.floating], *, from_logits: bool) -> None:
-    """Refuse outputs that are not what ``from_logits`` says.
+    """Refuse outputs of a classifier that are not what ``from_logits`` says.
 
     Args:
-        outputs: What a classifier returned, ``(batch, classes)``.
-        from_logits: Whether they should be logits; else probabilities.
+        outputs: Outputs ``(batch, classes)``.
+        from_logits: Whether they should be logits; otherwise probabilities.
 
     Raises:
         ValueError: They are not finite, or the other of the two.

@@ -1,4 +1,4 @@
-"""The one place where TensorFlow 2.15 with Keras 2 and later stacks need different code."""
+"""Differences between TensorFlow 2.15 with Keras 2 and later versions with Keras 3."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _KERAS_2 = keras.__version__.startswith("2.")
 
 
 def add_float32_weight(layer: keras.layers.Layer, name: str, value: npt.NDArray[np.float64]) -> Any:
-    """Add a non-trainable float32 weight that no mixed-precision scope casts when read.
+    """Add a non-trainable weight that stays float32 under mixed precision.
 
     Args:
         layer: The layer that owns the weight.
         name: Name of the weight.
-        value: Its initial value.
+        value: Initial value.
 
     Returns:
-        The backend's variable.
+        The weight, a variable.
 
     Example:
         >>> tuple(add_float32_weight(keras.layers.Layer(), "steps", np.ones((1, 8, 8))).shape)
@@ -39,10 +39,10 @@ def add_float32_weight(layer: keras.layers.Layer, name: str, value: npt.NDArray[
 
 
 def clip(values: tf.Tensor, low: float, high: float) -> tf.Tensor:
-    """``tf.clip_by_value`` that keeps NaN under XLA too.
+    """``tf.clip_by_value`` that keeps NaN, also under XLA.
 
-    XLA's clamp in TensorFlow 2.15 turns NaN into ``low``, which would pass a broken image on
-    as a black one. Adding a zero made of the values brings the NaN back, for one more pass.
+    In TensorFlow 2.15, XLA's clamp turns NaN into ``low``, which would turn a broken image into a
+    black one. There, adding ``values - values`` restores NaN, at the cost of one more pass.
 
     Args:
         values: Floating-point tensor of any shape.
@@ -61,13 +61,13 @@ def clip(values: tf.Tensor, low: float, high: float) -> tf.Tensor:
 
 
 def descend(optimizer: Any, tape: tf.GradientTape, loss: tf.Tensor, variables: Any) -> None:
-    """Take one step of an optimiser, with the loss scaled where it asks for that (float16).
+    """Take one step of an optimiser, with its loss scaling if it has one (float16).
 
     Args:
         optimizer: A Keras optimiser.
-        tape: The tape that recorded ``loss``, no longer recording.
+        tape: The tape that recorded ``loss``; it has stopped recording.
         loss: Scalar.
-        variables: What is moved.
+        variables: Variables to update.
 
     Example:
         >>> variable = keras.layers.Layer().add_weight(shape=(), initializer="ones")

@@ -94,7 +94,7 @@ def text_table(
         BIM       9.0
         >>> print(text_table(["attack", "kept"], [["a|b", "93.0"]], markdown=True))
         | attack | kept |
-        |--------|------|
+        |--------|-----:|
         | a\|b   | 93.0 |
     """
     table = Table(box=box.MARKDOWN if markdown else _RULE, show_edge=markdown, pad_edge=markdown)
@@ -104,9 +104,13 @@ def text_table(
     for row in rows:
         table.add_row(*(_cell(cell, markdown) for cell in row))
     output = io.StringIO()
-    Console(file=output, width=_WIDE, color_system=None).print(table)
-    lines = [line.rstrip() for line in output.getvalue().splitlines()]
-    return "\n".join(line for line in lines if line)
+    # In a notebook, rich would display the table there instead of writing it.
+    Console(file=output, width=_WIDE, color_system=None, force_jupyter=False).print(table)
+    lines = [line.rstrip() for line in output.getvalue().splitlines() if line.strip()]
+    if markdown:  # rich aligns the text only
+        first, *others = lines[1].strip("|").split("|")
+        lines[1] = f"|{'|'.join([first, *(f'{other[:-1]}:' for other in others)])}|"
+    return "\n".join(lines)
 
 
 def _cell(text: str, markdown: bool) -> Text:

@@ -1,4 +1,4 @@
-"""Importing what an extra installs, with the way to install it in the error."""
+"""Import optional dependencies; the error says which extra installs them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """Import a module that one of the package's extras brings.
+    """Import a module that one of the package's extras installs.
 
     Args:
         module: Full name of the module.
-        extra: The extra that installs it, such as ``"evaluate"``.
+        extra: Name of the extra, such as ``"evaluate"``.
 
     Returns:
         The module.
 
     Raises:
-        ImportError: It is missing; the message says what to install.
+        ImportError: The module is not installed; the message says how to install it.
 
     Example:
         >>> import_extra("no_such_module", "evaluate")
@@ -28,13 +28,13 @@ def import_extra(module: str, extra: str) -> Any:
     """
     try:
         with warnings.catch_warnings():
-            # ART reports on every import that PyTorch, which nothing here needs, is missing.
+            # ART warns at every import that PyTorch is missing, which is not needed here.
             warnings.filterwarnings("ignore", "PyTorch not found", UserWarning)
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != package:
-            raise  # it is there, and something else is missing
+            raise  # the package is installed, but one of its own dependencies is missing
         raise ImportError(
             f'{package} is not installed; run: pip install "fd-keras[{extra}]"'
         ) from error

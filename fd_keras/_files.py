@@ -1,4 +1,4 @@
-"""Write files atomically, and read and write versioned JSON documents."""
+"""Atomic writing, versioned JSON documents, and directories of runs that can be resumed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-# What a constructor raises on entries that are missing, or of other types or sizes.
+# Errors that constructors raise on entries that are missing, or of other types or sizes.
 _INVALID = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
@@ -21,9 +21,8 @@ _INVALID = (ValueError, TypeError, KeyError, AttributeError, OverflowError, Recu
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` that replaces it when the block succeeds.
 
-    The temporary file keeps ``target``'s suffix, because writers such as Pillow choose the
-    format by it. When the block raises, the temporary file is removed and ``target`` is
-    left as it was.
+    The temporary path has the suffix of ``target``, from which writers such as Pillow choose the
+    format. If the block raises, the temporary file is removed and ``target`` stays unchanged.
 
     Args:
         target: The file to write. Missing parent directories are created.
@@ -38,7 +37,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Without the target's stem, which may be as long as a file name can be.
+    # Without the target's stem, which may already be as long as file names can be.
     temporary = target.with_name(f".{uuid.uuid4().hex}{target.suffix}")
     try:
         yield temporary
@@ -48,15 +47,15 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def claim(path: str | os.PathLike[str], identity: Mapping[str, Any], kind: str) -> None:
-    """Write what decides a run that can be resumed, or refuse a directory that holds another.
+    """Record which run a directory holds, and refuse the directory of another run.
 
     Args:
-        path: The JSON file of the identity, in the directory of the run.
-        identity: All that must be the same, as plain JSON types.
-        kind: What the run is called, such as ``"a search"``.
+        path: JSON file in the directory of the run that holds its identity.
+        identity: Settings that must be the same when the run is resumed, as plain JSON types.
+        kind: Name of such a run in the error message, such as ``"a search"``.
 
     Raises:
-        ValueError: There is another run in the directory.
+        ValueError: The directory holds a run with another identity.
 
     Example:
         >>> import tempfile
@@ -80,12 +79,12 @@ def claim(path: str | os.PathLike[str], identity: Mapping[str, Any], kind: str) 
 
 @dataclass(frozen=True)
 class DocumentFormat:
-    """A kind of JSON file that names its own format and version.
+    """A JSON document with a ``format`` and a ``version`` entry.
 
     Args:
-        name: Its ``format`` entry, such as ``"fd_keras.quantization_table"``.
-        version: Its ``version`` entry.
-        title: What error messages call it.
+        name: Value of ``format``, such as ``"fd_keras.quantization_table"``.
+        version: Value of ``version``.
+        title: Name of such a document in error messages.
 
     Example:
         >>> import tempfile
@@ -105,11 +104,12 @@ class DocumentFormat:
     title: str
 
     def text(self, content: Mapping[str, Any], *, rows: Sequence[str] = ()) -> str:
-        """The document as JSON text.
+        """Format a document as JSON text.
 
         Args:
             content: Its entries, plain JSON types.
-            rows: Entries that hold lists, to be written with one line per item.
+            rows: Names of entries whose lists are written with one item, or one innermost list,
+                per line.
 
         Raises:
             ValueError: A number is not finite.
@@ -132,23 +132,24 @@ class DocumentFormat:
 
         Args:
             path: File to write.
-            content: Its entries, plain JSON types.
-            rows: Entries that hold lists, to be written with one line per item.
+            content: As for ``text``.
+            rows: As for ``text``.
 
         Raises:
             OSError: The file cannot be written.
+            ValueError: A number is not finite.
         """
         with atomic_path(path) as temporary:
             temporary.write_text(self.text(content, rows=rows), encoding="utf-8")
 
     def parse(self, text: str | bytes) -> dict[str, Any]:
-        """The entries of a document, without format and version.
+        """Parse a document into its entries, without format and version.
 
         Args:
             text: JSON text.
 
         Raises:
-            ValueError: It is no JSON, or of another format or version.
+            ValueError: It is no JSON, or a document of another format or version.
         """
         try:
             data = json.loads(text, parse_constant=_refuse_constant)
@@ -157,13 +158,13 @@ class DocumentFormat:
         return self.content(data)
 
     def content(self, data: Any) -> dict[str, Any]:
-        """The entries of a document that was parsed already, without format and version.
+        """Check format and version of parsed JSON, and return the other entries.
 
         Args:
-            data: What JSON text holds.
+            data: Parsed JSON.
 
         Raises:
-            ValueError: It is of another format or version.
+            ValueError: It is a document of another format or version.
         """
         if not isinstance(data, Mapping):
             raise ValueError("the top level is not an object")
@@ -183,12 +184,16 @@ class DocumentFormat:
         *,
         argument: str = "path",
     ) -> Result:
-        """Read a document and make something of its entries.
+        """Read a document and build an object from its entries.
 
         Args:
             path: The file.
-            build: Function of the entries; whatever it raises on wrong ones names the file.
-            argument: What the error message calls ``path``.
+            build: Function from the entries to the object. Errors that it raises on invalid
+                entries become errors that name the file.
+            argument: Name of the caller's argument in error messages.
+
+        Returns:
+            What ``build`` returns.
 
         Raises:
             OSError: The file cannot be read.
@@ -205,13 +210,13 @@ class DocumentFormat:
             ) from error
 
     def recognises(self, path: str | os.PathLike[str]) -> bool:
-        """Whether a file says of itself that it is of this format, in any version.
+        """Whether the ``format`` entry of a file is this one, whatever its version.
 
         Args:
             path: The file.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: The file cannot be read.
         """
         try:
             data = json.loads(Path(path).read_bytes())
@@ -221,7 +226,7 @@ class DocumentFormat:
 
 
 def default_cache_dir() -> Path:
-    """Where evaluations and searches keep what they computed, unless told otherwise.
+    """Default directory in which evaluations and searches keep intermediate results.
 
     Example:
         >>> default_cache_dir().parts[-2:]
@@ -236,7 +241,7 @@ def _indented(value: Any) -> str:
 
 
 def _rows(value: Any, indent: str = " ") -> str:
-    """A list with one line per item; lists of lists of lists keep their innermost rows whole."""
+    """A list as JSON with one item per line; deeper lists with one innermost list per line."""
     if not value:
         return json.dumps(value)
     nested = all(

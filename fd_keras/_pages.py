@@ -1,4 +1,4 @@
-"""What the HTML pages share: each is one file that needs no network and no other file."""
+"""HTML pages by Jinja2, each one file that needs no network and no other file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -22,34 +24,77 @@ from fd_keras._files import atomic_path
 PAGE_INK = "#1a2732"
 PAGE_SOFT = "#5b6876"
 PAGE_PAPER = "#fefdfe"
+_VARIABLES = {PAGE_INK: "var(--ink)", PAGE_SOFT: "var(--soft)", PAGE_PAPER: "var(--paper)"}
 
-# Their values are those of pages.css, which does not reach into an image.
-_PLOT_STYLE = """<style>svg{--ink:#1b2733;--soft:#5a6875;--paper:#fff}
-@media (prefers-color-scheme:dark){svg{--ink:#e4eaf0;--soft:#9dabb8;--paper:#12181f}}</style>"""
-_PLOT_COLORS = {PAGE_INK: "var(--ink)", PAGE_SOFT: "var(--soft)", PAGE_PAPER: "var(--paper)"}
+_LIGHT = "--ink: #1b2733; --soft: #5a6875; --paper: #fff;"
+_DARK = "--ink: #e4eaf0; --soft: #9dabb8; --paper: #12181f;"
+
+
+def render_page(path: str | os.PathLike[str], template: str | Path, /, **fields: Any) -> None:
+    """Render a template and write the page, replacing ``path`` atomically.
+
+    What a field holds is shown as text: HTML in it is escaped. A template extends
+    ``base.html.j2`` and fills its blocks ``title``, ``style`` and ``main``; the filter
+    ``percent`` writes a share in %.
+
+    Args:
+        path: File to write.
+        template: Name of a file in ``fd_keras/templates``, or the path of another file.
+        **fields: What the template shows.
+
+    Raises:
+        ImportError: Jinja2 is not installed.
+        jinja2.TemplateError: There is no such template, or it needs another field.
+        OSError: The file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "hello.j2").write_text("<p>{{ name }}: {{ share | percent }} %</p>")
+        >>> render_page(folder / "hello.html", folder / "hello.j2", name="R&D", share=0.5)
+        >>> (folder / "hello.html").read_text()
+        '<p>R&amp;D: 50.0 %</p>'
+    """
+    if isinstance(template, str):
+        found = environment().get_template(template)
+    else:
+        found = environment().from_string(template.read_text(encoding="utf-8"))
+    page = found.render(fields)
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+@cache
+def environment() -> Any:
+    """The Jinja2 environment of all pages, which escapes what templates show.
+
+    Raises:
+        ImportError: Jinja2 is not installed.
+
+    Example:
+        >>> environment().from_string("{{ name }}").render(name="<script>")
+        '&lt;script&gt;'
+    """
+    jinja2 = import_extra("jinja2", "evaluate")
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("fd_keras"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    made.globals["inks"] = _inks(":root")
+    return made
 
 
 def write_page(
     path: str | os.PathLike[str], package: str, template: str, fields: dict[str, Any]
 ) -> None:
-    """Fill a template and write it, replacing ``path`` atomically.
-
-    Args:
-        path: File to write.
-        package: Package that holds the template.
-        template: Its file name. ``$style`` in it stands for the style all pages share.
-        fields: Its other fields, as HTML.
-
-    Raises:
-        KeyError: A field is missing.
-        OSError: The file cannot be written.
-
-    Example:
-        >>> write_page("page.html", "fd_keras.evaluation", "page.html", {})  # doctest: +SKIP
-    """
+    """Fill a ``string.Template`` with HTML; only the demo's page still needs it."""
     text = importlib.resources.files(package).joinpath(template).read_text(encoding="utf-8")
-    style = importlib.resources.files("fd_keras").joinpath("pages.css").read_text(encoding="utf-8")
-    page = Template(text).substitute(fields, style=style)
+    css = (importlib.resources.files("fd_keras") / "templates" / "pages.css").read_text()
+    page = Template(text).substitute(fields, style=_inks(":root") + css)
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -113,10 +158,16 @@ def figure_uri(figure: Any) -> str:
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with import_extra("matplotlib", "evaluate").rc_context({"svg.hashsalt": "fd_keras"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
-    svg = buffer.getvalue().replace("<defs>", f"{_PLOT_STYLE}<defs>", 1)
-    for color, variable in _PLOT_COLORS.items():
+    # The page's own style does not reach into an image.
+    svg = buffer.getvalue().replace("<defs>", f"<style>{_inks('svg')}</style><defs>", 1)
+    for color, variable in _VARIABLES.items():
         svg = svg.replace(color, variable)
     return _data_uri("image/svg+xml", svg.encode("utf-8"))
+
+
+def _inks(selector: str) -> str:
+    dark = f"@media (prefers-color-scheme: dark) {{ {selector} {{ {_DARK} }} }}"
+    return f"{selector} {{ {_LIGHT} }}\n{dark}\n"
 
 
 def _data_uri(media_type: str, content: bytes) -> str:

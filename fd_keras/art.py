@@ -23,30 +23,32 @@ _Preprocessor: Any = import_extra(
 class FeatureDistillationPreprocessor(_Preprocessor):
     """Puts ``FeatureDistillation`` in front of any ART estimator.
 
-    ART's TensorFlow estimators run and differentiate it inside their graph; all others, black
-    boxes and other frameworks among them, call it on numpy arrays and get the same values.
+    ART's TensorFlow estimators run and differentiate it inside their graph. All others, such as
+    black boxes and estimators of other frameworks, call it on numpy arrays and get the same
+    values.
 
-    Attacks that ART makes through it are adaptive (BPDA): in both cases a gradient stands in for
-    that of rounding. The default makes the strongest attacks that we know; with
-    ``"straight-through"`` all of the layer counts as identity, as its own default has it. To
-    attack as somebody who does not know of the defence (gray-box), attack an estimator without
-    it. No accuracy under either is security: see the references.
+    Attacks that ART makes through it are adaptive (BPDA): the gradient of rounding is replaced by
+    ``gradient``. The default, ``"smooth"``, makes the strongest attacks that we know of;
+    ``"straight-through"``, the default of the layer itself, treats the whole layer as the
+    identity. For a gray-box attack, by an attacker who does not know of the defence, attack an
+    estimator without it. An accuracy under either is no proof of security: see the references.
 
     Args:
-        quantization_table: As of ``FeatureDistillation``.
-        color_space: As of ``FeatureDistillation``.
-        cycle_spins: As of ``FeatureDistillation``.
+        quantization_table: As for ``FeatureDistillation``.
+        color_space: As for ``FeatureDistillation``.
+        cycle_spins: As for ``FeatureDistillation``.
         value_range: Lowest and highest pixel value, the estimator's ``clip_values``.
         channels_first: Whether images are ``(channels, height, width)``.
-        apply_fit: Whether images are distilled when the estimator is trained.
-        apply_predict: Whether they are when it predicts and when it is attacked.
-        gradient: As of ``FeatureDistillation``.
-        batch_size: Number of images distilled at once; ART passes whole data sets. It bounds
-            memory, and makes no difference to the result.
+        apply_fit: Whether images are distilled while the estimator is trained.
+        apply_predict: Whether images are distilled when the estimator predicts and when it is
+            attacked.
+        gradient: As for ``FeatureDistillation``.
+        batch_size: Number of images that are distilled at once, because ART passes whole data
+            sets. It limits memory and does not change the result.
 
     Raises:
-        ImportError: On importing the module: ART is not installed.
-        ValueError: An argument does not fit.
+        ImportError: ART is not installed; raised when this module is imported.
+        ValueError: An argument is invalid.
 
     Example:
         >>> images = np.random.default_rng(7).random((2, 32, 32, 3), np.float32)
@@ -62,7 +64,7 @@ class FeatureDistillationPreprocessor(_Preprocessor):
         Defenses", NeurIPS 2020. ART: Nicolae et al., arXiv:1807.01069.
     """
 
-    # What ART's `set_params` may change.
+    # Names of the parameters that ART's `set_params` may change.
     params = (
         "quantization_table",
         "color_space",
@@ -97,19 +99,19 @@ class FeatureDistillationPreprocessor(_Preprocessor):
         self._check_params()
 
     def forward(self, x: tf.Tensor, y: Any = None) -> tuple[tf.Tensor, Any]:
-        """Distil a batch of images inside TensorFlow; ``y`` is passed on."""
+        """Distil a batch of images inside TensorFlow; ``y`` is returned as it is."""
         count = x.shape[0]
         if count is None or count <= self.batch_size:
             return self._layer(x), y
         starts = range(0, count, self.batch_size)
-        # Not slices: the gradient of each would be as large as all of `x`.
+        # `tf.split`, because the gradient of each slice would be as large as all of `x`.
         parts = tf.split(x, [min(self.batch_size, count - start) for start in starts])
         return tf.concat([self._layer(part) for part in parts], axis=0), y
 
     def __call__(self, x: npt.NDArray[Any], y: Any = None) -> tuple[npt.NDArray[Any], Any]:
-        """Distil an array of images, float32; ``y`` is passed on.
+        """Distil an array of images to float32; ``y`` is returned as it is.
 
-        Images of different sizes come as ART has them: an array of arrays, dtype object.
+        Images of different sizes are an array of arrays with dtype object, as ART's convention is.
         """
         if x.dtype == object:
             distilled = np.empty(len(x), dtype=object)
@@ -123,11 +125,12 @@ class FeatureDistillationPreprocessor(_Preprocessor):
         return result, y
 
     def estimate_gradient(self, x: npt.NDArray[Any], grad: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The gradient at the images ``x``, given the one at the distilled images.
+        """Propagate a gradient back through the layer.
 
         Args:
             x: Batch of images.
-            grad: Of the shape of ``x``, or ``(batch, classes, ...)`` with one for each class.
+            grad: Gradient with respect to the distilled images, of the shape of ``x``; or
+                ``(batch, classes, ...)``, one for each class.
 
         Returns:
             Array of the shape of ``grad``.

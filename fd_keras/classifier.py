@@ -1,4 +1,4 @@
-"""A classifier with all that one must know to run it."""
+"""A Keras classifier with its value range, kind of outputs and class names."""
 
 from __future__ import annotations
 
@@ -17,25 +17,44 @@ from fd_keras.data.labelled import unit_images
 
 FloatArray = npt.NDArray[np.float32]
 
-# Smallest probability whose logarithm is taken, for models that return probabilities.
+# Smaller probabilities count as this one: the logarithm of 0 is not finite.
 _LEAST_PROBABILITY = 1e-30
+
+
+def as_logits(outputs: tf.Tensor, *, from_logits: bool) -> tf.Tensor:
+    """Convert the outputs of a classifier to float32 logits.
+
+    Args:
+        outputs: Logits or probabilities ``(batch, classes)``.
+        from_logits: Whether ``outputs`` are logits. Of probabilities, the logarithms are taken.
+
+    Returns:
+        Tensor ``(batch, classes)``; differentiable.
+
+    Example:
+        >>> as_logits(tf.constant([[1.0, 1.0]]), from_logits=False).numpy().tolist()
+        [[0.0, 0.0]]
+    """
+    outputs = tf.cast(outputs, tf.float32)
+    return outputs if from_logits else tf.math.log(tf.maximum(outputs, _LEAST_PROBABILITY))
 
 
 class Classifier:
     """A Keras classifier with its value range, kind of outputs and class names.
 
-    It is made once and handed to ``evaluate``, ``refine``, ``learn_table`` and ``harden``, which
-    all take a plain Keras model as well: one of pixels from 0 to 255 that returns logits.
+    ``evaluate``, ``refine``, ``learn_table`` and ``harden`` take one, or a plain Keras model if it
+    takes pixels from 0 to 255 and returns logits.
 
     Args:
-        model: Keras model from one batch of images to ``(batch, classes)``, without the layer.
+        model: Keras model with one image input and outputs ``(batch, classes)``, without the
+            feature distillation layer.
         value_range: Lowest and highest pixel value that ``model`` takes, such as ``(0, 1)``.
-        from_logits: Whether ``model`` returns logits. With probabilities, gradients vanish
-            where they are rounded to 0 or 1, which weakens attacks and training.
-        class_names: Names of the classes in the order of the outputs.
+        from_logits: Whether ``model`` returns logits; else probabilities. Where probabilities are
+            rounded to 0 or 1, gradients vanish, which weakens attacks and training.
+        class_names: Distinct names of the classes, in the order of the outputs.
 
     Raises:
-        ValueError: ``value_range`` is no range, or ``class_names`` are not distinct texts, one
+        ValueError: ``value_range`` is not a range, or ``class_names`` are not distinct texts, one
             for each output.
         TypeError: ``model`` cannot be called.
 
@@ -63,19 +82,21 @@ class Classifier:
         self._graph = tf.function(self.unit_logits, reduce_retracing=True)
 
     @classmethod
-    def of(cls, model: Any) -> Classifier:
-        """A classifier as it is, or a Keras model with the default arguments.
+    def of(cls, model: Classifier | keras.Model) -> Classifier:
+        """Return a ``Classifier`` as it is, and wrap a plain Keras model.
 
         Args:
-            model: A ``Classifier``, or a Keras model of pixels from 0 to 255 with logits.
+            model: A ``Classifier``, or a Keras model that takes pixels from 0 to 255 and returns
+                logits.
         """
         return model if isinstance(model, Classifier) else cls(model)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of architecture and weights that does not depend on the names of layers.
+        """Hash of architecture, weights, value range and kind of outputs.
 
-        A subclassed model without a configuration is told by its class and weights alone.
+        Names of layers do not count. Of a subclassed model without a configuration, class and
+        weights alone count.
         """
         digest = hashlib.sha256(_architecture(self.model).encode())
         digest.update(repr((self.value_range, self.from_logits)).encode())
@@ -85,14 +106,14 @@ class Classifier:
         return digest.hexdigest()
 
     def logits(self, images: npt.NDArray[np.generic], *, batch_size: int = 32) -> FloatArray:
-        """Logits of images, a batch at a time.
+        """Logits of images, one batch after the other.
 
         Args:
-            images: Batch ``(n, height, width, channels)``, pixels from 0 to 1.
-            batch_size: Number of images at once.
+            images: ``(n, height, width, channels)``, pixels from 0 to 1.
+            batch_size: Number of images classified at once.
 
         Returns:
-            Array ``(n, classes)``; for a model that returns probabilities, their logarithms.
+            Array ``(n, classes)``.
         """
         parts = [
             self._graph(tf.convert_to_tensor(images[start : start + batch_size], tf.float32))
@@ -103,14 +124,17 @@ class Classifier:
     def correct(
         self, images: npt.NDArray[Any], labels: npt.NDArray[np.integer]
     ) -> npt.NDArray[np.bool_]:
-        """Which images are classified correctly, once images, labels and model fit together.
+        """Check images, labels and outputs, and return which images are classified correctly.
 
         Args:
-            images: Batch in the model's value range.
-            labels: Their classes.
+            images: ``(n, height, width, channels)`` in ``value_range``.
+            labels: Integer classes ``(n,)``.
+
+        Returns:
+            Boolean array ``(n,)``.
 
         Raises:
-            ValueError: Images, labels and model do not fit.
+            ValueError: Images, labels, outputs or class names do not fit each other.
         """
         check_pixels(images, self.value_range)
         expected = getattr(self.model, "input_shape", None)
@@ -121,13 +145,14 @@ class Classifier:
                     f"`data` must hold images of shape {expected[1:]}, which `model` takes. "
                     f"Received: images of shape {images.shape[1:]}"
                 )
-        outputs = self.outputs(unit_images(images, self.value_range))
+        outputs = np.asarray(self.outputs(tf.constant(unit_images(images, self.value_range))))
         if outputs.ndim != 2:
             raise ValueError(
                 "`model` must return one batch of outputs (batch, classes). "
                 f"Received: outputs of shape {outputs.shape}"
             )
         check_outputs(outputs, from_logits=self.from_logits)
+        _check_count(self.class_names, outputs.shape[1])
         if labels.min() < 0 or labels.max() >= outputs.shape[1]:
             raise ValueError(
                 f"`data` must have labels from 0 to {outputs.shape[1] - 1}, the classes of "
@@ -135,24 +160,28 @@ class Classifier:
             )
         return np.asarray(outputs.argmax(axis=-1) == labels)
 
-    def outputs(self, images: npt.NDArray[np.generic]) -> FloatArray:
-        """What the model itself returns for pixels from 0 to 1."""
-        return np.asarray(self._outputs(tf.convert_to_tensor(images, tf.float32)))
+    def outputs(self, images: tf.Tensor) -> tf.Tensor:
+        """What the model returns, as a differentiable tensor.
 
-    def _outputs(self, images: tf.Tensor) -> tf.Tensor:
+        Args:
+            images: float32 ``(batch, height, width, channels)``, pixels from 0 to 1.
+
+        Returns:
+            float32 ``(batch, classes)``: logits or probabilities.
+        """
         low, high = self.value_range
         return tf.cast(self.model(low + (high - low) * images, training=False), tf.float32)
 
     def unit_logits(self, images: tf.Tensor) -> tf.Tensor:
-        """Differentiable logits of pixels from 0 to 1; logarithms of probabilities.
+        """Logits of pixels from 0 to 1, as a differentiable tensor.
 
         Args:
-            images: float32 ``(batch, height, width, channels)``.
+            images: float32 ``(batch, height, width, channels)``, pixels from 0 to 1.
+
+        Returns:
+            float32 ``(batch, classes)``.
         """
-        outputs = self._outputs(images)
-        if self.from_logits:
-            return outputs
-        return tf.math.log(tf.maximum(outputs, _LEAST_PROBABILITY))
+        return as_logits(self.outputs(images), from_logits=self.from_logits)
 
 
 def _architecture(model: keras.Model) -> str:
@@ -171,14 +200,18 @@ def _checked_names(names: Sequence[str] | None, model: Any) -> tuple[str, ...] |
     if names is None:
         return None
     checked = tuple(names)
-    shape = getattr(model, "output_shape", None)
-    classes = shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
     texts = all(isinstance(name, str) for name in checked)
     if isinstance(names, str) or not texts or len(set(checked)) < len(checked):
         raise ValueError(f"`class_names` must be distinct texts. Received: class_names={names!r}")
-    if classes is not None and len(checked) != classes:
+    shape = getattr(model, "output_shape", None)
+    if isinstance(shape, tuple) and len(shape) == 2 and shape[-1] is not None:
+        _check_count(checked, shape[-1])
+    return checked
+
+
+def _check_count(names: tuple[str, ...] | None, classes: int) -> None:
+    if names is not None and len(names) != classes:
         raise ValueError(
             f"`class_names` must have one name for each of the {classes} outputs of `model`. "
-            f"Received: {len(checked)} names"
+            f"Received: {len(names)} names"
         )
-    return checked

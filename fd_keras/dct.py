@@ -1,4 +1,4 @@
-"""Bands of the 8x8 DCT, colour transforms and shifted block grids, in plain numpy."""
+"""The geometry of the quantised DCT in plain numpy: bands, colour spaces and block grids."""
 
 from __future__ import annotations
 
@@ -11,33 +11,10 @@ import numpy.typing as npt
 BLOCK_SIZE = 8
 
 # Integer pixels put coefficients of the bands (0,0), (0,4), (4,0), (4,4) exactly on k + 1/2
-# steps, where every runtime's rounding errors fall differently. The offset moves those ties
-# aside by more than float32 errors; 997 is prime, so no integer step moves them back.
+# steps, where the rounding errors of different runtimes fall on different sides. The offset moves
+# those ties aside by more than float32 errors; 997 is prime, so that no integer step moves a
+# coefficient onto a tie again.
 TIE_OFFSET = 1 / 997
-
-
-def zigzag_rank() -> npt.NDArray[np.int64]:
-    """Position of each band in JPEG's zig-zag scan.
-
-    Returns:
-        Array ``(8, 8)`` holding 0 at DC up to 63 at the highest diagonal frequency.
-
-    Example:
-        >>> zigzag_rank()[:2, :3].tolist()
-        [[0, 1, 5], [2, 4, 7]]
-
-    References:
-        ITU-T T.81, figure A.6.
-    """
-    u, v = np.indices((BLOCK_SIZE, BLOCK_SIZE))
-    diagonal = u + v
-    # Even diagonals are walked upwards (u falls), odd ones downwards.
-    along = np.where(diagonal % 2 == 0, v, u)
-    order = np.lexsort((along.ravel(), diagonal.ravel()))
-    rank = np.empty(BLOCK_SIZE**2, np.int64)
-    rank[order] = np.arange(BLOCK_SIZE**2)
-    return rank.reshape(BLOCK_SIZE, BLOCK_SIZE)
-
 
 ColorSpace = Literal["rgb", "ycbcr"]
 
@@ -55,31 +32,40 @@ RGB_TO_YCBCR: npt.NDArray[np.float64] = np.array(
 
 YCBCR_TO_RGB: npt.NDArray[np.float64] = np.linalg.inv(RGB_TO_YCBCR).astype(np.float64)
 
+MAX_CYCLE_SPINS = BLOCK_SIZE**2
 
-def level_shift(color_space: ColorSpace) -> float:
-    """Grey level that is subtracted from every pixel before the DCT.
 
-    A JPEG codec centres its components on 128 (T.81, A.3.1), so a neutral grey has zero
-    chroma and stays neutral under any chroma step. The authors' RGB code does not shift.
+def zigzag_rank() -> npt.NDArray[np.int64]:
+    """Position of each band in JPEG's zig-zag scan.
 
-    Args:
-        color_space: ``"rgb"`` or ``"ycbcr"``.
+    Returns:
+        Array ``(8, 8)``, from 0 for DC to 63 for the highest diagonal frequency.
 
     Example:
-        >>> level_shift("ycbcr"), level_shift("rgb")
-        (128.0, 0.0)
+        >>> zigzag_rank()[:2, :3].tolist()
+        [[0, 1, 5], [2, 4, 7]]
+
+    References:
+        ITU-T T.81, figure A.6.
     """
-    return 128.0 if color_space == "ycbcr" else 0.0
+    u, v = np.indices((BLOCK_SIZE, BLOCK_SIZE))
+    diagonal = u + v
+    # Even diagonals are scanned upwards (u falls), odd ones downwards.
+    along = np.where(diagonal % 2 == 0, v, u)
+    order = np.lexsort((along.ravel(), diagonal.ravel()))
+    rank = np.empty(BLOCK_SIZE**2, np.int64)
+    rank[order] = np.arange(BLOCK_SIZE**2)
+    return rank.reshape(BLOCK_SIZE, BLOCK_SIZE)
 
 
 def validate_color_space(value: object) -> ColorSpace:
-    """Return ``value`` when it names a colour space.
+    """Return ``value`` if it is the name of a colour space.
 
     Args:
-        value: Candidate name.
+        value: Candidate.
 
     Raises:
-        ValueError: It is none of ``COLOR_SPACES``.
+        ValueError: ``value`` is none of ``COLOR_SPACES``.
 
     Example:
         >>> validate_color_space("rgb")
@@ -93,17 +79,30 @@ def validate_color_space(value: object) -> ColorSpace:
     )
 
 
-MAX_CYCLE_SPINS = BLOCK_SIZE**2
+def level_shift(color_space: ColorSpace) -> float:
+    """Grey level that is subtracted from every pixel before the DCT.
+
+    A JPEG codec centres its components on 128 (T.81, A.3.1), so that neutral grey has zero
+    chroma and stays neutral whatever the chroma steps. The authors' code, in RGB, does not shift.
+
+    Args:
+        color_space: ``"rgb"`` or ``"ycbcr"``.
+
+    Example:
+        >>> level_shift("ycbcr"), level_shift("rgb")
+        (128.0, 0.0)
+    """
+    return 128.0 if color_space == "ycbcr" else 0.0
 
 
 def validate_cycle_spins(value: object) -> int:
-    """Return ``value`` as an ``int`` when it is a number of block grids.
+    """Return ``value`` as an ``int`` if it is a number of block grids.
 
     Args:
         value: Candidate, an integer from 1 to 64.
 
     Raises:
-        ValueError: It is anything else.
+        ValueError: ``value`` is anything else.
 
     Example:
         >>> validate_cycle_spins(4)
@@ -124,15 +123,14 @@ def validate_cycle_spins(value: object) -> int:
 def grid_offsets(cycle_spins: int) -> list[tuple[int, int]]:
     """Vertical and horizontal offsets of the block grids, spread evenly over a block.
 
-    The offsets are the first ``cycle_spins`` entries of the 8x8 ordered-dither sequence:
-    every prefix whose length is a power of two is a regular lattice, and a longer
-    sequence only adds to a shorter one.
+    The offsets are the first ``cycle_spins`` entries of the 8x8 ordered-dither sequence. If their
+    number is a power of two, they form a regular lattice; more grids add to those of fewer.
 
     Args:
         cycle_spins: Number of grids, 1 to 64.
 
     Returns:
-        ``cycle_spins`` pairs of pixels, the first being ``(0, 0)``.
+        ``cycle_spins`` pairs of offsets in pixels, the first being ``(0, 0)``.
 
     Example:
         >>> grid_offsets(4)

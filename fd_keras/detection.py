@@ -1,4 +1,4 @@
-"""Telling attacked images by how much distillation moves a classifier's answer."""
+"""Detect attacked images by how much distillation changes the prediction of a classifier."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ FloatArray = npt.NDArray[np.floating]
 
 
 class RocCurve(NamedTuple):
-    """How many attacked images are found at the price of how many false alarms.
+    """A receiver operating characteristic.
 
     Args:
-        false_positive_rate: Share of benign images flagged, ascending from 0 to 1.
-        true_positive_rate: Share of attacked images flagged at the same thresholds.
-        auc: Area under the curve; 0.5 is guessing, 1 is perfect.
+        false_positive_rate: Share of benign images that are flagged, ascending from 0 to 1.
+        true_positive_rate: Share of attacked images that are flagged at the same thresholds.
+        auc: Area under the curve; 0.5 for guessing, 1 for perfect detection.
     """
 
     false_positive_rate: FloatArray
@@ -38,36 +38,37 @@ class RocCurve(NamedTuple):
 class DistillationDetector(keras.Model):
     """Flags images whose prediction changes when they are distilled.
 
-    The score is the L1 distance between the class probabilities of the image as it is and of
-    the distilled image, from 0 to 2. Images with a score above a threshold, which ``adapt``
-    measures on benign images, are flagged. Until then the threshold is infinite and nothing
-    is. An image whose score is not a number is always flagged.
+    The score is the L1 distance, from 0 to 2, between the class probabilities of the original
+    and of the distilled image. Images with a score above a threshold are flagged; ``adapt``
+    determines the threshold from benign images. Before, it is infinite and no image is flagged.
+    An image whose score is NaN is always flagged.
 
     The detector is a functional Keras model from images to a dictionary of
 
-    * ``"logits"`` ``(batch, classes)``: what ``model`` returns for the image as it is
+    * ``"logits"`` ``(batch, classes)``: the output of ``model`` for the original image
       (``"probabilities"`` with ``from_logits=False``);
     * ``"score"`` ``(batch,)``, float32;
     * ``"flag"`` ``(batch,)``, bool.
 
-    It is saved, loaded and exported like any other, with its threshold.
+    It is saved, loaded and exported like any other Keras model, with its threshold.
 
-    It finds attacks made without knowledge of it. An attacker who knows it asks for a small
-    score as well as for a wrong class, and gets both: see the references. A detection rate
+    The detector finds attacks by an attacker who does not know of it. One who does can make
+    images that have both a wrong class and a small score: see the references. A detection rate
     without its threat model means nothing.
 
     Args:
         model: A functional, sequential or subclassed classifier with one image input. It is
             not copied: the detector shares its weights.
-        layer: A ``FeatureDistillation`` whose ``value_range`` is the range ``model`` takes.
-        from_logits: Whether ``model`` returns logits; else it returns probabilities.
+        layer: A ``FeatureDistillation`` with the ``value_range`` of the pixels that ``model``
+            takes.
+        from_logits: Whether ``model`` returns logits; otherwise it returns probabilities.
         input_shape: Shape of one image; only needed for a model that neither declares its
             input nor was called.
-        **kwargs: ``name`` and what else ``keras.Model`` takes.
+        **kwargs: ``name`` and further arguments of ``keras.Model``.
 
     Raises:
         ValueError: ``model`` does not return one batch ``(batch, classes)`` of at least two
-            classes, or it and ``layer`` do not fit; see ``protect``.
+            classes, or ``layer`` does not fit it; see ``protect``.
 
     Example:
         >>> from fd_keras import FeatureDistillation
@@ -131,23 +132,23 @@ class DistillationDetector(keras.Model):
         batch_size: int = 32,
         steps: int | None = None,
     ) -> None:
-        """Set the threshold, so that few benign images are flagged.
+        """Set the threshold so that at most a given share of benign images is flagged.
 
-        Of fresh images from where ``data`` came from, the share that is flagged is at most
-        ``false_positive_rate`` in expectation over ``data`` (split conformal prediction): with
-        few images it may well be larger for the ones at hand.
+        The share of new images from the same source that is flagged is at most
+        ``false_positive_rate`` in expectation over ``data`` (split conformal prediction). For one
+        small set of images, it may well be larger.
 
         Args:
-            data: Benign images in the layer's ``value_range``, none of which ``model`` was
-                trained on: an array, a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of
-                images; labels are passed over.
+            data: Benign images in the layer's ``value_range`` on which ``model`` was not trained:
+                an array, a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of images; labels
+                are ignored.
             false_positive_rate: Between 0 and 1.
-            batch_size: Images at a time, where ``data`` is not batched by itself.
-            steps: Number of batches to read; ``None``: all.
+            batch_size: Number of images in a batch, where ``data`` is not batched already.
+            steps: Maximum number of batches; ``None``: all.
 
         Raises:
-            ValueError: The images are too few for the rate, or out of range; or the outputs of
-                the model are not what ``from_logits`` says.
+            ValueError: There are too few images for the rate, a pixel is out of range, or the
+                outputs of the model are not what ``from_logits`` says.
 
         Example:
             See the class.
@@ -160,11 +161,11 @@ class DistillationDetector(keras.Model):
         self._shift.threshold.assign(conformal_threshold(scores, false_positive_rate))
 
     def score(self, data: Any, *, batch_size: int = 32) -> npt.NDArray[np.float32]:
-        """The score of each image, large for suspicious ones.
+        """Compute the score of each image; it is large for suspicious ones.
 
         Args:
             data: Images as for ``adapt``.
-            batch_size: Images at a time, where ``data`` is not batched by itself.
+            batch_size: Number of images in a batch, where ``data`` is not batched already.
 
         Returns:
             Array ``(n,)`` from 0 to 2.
@@ -182,14 +183,15 @@ class DistillationDetector(keras.Model):
         return self._measure(data, batch_size)["score"]
 
     def detection_rate(self, data: Any, *, batch_size: int = 32) -> float:
-        """The share of images that are flagged: hits on attacked images, false alarms on others.
+        """Compute the share of images that are flagged.
 
-        Give it only those attacked images that fool the classifier; the others are no
-        success that had to be found.
+        For attacked images this is the true-positive rate, for benign ones the false-positive
+        rate. Pass only those attacked images that fool the classifier: the other attacks failed
+        and need not be detected.
 
         Args:
             data: Images as for ``adapt``.
-            batch_size: Images at a time, where ``data`` is not batched by itself.
+            batch_size: Number of images in a batch, where ``data`` is not batched already.
 
         Returns:
             A number from 0 to 1.
@@ -211,12 +213,12 @@ class DistillationDetector(keras.Model):
         return float(np.mean(self._measure(data, batch_size)["flag"]))
 
     def roc(self, benign: Any, adversarial: Any, *, batch_size: int = 32) -> RocCurve:
-        """The trade-off between false alarms and hits over all thresholds.
+        """Compute the trade-off between false and true positives over all thresholds.
 
         Args:
-            benign: Images as for ``adapt``, but others than those.
+            benign: Images as for ``adapt``, other than those that were used there.
             adversarial: Attacked images that fool the classifier.
-            batch_size: Images at a time, where the data is not batched by itself.
+            batch_size: Number of images in a batch, where the data is not batched already.
 
         Returns:
             ``(false_positive_rate, true_positive_rate, auc)``.
@@ -236,7 +238,7 @@ class DistillationDetector(keras.Model):
         return roc_curve(*scores)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments as plain JSON types."""
+        """The arguments of the constructor as plain JSON types."""
         return {
             "name": self.name,
             "model": keras.saving.serialize_keras_object(self.classifier),
@@ -247,7 +249,7 @@ class DistillationDetector(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """The detector that ``get_config`` describes."""
+        """Make a detector from what ``get_config`` returned."""
         parts = {
             name: keras.saving.deserialize_keras_object(config[name], custom_objects)
             for name in ("model", "layer")
@@ -281,11 +283,12 @@ class DistillationDetector(keras.Model):
 class PredictionShift(keras.layers.Layer):
     """L1 distance between two batches of predictions, and whether it is above a threshold.
 
-    It computes in float32 under every dtype policy. ``threshold`` is a non-trainable weight.
+    The layer computes in float32 under every dtype policy. ``threshold`` is a non-trainable
+    weight.
 
     Args:
-        from_logits: Whether the predictions are logits; else they are probabilities.
-        **kwargs: ``name`` and what else ``keras.layers.Layer`` takes.
+        from_logits: Whether the predictions are logits; otherwise they are probabilities.
+        **kwargs: ``name`` and further arguments of ``keras.layers.Layer``.
 
     Input shape:
         A list of two tensors ``(batch, classes)``.
@@ -312,17 +315,17 @@ class PredictionShift(keras.layers.Layer):
         """Compare two batches of predictions."""
         first, second = map(tf.nn.softmax, inputs) if self.from_logits else inputs
         score = tf.reduce_sum(tf.abs(first - second), axis=-1)
-        # Not `score > threshold`, which lets NaN pass.
+        # Not `score > threshold`, which is false for NaN.
         flag = tf.logical_not(score <= tf.convert_to_tensor(self.threshold))
         return {"score": score, "flag": flag}
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments as plain JSON types."""
+        """The arguments of the constructor as plain JSON types."""
         return {**super().get_config(), "from_logits": self.from_logits}
 
 
 def roc_curve(benign: FloatArray, adversarial: FloatArray) -> RocCurve:
-    """The trade-off between false alarms and hits over all thresholds of a score.
+    """Compute the trade-off between false and true positives over all thresholds of a score.
 
     Args:
         benign: Scores of benign images ``(n,)``.
@@ -347,10 +350,10 @@ def roc_curve(benign: FloatArray, adversarial: FloatArray) -> RocCurve:
 
 
 def conformal_threshold(scores: FloatArray, false_positive_rate: float) -> float:
-    """The score that a fresh benign score exceeds with at most the given probability.
+    """Find the threshold that a new benign score exceeds with at most a given probability.
 
-    It is the ``ceil((n + 1) (1 - false_positive_rate))``-th smallest of ``n`` scores. The
-    probability is over the scores and the fresh one, exchangeable with them.
+    The threshold is the ``ceil((n + 1) (1 - false_positive_rate))``-th smallest of ``n`` scores.
+    The probability is over these scores and the new one, which must be exchangeable with them.
 
     Args:
         scores: Scores of benign images ``(n,)``.
@@ -360,7 +363,7 @@ def conformal_threshold(scores: FloatArray, false_positive_rate: float) -> float
         One of ``scores``.
 
     Raises:
-        ValueError: The rate is out of range, or needs more scores.
+        ValueError: The rate is out of range, or too small for the number of scores.
 
     Example:
         >>> conformal_threshold(np.arange(1.0, 100.0), 0.05)
@@ -385,5 +388,5 @@ def _exact_rate(rate: float) -> Fraction:
             "`false_positive_rate` must lie between 0 and 1. "
             f"Received: false_positive_rate={rate!r}"
         )
-    # The decimal that was written: 0.29 * 100 is less than 29 in floating point.
+    # The decimal number that the user wrote: 0.29 * 100 is less than 29 in floating point.
     return Fraction(str(float(rate)))

@@ -1,8 +1,7 @@
-"""Real JPEG files that carry a quantisation table: the encoder side of the defence.
+"""JPEG files with a given quantisation table: feature distillation at the encoder.
 
-What a JPEG file cannot hold: steps that are not whole numbers from 1 to 255, and averaging
-over several block grids. ``rounded_table`` makes a table that fits, so that nothing is
-rounded behind the user's back.
+A JPEG file holds steps that are whole numbers from 1 to 255, and one block grid. ``encode_jpeg``
+refuses other tables instead of rounding them silently; ``rounded_table`` rounds them.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ _Blocks = npt.NDArray[np.float32]
 _MAX_STEP = 255  # baseline JPEG stores steps in one byte
 _MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 
-# What is fitted to its levels in one piece: float64 takes 6 MB, and a dozen copies exist.
+# Pixels that are encoded at once: they take 6 MB as float64, and a dozen copies exist.
 _PIXELS_AT_ONCE = 2**18
 
-# A block of 64 pixels times this is its DCT: several times faster than `dctn` of small blocks.
+# 64 pixels of a block times this matrix are its DCT, several times faster than `dctn` is.
 _BLOCK_DCT = dctn(
     np.eye(BLOCK_SIZE**2).reshape(-1, BLOCK_SIZE, BLOCK_SIZE), axes=(-2, -1), norm="ortho"
 ).reshape(BLOCK_SIZE**2, BLOCK_SIZE**2)
 
 
 def rounded_table(table: TableLike) -> QuantizationTable:
-    """The nearest table that a baseline JPEG file can hold.
+    """Round a table to the nearest one that a baseline JPEG file can hold.
 
     Steps are rounded to whole numbers and limited to 1..255; cycle spins become 1.
 
@@ -48,8 +47,8 @@ def rounded_table(table: TableLike) -> QuantizationTable:
         table: What ``FeatureDistillation`` takes.
 
     Returns:
-        The rounded table; its provenance says what it was rounded from. ``table`` itself
-        when it fits already.
+        The rounded table, with the size of the change in its provenance; or ``table`` itself if
+        it needs no rounding.
 
     Example:
         >>> rounded_table(QuantizationTable(np.full((8, 8), 300.5), "ycbcr", 4))
@@ -75,35 +74,34 @@ def encode_jpeg(
     """Compress an image to baseline JPEG with the steps of ``table``.
 
     With 4:4:4 and a YCbCr table, the file holds the coefficients that the layer computes. A
-    plain encoder would miss some, because it rounds Y, Cb and Cr to whole numbers before the
-    DCT: a coefficient near half a step then falls on the other side. So each block is first
-    moved towards its distilled version, as far as whole pixel values allow. With 4:2:0, or an
-    RGB table, libjpeg quantises the image as it is.
+    plain encoder would get some of them wrong by one step, because it rounds Y, Cb and Cr to
+    whole numbers before the DCT. Therefore each block is first moved towards its distilled
+    version, as far as whole pixel values allow. With 4:2:0 or an RGB table, libjpeg quantises the
+    original image.
 
-    The decoded file differs from the layer's output where
+    The decoded file differs from the layer's output
 
-    * a block cannot be hit: those of high contrast, which would have to leave 0..255, miss some
-      coefficients under steps of any size, and others under steps of about 1 to 3; a miss is
-      off by one step;
-    * a block is incomplete, at the right and bottom edge: it is encoded as it is;
-    * Y, Cb or Cr leave 0..255, to which libjpeg limits them and the layer does not.
+    * in some coefficients, by one step: those of blocks with high contrast whose distilled version
+      leaves 0..255, and with steps of about 1 to 3 those of other blocks too;
+    * in incomplete blocks at the right and bottom edge, which are encoded without being moved;
+    * where Y, Cb or Cr leave 0..255, because libjpeg clips them and the layer does not.
 
-    Beyond that, the decoder rounds Y, Cb and Cr before it makes RGB of them: 0.3 to 0.4 grey
-    levels on average on photographs, whatever the encoder does.
+    In addition, the decoder rounds Y, Cb and Cr before it converts them to RGB, which changes
+    photographs by 0.3 to 0.4 grey levels on average, whatever the encoder does.
 
     Args:
         image: uint8 ``(height, width)``, ``(height, width, 1)`` or ``(height, width, 3)``,
             with sides of 1 to 65,500 pixels.
         table: What ``FeatureDistillation`` takes, with whole steps from 1 to 255 and one cycle
-            spin. An RGB table gives an RGB JPEG, whose level shift of 128 quantises DC on
-            another lattice than the layer.
+            spin. An RGB table gives an RGB JPEG, in which DC is quantised after a level shift of
+            128, unlike in the layer.
         subsampling: Of chroma: ``"4:4:4"`` (none) or ``"4:2:0"`` (half the height and width).
 
     Returns:
-        The file's content.
+        The content of the file.
 
     Raises:
-        ValueError: The image, the table or the subsampling does not fit.
+        ValueError: The image, the table or the subsampling is invalid.
 
     Example:
         >>> from fd_keras import preset_table
@@ -112,7 +110,7 @@ def encode_jpeg(
         True
 
     References:
-        ITU-T T.81; the one-pass and encoder-side variants of Liu et al., CVPR 2019.
+        ITU-T T.81; Liu et al., CVPR 2019, figure 2.
     """
     pixels, table = _validated_image(image), as_table(table)
     if rounded_table(table) != table:
@@ -185,21 +183,21 @@ def write_jpeg(
 
 
 def read_jpeg_table(source: str | os.PathLike[str] | bytes) -> QuantizationTable:
-    """The quantisation table of a JPEG file.
+    """Read the quantisation table of a JPEG file.
 
-    Of a phone's JPEG with previews in it (MPO), the table of the photo.
+    For a phone's JPEG that holds previews (MPO), it is the table of the photo.
 
     Args:
-        source: Path, or the file's content.
+        source: Path or content of the file.
 
     Returns:
-        One table for each component, in the colour space of the file.
+        Steps for each component, in the colour space of the file.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no JPEG file, one with so many pixels that Pillow takes it for a
-            decompression bomb, or of a colour space that is neither grey, RGB nor YCbCr. CMYK
-            is not: its four tables fit no image that the layer sees.
+        ValueError: It is no JPEG file, has so many pixels that Pillow takes it for a
+            decompression bomb, or has a colour space other than grey, RGB and YCbCr, such as
+            CMYK.
 
     Example:
         See ``encode_jpeg``.
@@ -240,14 +238,14 @@ def _validated_image(image: npt.ArrayLike) -> npt.NDArray[np.uint8]:
 
 
 def _as_ycbcr(planes: npt.NDArray[np.uint8]) -> Image.Image:
-    """Planes that already are Y, Cb and Cr as the picture that Pillow encodes unconverted."""
+    """A picture of Y, Cb and Cr planes, which Pillow encodes without conversion."""
     return Image.merge("YCbCr", [Image.fromarray(planes[..., i]) for i in range(3)])
 
 
 def _reproducing_planes(
     pixels: npt.NDArray[np.uint8], steps: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.uint8]:
-    """Whole-numbered grey or Y, Cb, Cr planes whose DCT rounds to what the layer computes."""
+    """Grey or Y, Cb, Cr planes in whole numbers whose quantised DCT is that of the layer."""
     rows = max(1, _PIXELS_AT_ONCE // (BLOCK_SIZE * pixels.shape[1])) * BLOCK_SIZE
     strips = (pixels[top : top + rows] for top in range(0, len(pixels), rows))
     return np.concatenate([_reproducing_strip(strip, steps) for strip in strips])
@@ -256,7 +254,7 @@ def _reproducing_planes(
 def _reproducing_strip(
     pixels: npt.NDArray[np.uint8], steps: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.uint8]:
-    """``_reproducing_planes`` of whole block rows, or of the last."""
+    """``_reproducing_planes`` of some rows of blocks."""
     height, width, channels = pixels.shape
     centred = pixels.astype(np.float64)
     centred = centred @ RGB_TO_YCBCR.T if channels == 3 else centred
@@ -266,12 +264,12 @@ def _reproducing_strip(
     original = _to_blocks(padded)
     steps = np.tile(steps.reshape(-1, BLOCK_SIZE**2), (len(original) // channels, 1))
     levels = np.round(original @ _BLOCK_DCT / steps + TIE_OFFSET)
-    # Where a coefficient lies on a tie is decided; from here on, single precision will do.
+    # Ties are decided; from here on, single precision is enough.
     original, coefficients = np.float32(original), np.float32(levels * steps)
     single_steps = np.float32(steps)
     distilled = coefficients @ np.float32(_BLOCK_DCT.T)
-    # Every point between a block and its distilled version rounds to the same levels, until
-    # it is itself rounded to whole pixels; and the original end lies within their range.
+    # Every point between a block and its distilled version has the same quantised DCT, before it is
+    # rounded to whole pixels. The nearer to the original, the less it leaves 0..255.
     result = np.clip(np.round(distilled), -128, 127)
     misses = _misses(result, coefficients, single_steps)
     for share in (0.9, 0.75, 0.6, 0.45, 0.3, 0.15, 0.0):
@@ -282,8 +280,8 @@ def _reproducing_strip(
         better = candidate_misses < misses[open_]
         chosen = open_[better]
         result[chosen], misses[chosen] = candidate[better], candidate_misses[better]
-    # An encoder completes the last blocks by repeating the edge, which only original pixels
-    # survive unchanged.
+    # An encoder completes the last blocks by repeating the edge, and would repeat moved pixels too:
+    # leave those blocks as they are.
     planes, as_is = _from_blocks(result, padded.shape), np.clip(np.round(padded), -128, 127)
     whole_height, whole_width = (side // BLOCK_SIZE * BLOCK_SIZE for side in (height, width))
     planes[whole_height:], planes[:, whole_width:] = as_is[whole_height:], as_is[:, whole_width:]
@@ -291,7 +289,7 @@ def _reproducing_strip(
 
 
 def _misses(blocks: _Blocks, coefficients: _Blocks, steps: _Blocks) -> _Blocks:
-    """Energy of the steps by which an encoder may miss multiples of them, of each block."""
+    """Sum of the squared steps of those coefficients that an encoder may round differently."""
     distance = np.abs(blocks @ np.float32(_BLOCK_DCT) - coefficients)
     # libjpeg's integer DCT is off by about a tenth.
     missed = distance > steps / 2 - np.float32(0.1)

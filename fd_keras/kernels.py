@@ -1,17 +1,17 @@
 """Feature distillation of a batch of images as TensorFlow operations.
 
-Images here are float32, channels last, on the 0..255 pixel scale. The specification, for
-every 8x8 block of every channel and every band of its orthonormal DCT-II ``c`` with
-quantisation step ``q``::
+Images are float32, channels last, on the 0..255 pixel scale. Every coefficient ``c`` of the
+orthonormal DCT-II of every 8x8 block of every channel, with quantisation step ``q`` of its band,
+becomes::
 
     c' = q * round(c * (1 / q) + TIE_OFFSET)
 
-where ``round`` goes to the nearest integer. Its true gradient is 0, which protects nobody: an
-attacker puts another in its place (BPDA, Athalye et al. 2018). Two are at hand. The
-straight-through one takes ``round`` as the identity (Bengio et al. 2013); training uses it. The
-smooth one is that of ``round(x) + (x - round(x)) ** 3`` (Shin & Song 2017): it leads along those
-coefficients that a small change pushes over to the next step, and makes much stronger attacks.
-Clipping is straight-through in both.
+where ``round`` goes to the nearest integer. Its true gradient is 0, which is no protection: an
+attacker replaces it by another one (BPDA, Athalye et al. 2018). Two are implemented. The
+straight-through gradient treats ``round`` as the identity (Bengio et al. 2013); it is used for
+training. The smooth gradient is that of ``round(x) + (x - round(x)) ** 3`` (Shin & Song 2017): it
+is large for coefficients that a small change moves to the next multiple of the step, and makes
+much stronger attacks. Clipping has the straight-through gradient in both cases.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ Gradient = Literal["straight-through", "smooth"]
 DCT_METHODS: tuple[DctMethod, ...] = get_args(DctMethod)
 GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
 
-# Wider than this, a block of rows as one vector wastes more multiplications than it saves.
+# With more channels, a product with kron(D, colour matrix) costs more multiplications than it
+# saves passes over memory.
 _MAX_INTERLEAVED_CHANNELS = 4
 
 
@@ -50,13 +51,13 @@ def dct_basis() -> npt.NDArray[np.float64]:
     """The 8x8 orthonormal DCT-II matrix ``D``, with ``D @ x`` the transform of ``x``.
 
     Returns:
-        Array ``(8, 8)``, rows are frequencies. Computed with ``tf.signal.dct``.
+        Array ``(8, 8)``, one frequency per row, computed with ``tf.signal.dct``.
 
     Example:
         >>> bool(np.allclose(dct_basis() @ dct_basis().T, np.eye(8)))
         True
     """
-    with tf.init_scope():  # a constant, even when first asked for inside a graph
+    with tf.init_scope():  # eager, even if the first call is inside a graph
         columns = tf.signal.dct(tf.eye(BLOCK_SIZE, dtype=tf.float64), type=2, norm="ortho")
         basis: npt.NDArray[np.float64] = np.array(columns.numpy().T)
     basis.setflags(write=False)
@@ -78,11 +79,11 @@ def distil(
         pixels: float32 ``(batch, height, width, channels)`` on the 0..255 scale. Any height
             and width: incomplete blocks are completed by repeating the edge.
         steps: float32 ``(channels, 8, 8)``, positive, in the order of ``color_space``.
-        color_space: In which the DCT is quantised.
+        color_space: Colour space in which the DCT is quantised.
         cycle_spins: Number of block grids.
-        method: ``"matmul"``: products with constant matrices, no transpose, TFLite builtins
-            only. ``"signal"``: ``tf.signal.dct`` and ``idct`` end to end, as a reference.
-        gradient: What stands for the gradient of rounding.
+        method: ``"matmul"``: products with constant matrices, without a transpose, as TFLite
+            builtins. ``"signal"``: ``tf.signal.dct`` and ``idct``, as a reference.
+        gradient: Gradient that replaces that of rounding.
 
     Returns:
         float32 of the shape of ``pixels``, not clipped.
@@ -144,8 +145,8 @@ def from_grey_levels(values: tf.Tensor, low: float, high: float) -> tf.Tensor:
 def clip_straight_through(values: tf.Tensor, low: float, high: float) -> tf.Tensor:
     """Clip values, with a gradient that is 1 everywhere.
 
-    With the true gradient, an attacker would get none at black and white pixels, which
-    quantisation pushes out of the range half of the time.
+    The true gradient is 0 where quantisation has moved a black or white pixel out of the range,
+    about half of them, and would hide the model's gradient from an attacker.
 
     Args:
         values: Tensor of any shape.
@@ -171,12 +172,9 @@ def clip_straight_through(values: tf.Tensor, low: float, high: float) -> tf.Tens
 def _straight_through(
     pixels: tf.Tensor, distilled: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
-    """``distilled``, whose gradient by ``pixels`` is the identity.
-
-    It is so because the transform and its inverse cancel where rounding counts as the identity:
-    nothing of the way back has to be computed. The gradient by the steps goes through
-    ``distilled``.
-    """
+    """``distilled``, with the identity as its gradient with respect to ``pixels``."""
+    # If rounding is treated as the identity, the transform and its inverse cancel, and nothing
+    # has to be propagated back through them. The gradient of the steps goes through `distilled`.
     return tf.identity(distilled), lambda upstream: (upstream, upstream)
 
 
@@ -189,7 +187,7 @@ def _round_straight_through(
 
 @tf.custom_gradient
 def round_smoothly(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """Round to the nearest integer, with the gradient of a smooth stand-in.
+    """Round to the nearest integer, with the gradient of a smooth approximation.
 
     Args:
         x: Float tensor of any shape.
@@ -209,7 +207,7 @@ def round_smoothly(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Te
     return rounded, lambda upstream: upstream * 3 * tf.square(x - rounded)
 
 
-# Typing alias: rounds, and has a gradient.
+# Typing alias: a rounding function with a gradient.
 _Rounding = Callable[[tf.Tensor], tf.Tensor]
 
 _ROUNDINGS: dict[Gradient, _Rounding] = {
@@ -219,21 +217,22 @@ _ROUNDINGS: dict[Gradient, _Rounding] = {
 
 
 def _quantise(values: tf.Tensor, steps: tf.Tensor, rounded: _Rounding) -> tf.Tensor:
-    # Not c / q: compilers turn a division by a constant into this product, others do not.
+    # Not c / q: compilers replace a division by a constant by this product, eager execution does
+    # not, and ties would be rounded differently.
     return rounded(values * tf.math.reciprocal(steps)) * steps
 
 
 def coefficients(pixels: tf.Tensor, color_space: ColorSpace = "rgb") -> tf.Tensor:
-    """Blockwise DCT of images, in the order in which the matrix products leave it.
+    """Blockwise DCT of images, in the order in which matrix products compute it.
 
     Along the width, the 8 pixels of a block row are ``8 * channels`` neighbouring numbers:
     one product with ``kron(D, colour matrix)`` transforms them and converts their colour.
-    Along the height, ``D`` multiplies from the left. Nothing is transposed.
+    Along the height, ``D`` is multiplied from the left. Nothing is transposed.
 
     Args:
         pixels: float32 ``(batch, height, width, channels)`` on the 0..255 scale; height and
             width are multiples of 8.
-        color_space: Of the coefficients; ``"ycbcr"`` is centred on 128.
+        color_space: Colour space of the coefficients; ``"ycbcr"`` is centred on 128.
 
     Returns:
         float32 ``(batch * height / 8, 8, width / 8, 8 * channels)``: vertical frequency on
@@ -257,7 +256,7 @@ def _matmul_round_trip(
 ) -> tf.Tensor:
     """DCT, quantise and inverse DCT of whole blocks as products with constant matrices."""
     batch, height, width, channels = _shape(pixels)
-    # (c, u, v) -> (u, 1, v * c), as the coefficients are ordered
+    # (c, u, v) -> (u, 1, v * c), the order of the coefficients
     grid = tf.reshape(tf.transpose(steps, (1, 2, 0)), (BLOCK_SIZE, 1, BLOCK_SIZE * channels))
     x = _quantise(coefficients(pixels, color_space), grid, rounded)
     x = _transform_columns(x, dct_basis().T, width * channels)
@@ -268,7 +267,7 @@ def _matmul_round_trip(
 
 
 def _transform_columns(x: tf.Tensor, matrix: npt.NDArray[np.float64], stride: Any) -> tf.Tensor:
-    """Multiply ``matrix`` to every run of 8 rows that lie ``stride`` numbers apart."""
+    """Multiply every 8 rows, which are ``stride`` numbers apart, by ``matrix`` from the left."""
     return tf.matmul(tf.constant(matrix, tf.float32), tf.reshape(x, (-1, BLOCK_SIZE, stride)))
 
 
@@ -280,7 +279,7 @@ def _transform_rows(
     *,
     inverse: bool,
 ) -> tf.Tensor:
-    """Multiply ``matrix`` to every run of 8 pixels along the width, and convert colour."""
+    """Multiply every 8 pixels along the width by ``matrix``, and convert their colour."""
     if channels > _MAX_INTERLEAVED_CHANNELS:
         return _transform_columns(x, matrix, channels)
     mix = np.eye(channels)
@@ -295,7 +294,7 @@ def _transform_rows(
 def _signal_round_trip(
     pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSpace, rounded: _Rounding
 ) -> tf.Tensor:
-    """The same computation written with ``tf.signal``, block by block."""
+    """The same computation with ``tf.signal``, block by block."""
     batch, height, width, channels = _shape(pixels)
     convert = color_space == "ycbcr" and channels == 3
     shift = level_shift(color_space)
@@ -328,11 +327,11 @@ _ROUND_TRIPS: dict[DctMethod, Callable[..., tf.Tensor]] = {
 
 
 def pad_to_blocks(x: tf.Tensor, offset: tuple[int, int] = (0, 0)) -> tf.Tensor:
-    """Repeat the edges of images so that their 8x8 blocks are complete.
+    """Pad images by repeating their edges, so that all 8x8 blocks are complete.
 
     Args:
         x: ``(batch, height, width, channels)``, any height and width.
-        offset: How many pixels before the image's top and left edge the first block starts.
+        offset: Number of pixels that are added at the top and at the left.
 
     Returns:
         ``(batch, padded height, padded width, channels)``, both multiples of 8.
@@ -350,7 +349,7 @@ def pad_to_blocks(x: tf.Tensor, offset: tuple[int, int] = (0, 0)) -> tf.Tensor:
 
 
 def _repeated_edges(size: Any, before: int) -> Any:
-    """For every position of the padded axis, which position of the image stands there."""
+    """Index into the axis of the image for every position of the padded axis."""
     padded = (before + size + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE
     if isinstance(size, int):
         return np.clip(np.arange(padded, dtype=np.int32) - before, 0, size - 1)
@@ -358,7 +357,7 @@ def _repeated_edges(size: Any, before: int) -> Any:
 
 
 def _crop(x: tf.Tensor, offset: tuple[int, int], like: tf.Tensor) -> tf.Tensor:
-    """Undo ``pad_to_blocks``: the part of ``x`` that lies over ``like``."""
+    """Undo ``pad_to_blocks``: crop ``x`` to the image ``like``."""
     if x.shape.is_fully_defined() and x.shape == like.shape:
         return x
     (dy, dx), (_, height, width, _) = offset, _shape(like)
@@ -368,6 +367,6 @@ def _crop(x: tf.Tensor, offset: tuple[int, int], like: tf.Tensor) -> tf.Tensor:
 
 
 def _shape(x: tf.Tensor) -> list[Any]:
-    """Sizes of the axes: Python integers where known, scalar tensors elsewhere."""
+    """Sizes of the axes: Python integers if static, scalar tensors otherwise."""
     dynamic = tf.shape(x)
     return [dynamic[i] if size is None else size for i, size in enumerate(x.shape.as_list())]

@@ -1,4 +1,4 @@
-"""The Keras layer that distils images inside the graph."""
+"""The Keras layer that quantises the DCT of images in the graph."""
 
 from __future__ import annotations
 
@@ -32,48 +32,49 @@ from fd_keras.tables import QuantizationTable
 
 @keras.saving.register_keras_serializable(package="fd_keras")
 class FeatureDistillation(keras.layers.Layer):
-    """Quantises the 8x8 block DCT of images, so that small perturbations round away.
+    """Quantises the 8x8 block DCT of images, so that small perturbations are rounded away.
 
     Each 8x8 block of each channel is transformed by an orthonormal DCT-II on the 0..255
     pixel scale, every coefficient ``c`` of a band with step ``q`` becomes
-    ``q * round(c / q + 1/997)`` (the offset decides ties, which integer pixels do produce,
-    alike on every runtime), and the inverse transform is clipped to ``value_range``.
+    ``q * round(c / q + 1/997)``, and the inverse transform is clipped to ``value_range``. Integer
+    pixels produce ties; the offset of 1/997 makes all runtimes round them in the same direction.
 
-    The layer computes in float32 under every dtype policy and does the same in training and
-    inference. Rounding has no useful gradient, so another stands in for it, for training and
-    for attackers; it is no protection.
+    The layer computes in float32 under every dtype policy, and in training as in inference.
+    The true gradient of rounding is 0 and is replaced by another one, for training and for
+    attackers alike; it is no protection.
 
     Args:
         quantization_table: Preset name (``"liu2019"``, ``"zigzag15"``, ``"balanced"``,
             ``"jpeg"``, ``"jpeg:<quality>"``), steps of shape ``(8, 8)`` or
             ``(channels, 8, 8)``, or a ``QuantizationTable``. Steps are on the 0..255 pixel scale.
         color_space: ``"rgb"``: quantise the channels as they are. ``"ycbcr"``: quantise
-            full-range JFIF Y, Cb, Cr of an RGB image, or a grey image as Y. ``None``: what
-            the table was made for.
+            full-range JFIF Y, Cb, Cr of an RGB image, or a grey image as Y. ``None``: that of
+            the table.
         cycle_spins: Number of shifted block grids (1 to 64; use 1, 2, 4, ...) whose results
-            are averaged; the cost grows with it. ``None``: what the table was made for.
+            are averaged; the cost grows with it. ``None``: that of the table.
         value_range: Lowest and highest pixel value of inputs and outputs, such as
             ``(0, 255)``, ``(0, 1)`` or ``(-1, 1)``.
-        dct_method: ``"matmul"``: constant matrix products. ``"signal"``: ``tf.signal.dct``
-            end to end, a slow reference that TFLite cannot run without Flex.
+        dct_method: ``"matmul"``: products with constant matrices. ``"signal"``:
+            ``tf.signal.dct``, a slow reference that TFLite cannot run without Flex.
         data_format: ``"channels_last"``, ``"channels_first"`` or ``None`` for Keras' own
             setting.
-        gradient: What stands for the gradient of rounding. ``"straight-through"``: the
-            identity's, for training. ``"smooth"``: a cubic's (Shin & Song), which makes much
-            stronger attacks: no adaptive attack without it says what the layer withstands.
-        **kwargs: ``name``, ``dtype`` and what else ``keras.layers.Layer`` takes.
+        gradient: Gradient that replaces that of rounding. ``"straight-through"``: that of the
+            identity, for training. ``"smooth"``: that of a cubic (Shin & Song), which makes much
+            stronger attacks; adaptive attacks without it overestimate the layer.
+        **kwargs: ``name``, ``dtype`` and further arguments of ``keras.layers.Layer``.
 
     Input shape:
-        ``(height, width, channels)`` or ``(batch, height, width, channels)``, channels first
-        where ``data_format`` says so. Any height, width and batch, also unknown ones; edges
+        ``(height, width, channels)`` or ``(batch, height, width, channels)``, or with channels
+        first according to ``data_format``. Any height, width and batch, also unknown ones; edges
         are repeated to complete blocks. Any float or integer dtype. A non-finite pixel makes
         its block NaN.
 
     Output shape:
-        That of the input, in the layer's compute dtype. An integer ``dtype`` rounds.
+        That of the input, in the layer's compute dtype. With an integer ``dtype``, outputs are
+        rounded.
 
     Raises:
-        ValueError: An argument, or an input's rank or channels, does not fit.
+        ValueError: An argument is invalid, or the rank or the channels of an input do not fit.
 
     Example:
         >>> layer = FeatureDistillation("liu2019", value_range=(0, 1))
@@ -102,7 +103,7 @@ class FeatureDistillation(keras.layers.Layer):
         gradient: Gradient = "straight-through",
         **kwargs: Any,
     ) -> None:
-        # Inputs reach `call` as they are: a cast to float16 before the DCT would lose pixels.
+        # Without autocast: a cast of inputs to float16 before the DCT would lose precision.
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self._table = as_table(quantization_table).with_settings(
@@ -162,11 +163,11 @@ class FeatureDistillation(keras.layers.Layer):
         return tf.cast(tf.round(x) if dtype.is_integer else x, dtype)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """The input's shape."""
+        """The shape of the input."""
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments as plain JSON types."""
+        """The arguments of the constructor as plain JSON types."""
         config = super().get_config()
         config.update(
             quantization_table=self._table.to_dict(),
@@ -181,13 +182,13 @@ class FeatureDistillation(keras.layers.Layer):
 
     @property
     def quantization_table(self) -> QuantizationTable:
-        """The table in force, read from the layer's weight once it is built."""
+        """The table in use, read from the layer's weight once the layer is built."""
         if not self.built:
             return self._table
         steps = np.asarray(tf.convert_to_tensor(self.steps), np.float64)
         if np.array_equal(steps, np.float32(self._table.steps_for(len(steps)))):
             return self._table
-        # Somebody loaded or assigned weights: the old table's provenance is not theirs.
+        # Weights were loaded or assigned: the provenance of the old table does not apply to them.
         return QuantizationTable(
             steps, self.color_space, self.cycle_spins, {"source": "layer weights"}
         )
@@ -196,12 +197,12 @@ class FeatureDistillation(keras.layers.Layer):
         """Replace the steps; compiled functions and graphs that use the layer stay valid.
 
         Args:
-            table: What the constructor takes as ``quantization_table``. Plain steps are
-                taken to be in the layer's colour space.
+            table: As ``quantization_table`` of the constructor. Steps without a colour space
+                are taken to be in that of the layer.
 
         Raises:
-            ValueError: The table does not fit the layer's channels, or is meant for another
-                colour space or number of cycle spins, which are built into the graph.
+            ValueError: The table does not fit the layer's channels, or has another colour space
+                or number of cycle spins, which are built into the graph.
 
         Example:
             >>> layer = FeatureDistillation("liu2019")
@@ -232,26 +233,26 @@ class FeatureDistillation(keras.layers.Layer):
         steps: int | None = None,
         **design: Any,
     ) -> None:
-        """Measure benign images, design a table against an attack budget, and install it.
+        """Measure benign images, and design a table for perturbations of a given size.
 
-        The table is designed by ``fd_keras.design_table`` in the layer's colour space and for
-        its cycle spins. It replaces the one in force; what earlier calls measured is forgotten.
-        As with any Keras layer, ``update_state`` and ``finalize_state`` do the same in parts.
-        A saved layer keeps its table, but not what was measured and not yet finalised.
+        The table is designed by ``fd_keras.design_table`` in the layer's colour space and with
+        its cycle spins, and replaces the layer's table. Statistics of earlier calls are discarded.
+        As in Keras' preprocessing layers, ``update_state`` and ``finalize_state`` do the same in
+        parts. A saved layer keeps its table, but not statistics that were not yet finalised.
 
         Args:
             data: Benign images in the layer's ``value_range`` and ``data_format``: an array,
                 a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of images; labels are
-                passed over. Files: ``fd_keras.data.sources.open_images(path)``.
-            epsilon: Size of the perturbation of a pixel on the 0..255 scale, whatever the
-                layer's ``value_range``: 2 means 2/255. At least 0.1.
-            batch_size: Images at a time, where ``data`` is not batched by itself.
-            steps: Number of batches to read; ``None``: all.
-            **design: Further arguments of ``design_table``, but ``cycle_spins``.
+                ignored. For files, pass ``fd_keras.data.sources.open_images(path)``.
+            epsilon: Size of the perturbation of a pixel in grey levels of 255, whatever the
+                layer's ``value_range``: 2 means 2/255. From 0.1 to 255.
+            batch_size: Number of images in a batch, where ``data`` is not batched already.
+            steps: Maximum number of batches; ``None``: all.
+            **design: Further arguments of ``design_table``, except ``cycle_spins``.
 
         Raises:
-            ValueError: There is no image, one does not fit the layer, or no such table exists;
-                see ``design_table``. The layer then keeps its table.
+            ValueError: There is no image, an image does not fit the layer, or the requirements on
+                the table cannot be met; see ``design_table``. The layer then keeps its table.
 
         Example:
             >>> images = np.random.default_rng(3).integers(0, 256, (10, 32, 32, 3))
@@ -275,11 +276,11 @@ class FeatureDistillation(keras.layers.Layer):
         self.finalize_state(epsilon, **design)
 
     def reset_state(self) -> None:
-        """Forget what ``update_state`` measured; the table stays."""
+        """Discard the statistics of ``update_state``; the table stays."""
         self._statistics = None
 
     def update_state(self, data: npt.ArrayLike) -> None:
-        """Add a batch of benign images to what ``finalize_state`` designs from."""
+        """Measure a batch of benign images for ``finalize_state``."""
         batch = np.asarray(data)
         check = self._check_channels if self.built else self._channels
         check(tf.TensorShape(batch.shape))
@@ -294,7 +295,16 @@ class FeatureDistillation(keras.layers.Layer):
             self._statistics = self._statistics.merge(measured)
 
     def finalize_state(self, epsilon: float | None = None, **design: Any) -> None:
-        """Design a table from the measured batches, install it, and forget the batches."""
+        """Design a table from the measured batches, and discard their statistics.
+
+        Args:
+            epsilon: Size of the perturbation of a pixel in grey levels of 255, as for ``adapt``;
+                ``None``: nothing is done.
+            **design: Further arguments of ``design_table``, except ``cycle_spins``.
+
+        Raises:
+            ValueError: Nothing was measured, or as for ``design_table``.
+        """
         if epsilon is None:
             return  # Keras 2 calls this on every layer after `set_weights`
         self._refuse_cycle_spins(design)

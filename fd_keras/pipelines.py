@@ -1,4 +1,4 @@
-"""Where the quantisation sits: the paper's one-pass and two-pass variants."""
+"""One-pass and two-pass feature distillation: at the encoder, at the decoder, or at both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PIPELINES = ("one-pass", "one-pass-encoder", "two-pass")
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Which tables an image meets between the camera and the classifier.
+    """The tables that quantise an image at the encoder and at the decoder.
 
     Args:
         encoder: Table of the JPEG files that images are stored and sent as; ``None``: images
@@ -48,7 +48,7 @@ class Pipeline:
         return None if self.decoder is None else FeatureDistillation(self.decoder, **options)
 
     def encode(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """What a reader of the stored image gets: an attacker acts on this.
+        """Store an image and read it back; an attacker perturbs the result.
 
         Args:
             image: uint8 ``(height, width, 1)`` or ``(height, width, 3)``.
@@ -71,31 +71,38 @@ class Pipeline:
 
 
 def make_pipeline(name: str, table: TableLike = "liu2019") -> Pipeline:
-    """A variant of the defence by its name in the paper.
+    """Make a variant of the defence by its name in the paper.
 
-    * ``"one-pass"``: the layer alone distils, whatever file an image came in. This is what
-      ``FeatureDistillation`` does, and the authors' code.
+    * ``"one-pass"``: the layer in front of the classifier quantises, whatever file an image came
+      in. This is ``FeatureDistillation`` alone.
     * ``"one-pass-encoder"``: images are stored as JPEG files with the table and classified as
-      they are decoded. It removes what was added before the file was written, nothing later.
-    * ``"two-pass"``: both. The stored image consists of whole steps, so that what is added
-      to it later has to carry a coefficient over half a step to survive the layer. With an RGB
-      table that does not hold for DC: JPEG subtracts 128 from every pixel, the layer does not
-      in RGB, so the two lattices of DC only meet for steps that divide 1024.
+      they are decoded. Removes perturbations that were added before the file was written, and
+      none that are added later.
+    * ``"two-pass"``: both. All coefficients of the stored image are multiples of their steps, so
+      that a perturbation that is added to it has to move a coefficient by half a step to survive
+      the layer. With an RGB table that does not hold for DC: JPEG subtracts 128 from every pixel,
+      the layer does not in RGB, and the multiples of both coincide only for steps that divide
+      1024.
+
+    The authors' code measures two passes: it distils all images, attacks the distilled ones and
+    distils the result again. Its accuracies therefore hold where the defender encodes an image
+    before the attacker changes it, and cannot be compared with those of ``"one-pass"``. Both of
+    its passes quantise RGB values without JPEG's level shift, as the layer does.
 
     Args:
         name: One of ``PIPELINES``.
-        table: What ``FeatureDistillation`` takes. A JPEG file holds it rounded; in two
-            passes, both use the rounded table, or their steps would not meet.
+        table: What ``FeatureDistillation`` takes. A JPEG file holds it rounded, see
+            ``fd_keras.jpeg.rounded_table``; in two passes, both use the rounded table.
 
     Raises:
-        ValueError: The name or the table is no such thing.
+        ValueError: ``name`` or ``table`` is unknown or invalid.
 
     Example:
         >>> make_pipeline("one-pass-encoder", "jpeg:50").decoder is None
         True
 
     References:
-        Liu et al., CVPR 2019, figure 2.
+        Liu et al., CVPR 2019, figure 2, and the ``main.py`` of its code.
     """
     if name not in PIPELINES:
         raise ValueError(f"`name` must be one of {PIPELINES}. Received: name={name!r}")

@@ -1,4 +1,8 @@
-"""Names of points in a plot, where they cover nothing."""
+"""Plots of tables, statistics and designs, and what all plots share: colours, axes, names.
+
+Every function that plots returns a ``matplotlib.figure.Figure``. matplotlib comes with the extra
+``evaluate``.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,67 @@ import numpy as np
 import numpy.typing as npt
 
 from fd_keras._extras import import_extra
-from fd_keras._pages import PAGE_PAPER
+from fd_keras._pages import PAGE_INK, PAGE_PAPER, PAGE_SOFT
 from fd_keras.dct import BLOCK_SIZE, ColorSpace, zigzag_rank
 from fd_keras.design import band_distortion, band_removal, rank_bands
 from fd_keras.statistics import CoefficientStatistics
 from fd_keras.tables import QuantizationTable
 
-_INK = "#1b2733"
-_GRID = "#b0b0b0"
+# Middle tones, which stand out from white and from near-black.
+PALETTE = {
+    "orange": "#e0561b",
+    "blue": "#2f7fd1",
+    "green": "#2a9d6f",
+    "violet": "#9a63d6",
+    "ochre": "#b08a00",
+    "pink": "#d14d8b",
+    "grey": "#7f8b97",
+    "teal": "#4aa3a8",
+    "red": "#b3261e",
+    "amber": "#e8a020",
+    "brown": "#8a4b2a",
+}
+# Many points behind the others.
+PALE = "#c9d3dc"
+
+_FAMILIES = {
+    "feature distillation": PALETTE["orange"],
+    "none": PAGE_INK,
+    "JPEG": PALETTE["blue"],
+    "bit depth": PALETTE["grey"],
+    "median": PALETTE["green"],
+    "SLQ": PALETTE["violet"],
+    "TVM": PALETTE["ochre"],
+    "quilting": PALETTE["pink"],
+}
+
+# For numbers in light cells: unlike PAGE_INK, it does not turn light on a dark page.
+_DARK_TEXT = "#1b2733"
 
 # Epsilons, in grey levels, of the curves of removal probability.
 _EPSILONS = (1.0, 2.0, 4.0, 8.0)
 
 
+def color_of(subject: str | int) -> str:
+    """The colour of a family of defences, or of one of several curves.
+
+    Args:
+        subject: Family of a defence, such as ``"JPEG"``, or number of a curve, from 0.
+
+    Returns:
+        A value of ``PALETTE``, or the page's ink for ``"none"``, no defence.
+
+    Example:
+        >>> color_of("JPEG") == color_of(1) == PALETTE["blue"]
+        True
+    """
+    if isinstance(subject, int):
+        return list(PALETTE.values())[subject % len(PALETTE)]
+    return _FAMILIES.get(subject, PALETTE["teal"])
+
+
 def plot_table(table: QuantizationTable) -> Any:
-    """The steps of a table as heat maps, one for each channel, with their numbers.
+    """Heat maps of a table's steps, one for each channel, with the numbers in them.
 
     Args:
         table: The table.
@@ -53,7 +103,7 @@ def plot_table(table: QuantizationTable) -> Any:
 
 
 def draw_steps(axis: Any, steps: npt.NDArray[np.float64], *, darkest: float = 64.0) -> None:
-    """Draw quantisation steps as a map of the 64 bands, with the numbers written into it.
+    """Draw quantisation steps as a heat map of the 64 bands, with the numbers in it.
 
     Args:
         axis: A matplotlib ``Axes``.
@@ -68,10 +118,10 @@ def draw_steps(axis: Any, steps: npt.NDArray[np.float64], *, darkest: float = 64
 
 
 def plot_statistics(statistics: CoefficientStatistics) -> Any:
-    """The spread of every band in decibels, and the order it gives the bands.
+    """Heat maps of the bands' standard deviations, and of their ranks by them.
 
-    Upper row: ``20 log10(std)`` of each band. Lower row: its rank by standard deviation, with
-    a dot where that is more than 5 places away from the zig-zag order.
+    Upper row: ``20 log10(std)`` of each band, in decibels. Lower row: its rank by standard
+    deviation, with a dot where that is more than 5 places away from the zig-zag order.
 
     Args:
         statistics: Of benign images.
@@ -109,18 +159,18 @@ def plot_design(
     *,
     epsilons: Sequence[float] = _EPSILONS,
 ) -> Any:
-    """What a table is predicted to remove and to cost, band by band.
+    """Predicted removal of perturbations and distortion of benign images, band by band.
 
-    The model assumes signs of plus or minus epsilon, independent at every pixel and channel, and
-    looks at one block grid; see ``fd_keras.design.band_removal`` for how well that holds. Bands
-    are in the order of their standard deviation. Upper row: predicted probability that
-    a perturbation of each size is rounded away. Lower row: predicted distortion of benign
-    images, as root mean square in grey levels.
+    The model assumes independent signs of plus or minus epsilon at every pixel and channel, and
+    one block grid; see ``fd_keras.design.band_removal`` for how well that holds. Bands are in the
+    order of their standard deviation. Upper row: predicted probability that a perturbation of
+    each size is rounded away. Lower row: predicted distortion of benign images, as root mean
+    square in grey levels.
 
     Args:
         statistics: Of benign images, in the table's colour space.
         table: The table.
-        epsilons: Sizes of the perturbation of a pixel, in grey levels.
+        epsilons: Largest perturbations of a pixel, in grey levels.
 
     Returns:
         A figure.
@@ -158,7 +208,7 @@ def plot_design(
     names = _channel_names(statistics.channels, statistics.color_space)
     for column, name in enumerate(names):
         axes[0][column].set_title(name.strip(" :") or "image", fontsize=10)
-        axes[1][column].plot(distortion[column].ravel()[order[column]], color=_INK)
+        axes[1][column].plot(distortion[column].ravel()[order[column]], color=PAGE_INK)
         axes[1][column].set_xlabel("bands, widest spread first")
     axes[0][0].set(ylabel="predicted removal", ylim=(0, 1.02))
     axes[1][0].set(ylabel="benign error (RMS)", ylim=(0, None))
@@ -172,7 +222,7 @@ def plot_design(
 
 
 def empty_figure(width: float, height: float) -> Any:
-    """A figure that its content is fitted into.
+    """A figure whose layout fits its content.
 
     Args:
         width: In inches.
@@ -190,13 +240,12 @@ def empty_figure(width: float, height: float) -> Any:
     return figure_class(figsize=(width, height), layout="constrained")
 
 
-def empty_axes(width: float, height: float, *, grid_color: str = _GRID) -> tuple[Any, Any]:
+def empty_axes(width: float, height: float) -> tuple[Any, Any]:
     """A figure and its only axes, open at the top and on the right, over a faint grid.
 
     Args:
         width: In inches.
         height: In inches.
-        grid_color: Of the grid, before it is made faint.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -208,7 +257,7 @@ def empty_axes(width: float, height: float, *, grid_color: str = _GRID) -> tuple
     """
     figure = empty_figure(width, height)
     axis = figure.subplots()
-    axis.grid(True, color=grid_color, alpha=0.25, linewidth=0.6)
+    axis.grid(True, color=PAGE_SOFT, alpha=0.25, linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     return figure, axis
@@ -233,7 +282,7 @@ def _draw_bands(
         red, green, blue, _ = image.cmap(image.norm(value))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         text = labels[row * BLOCK_SIZE + column]
-        color = "white" if dark else _INK
+        color = "white" if dark else _DARK_TEXT
         axis.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
     axis.set(
         xlabel="horizontal frequency",
@@ -288,15 +337,15 @@ class NamedPoint:
 
 
 def place_names(figure: Any, axis: Any, points: Sequence[NamedPoint]) -> None:
-    """Write each name at the first place around its point where nothing else stands.
+    """Write each name beside its point, at the first place where it covers nothing.
 
-    A name that finds no place is left out. Nothing may be drawn afterwards that changes the
+    A name without such a place is left out. Nothing may be drawn afterwards that changes the
     layout.
 
     Args:
-        figure: A matplotlib figure whose plots are complete.
+        figure: A matplotlib figure that is complete but for the names.
         axis: One of its axes.
-        points: Earlier ones choose first.
+        points: Earlier ones are served first.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -339,11 +388,11 @@ def place_names(figure: Any, axis: Any, points: Sequence[NamedPoint]) -> None:
 
 
 def short_name(name: str, most: int = 24) -> str:
-    """A name of bounded length as matplotlib shows it.
+    """A name cut to a length, as text that matplotlib takes for no formula.
 
     Args:
         name: Any text.
-        most: Number of characters.
+        most: Maximum number of characters.
 
     Example:
         >>> short_name("a" * 30, 5)

@@ -1,4 +1,4 @@
-"""Named quantisation tables to start from and to compare with."""
+"""Named quantisation tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fd_keras.tables import QuantizationTable
 
 PRESETS = ("liu2019", "zigzag15", "balanced", "jpeg")
 
-# Typing alias: everything the layer and the command line accept as a table.
+# Typing alias: what the layer accepts as a table.
 TableLike = str | QuantizationTable | Mapping[str, object] | npt.ArrayLike
 
 # ITU-T T.81, annex K.1: luminance and chrominance at libjpeg's quality 50.
@@ -45,14 +45,14 @@ _DEFAULT_JPEG_QUALITY = 75  # Pillow's and libjpeg's
 
 
 def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
-    """A named quantisation table.
+    """Return a quantisation table by its name.
 
-    * ``"liu2019"``: the feature-distillation authors' table, 25 in the sixteen lowest
-      bands (4x4) and 30 elsewhere, on each RGB channel.
-    * ``"zigzag15"``: step 1 in the first 15 zig-zag bands and 41 elsewhere, in YCbCr,
-      after another public implementation.
-    * ``"balanced"``: what ``refine`` found on ImageNet images for MobileNetV2 at no more than
-      5 % benign loss; ``experiments/results/imagenet_front.md`` has its figures.
+    * ``"liu2019"``: the table of the authors' code, with step 25 in the sixteen lowest bands (4x4)
+      and 30 elsewhere, for each RGB channel.
+    * ``"zigzag15"``: step 1 in the first 15 zig-zag bands and 41 elsewhere, in YCbCr, as in
+      another public implementation.
+    * ``"balanced"``: the table that ``refine`` found for MobileNetV2 on ImageNet images at no more
+      than 5 % benign loss; its accuracies are in ``experiments/results/imagenet_front.md``.
     * ``"jpeg"``: the Annex K tables at libjpeg's ``quality``, in YCbCr without chroma
       subsampling. ``"jpeg:90"`` is the same as ``preset_table("jpeg", quality=90)``.
 
@@ -64,7 +64,7 @@ def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
         The table; its provenance names the preset.
 
     Raises:
-        ValueError: Unknown name, or a quality that does not fit.
+        ValueError: ``name`` is unknown, or ``quality`` invalid or not applicable.
 
     Example:
         >>> preset_table("liu2019")
@@ -73,7 +73,7 @@ def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
         True
 
     References:
-        Liu et al., CVPR 2019, and its code; ITU-T T.81, annex K.1.
+        Liu et al., CVPR 2019, and their code; ITU-T T.81, annex K.1.
     """
     base, separator, suffix = str(name).partition(":")
     if base not in PRESETS:
@@ -95,14 +95,14 @@ def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
 
 
 def as_table(value: TableLike) -> QuantizationTable:
-    """The quantisation table that ``value`` stands for.
+    """Convert what the layer accepts as a table to a ``QuantizationTable``.
 
     Args:
         value: Preset name (see ``preset_table``), steps of shape ``(8, 8)`` or
             ``(channels, 8, 8)``, a ``QuantizationTable``, or its ``to_dict()``.
 
     Raises:
-        ValueError: It stands for no valid table.
+        ValueError: ``value`` is no valid table.
 
     Example:
         >>> as_table([[30.0] * 8] * 8).channels
@@ -118,13 +118,13 @@ def as_table(value: TableLike) -> QuantizationTable:
 
 
 def table_from_argument(argument: str) -> QuantizationTable:
-    """The table a command line names: a preset, or a JSON file.
+    """Return the table that a command-line argument names.
 
     Args:
         argument: Preset name, or path of a file that ``QuantizationTable.save`` wrote.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: ``argument`` is neither.
 
     Example:
         >>> table_from_argument("jpeg:90").name

@@ -1,4 +1,4 @@
-"""Putting the layer in front of a model."""
+"""Put the layer in front of a model."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ def protect(
     *,
     input_shape: Sequence[int | None] | None = None,
 ) -> keras.Model:
-    """A new model that feeds ``model`` through ``layer``.
+    """Make a model that passes its input through ``layer`` and then through ``model``.
 
     Args:
         model: A functional, sequential or subclassed model with one image input. It is not
             copied: both models share its weights.
-        layer: A ``FeatureDistillation`` whose ``value_range`` is the range ``model`` takes.
+        layer: A ``FeatureDistillation`` with the ``value_range`` of the pixels that ``model``
+            takes.
         input_shape: Shape of one image; only needed for a model that neither declares its input
             nor was called.
 
     Returns:
-        A functional model that takes what ``model`` takes and returns what it returns.
+        A functional model with the inputs and outputs of ``model``.
 
     Raises:
         ValueError: ``model`` does not take one batch of images, or its input shape is unknown
@@ -76,7 +77,7 @@ def _input_like(model: keras.Model, shape: Sequence[int | None] | None) -> keras
         name = tensor.name.split(":")[0]
         return keras.Input(batch_shape=tuple(tensor.shape), dtype=tensor.dtype, name=name)
     if shape is None:
-        # What Keras itself records of a subclassed model, once it was called or built.
+        # Keras records this of a subclassed model once it was called or built.
         build_shape = (model.get_build_config() or {}).get("input_shape")
         if not isinstance(build_shape, (tuple, list)) or not all(
             size is None or isinstance(size, int) for size in build_shape

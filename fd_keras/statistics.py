@@ -30,8 +30,8 @@ _MOMENTS = ("count", "mean", "std", "mean_abs", "min", "max")
 class CoefficientStatistics:
     """Moments of every DCT band over a set of images.
 
-    Coefficients are those that ``FeatureDistillation`` quantises: orthonormal 8x8 DCT-II on
-    the 0..255 pixel scale, in ``color_space``, edges repeated to complete blocks.
+    The coefficients are those that ``FeatureDistillation`` quantises: orthonormal 8x8 DCT-II on
+    the 0..255 pixel scale, in ``color_space``, with edges repeated to complete blocks.
 
     Args:
         count: Number of blocks, int ``(channels, 8, 8)``.
@@ -41,12 +41,13 @@ class CoefficientStatistics:
         mean_abs: Mean absolute value.
         min: Smallest value.
         max: Largest value.
-        color_space: Of the coefficients.
-        value_range: Of the pixels they were measured on; they are scaled from it to 0..255.
-        provenance: Which data, any JSON-serialisable mapping.
+        color_space: Colour space of the coefficients.
+        value_range: Lowest and highest pixel value of the images, which were scaled from it to
+            0..255.
+        provenance: Description of the data; any JSON-serialisable mapping.
 
     Raises:
-        ValueError: The arrays do not fit each other, or hold what no images give.
+        ValueError: The arrays do not fit each other, or hold impossible moments.
 
     Example:
         >>> images = np.random.default_rng(3).integers(0, 256, (10, 32, 32, 3))
@@ -100,24 +101,24 @@ class CoefficientStatistics:
         steps: int | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> CoefficientStatistics:
-        """Measure images, one batch at a time.
+        """Measure the coefficients of images, one batch at a time.
 
         Args:
-            data: What ``fd_keras.data.batches.image_batches`` takes: an array of images, a
-                ``tf.data.Dataset``, a ``PyDataset`` or an iterable of images of any sizes.
-                Labels beside the images are passed over. Or what
-                ``fd_keras.data.sources.open_images`` takes: the path of a directory of image files,
-                of an ``.npz`` or a TFRecord file. An image there that cannot be read is an
-                error; to pass over it, give ``open_images(path)`` itself.
+            data: An array of images, a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of
+                images of any sizes (see ``fd_keras.data.batches.image_batches``); labels are
+                ignored. Or the path of a directory of image files, of an ``.npz`` or a TFRecord
+                file (see ``fd_keras.data.sources.open_images``). An image there that cannot be
+                read is an error; to skip it, pass ``open_images(path)`` instead of the path.
             color_space: ``"rgb"`` (any number of channels) or ``"ycbcr"`` (1 or 3).
             value_range: Lowest and highest pixel value of the data.
-            batch_size: Images at a time, where ``data`` is not batched by itself.
-            steps: Number of batches to read; ``None``: all.
-            provenance: Which data; the number of images is added. Default: the name of a path.
+            batch_size: Number of images in a batch, where ``data`` is not batched already.
+            steps: Maximum number of batches; ``None``: all.
+            provenance: Description of the data, to which the number of images is added. Default:
+                the name of a path.
 
         Raises:
             ValueError: There is no image, a pixel is outside ``value_range`` or NaN, the pixels
-                are surely of another scale, or channels differ.
+                are almost certainly of another scale, or images differ in their channels.
             OSError: A path cannot be read.
 
         Example:
@@ -171,13 +172,13 @@ class CoefficientStatistics:
         return int(self.mean.shape[0])
 
     def merge(self, other: CoefficientStatistics) -> CoefficientStatistics:
-        """The statistics of both sets of images together.
+        """Combine the statistics of two sets of images.
 
         Args:
-            other: Statistics in the same colour space and of as many channels.
+            other: Statistics with the same colour space, value range and number of channels.
 
         Raises:
-            ValueError: They do not fit.
+            ValueError: One of these differs.
             TypeError: ``other`` is something else.
 
         Example:
@@ -203,7 +204,7 @@ class CoefficientStatistics:
         count = self.count + other.count
         share = other.count / count
         difference = other.mean - self.mean
-        # A weighted mean of variances, not of sums of squares: no large number enters.
+        # A weighted mean of variances, which loses no digits, unlike sums of squares.
         variance = (
             (1 - share) * self.std**2 + share * other.std**2 + share * (1 - share) * difference**2
         )
@@ -220,7 +221,7 @@ class CoefficientStatistics:
         )
 
     def with_provenance(self, provenance: Mapping[str, Any]) -> CoefficientStatistics:
-        """The same numbers with another provenance.
+        """The same moments with another provenance.
 
         Args:
             provenance: JSON-serialisable mapping.
@@ -249,6 +250,7 @@ class CoefficientStatistics:
 
         Example:
             >>> import tempfile
+            >>> from pathlib import Path
             >>> path = Path(tempfile.mkdtemp()) / "statistics.json"
             >>> statistics = CoefficientStatistics.from_data(np.zeros((2, 8, 8, 3)))
             >>> statistics.save(path)
@@ -265,7 +267,7 @@ class CoefficientStatistics:
 
     @staticmethod
     def is_file(path: str | os.PathLike[str]) -> bool:
-        """Whether a JSON file says of itself that it holds coefficient statistics.
+        """Whether the ``format`` entry of a JSON file is that of coefficient statistics.
 
         Args:
             path: The file.
@@ -275,6 +277,7 @@ class CoefficientStatistics:
 
         Example:
             >>> import tempfile
+            >>> from pathlib import Path
             >>> path = Path(tempfile.mkdtemp()) / "other.json"
             >>> _ = path.write_text("[]")
             >>> CoefficientStatistics.is_file(path)
@@ -284,7 +287,7 @@ class CoefficientStatistics:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CoefficientStatistics:
-        """Read what ``save`` wrote.
+        """Read statistics that ``save`` wrote.
 
         Args:
             path: The file.
@@ -313,10 +316,9 @@ class CoefficientStatistics:
 
 @functools.cache
 def _moments(color_space: ColorSpace, channels: int) -> Any:
-    """A graph: images -> blocks, mean, sum of squares about it, sum of magnitudes, min, max.
-
-    Each of the last five is ``(8, 8 * channels)``. One signature serves images of all sizes.
-    """
+    """A graph from images to blocks, mean, centred squares, magnitudes, minimum and maximum."""
+    # All but the number of blocks are (8, 8 * channels); squares and magnitudes are sums. One
+    # signature serves images of all sizes.
 
     def moments(pixels: tf.Tensor) -> tuple[tf.Tensor, ...]:
         values = coefficients(pad_to_blocks(pixels), color_space)  # (rows, 8, columns, 8 * c)
@@ -327,7 +329,8 @@ def _moments(color_space: ColorSpace, channels: int) -> Any:
             return reduce(tf.reshape(sums, (BLOCK_SIZE, columns, width)), 1)
 
         def total(x: tf.Tensor) -> tf.Tensor:
-            # A product with ones adds rows on all cores, several times faster than a reduction.
+            # A product with ones adds rows on all cores and is several times faster than a
+            # reduction.
             return per_band(tf.matmul(tf.ones((1, rows)), x), tf.reduce_sum)
 
         blocks = rows * columns

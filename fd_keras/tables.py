@@ -1,4 +1,4 @@
-"""The quantisation table: what calibration, search, evaluation and export hand to each other."""
+"""The quantisation table as a value, and as a JSON file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMAT = DocumentFormat("fd_keras.quantization_table", 1, "quantisation table")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class QuantizationTable:
-    """Immutable quantisation steps and how they are meant to be applied.
+    """Immutable quantisation steps with the colour space and block grids to apply them in.
 
     Args:
         steps: Quantisation steps on the 0..255 pixel scale of an orthonormal 8x8 DCT.
@@ -29,10 +29,10 @@ class QuantizationTable:
             Indexed by vertical, then horizontal frequency. Positive and finite.
         color_space: ``"rgb"``: the image's own channels, without level shift.
             ``"ycbcr"``: full-range JFIF Y, Cb, Cr, centred on 128 as in a JPEG codec;
-            greyscale images are taken as Y.
-        cycle_spins: Number of shifted block grids the result is averaged over, 1 to 64.
-        provenance: How the table came about and on which data; any JSON-serialisable
-            mapping. It does not take part in ``==``.
+            greyscale images are treated as Y.
+        cycle_spins: Number of shifted block grids that the result is averaged over, 1 to 64.
+        provenance: How the table was made and from which data; any JSON-serialisable mapping. It
+            is ignored by ``==``.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -73,7 +73,7 @@ class QuantizationTable:
 
     @property
     def name(self) -> str:
-        """Short name for tables and plots, taken from the provenance."""
+        """Short name for reports and plots, taken from the provenance."""
         return str(self.provenance.get("name", "custom"))
 
     def steps_for(self, image_channels: int) -> npt.NDArray[np.float64]:
@@ -86,7 +86,7 @@ class QuantizationTable:
             Array ``(image_channels, 8, 8)``.
 
         Raises:
-            ValueError: The table does not fit such an image.
+            ValueError: The table has steps for another number of channels.
 
         Example:
             >>> QuantizationTable(np.ones((8, 8))).steps_for(3).shape
@@ -111,14 +111,14 @@ class QuantizationTable:
     def with_settings(
         self, *, color_space: ColorSpace | None = None, cycle_spins: int | None = None
     ) -> QuantizationTable:
-        """The same steps and provenance, to be applied in another way.
+        """The same steps and provenance with another colour space or number of block grids.
 
         Args:
             color_space: New colour space; ``None`` keeps the table's.
             cycle_spins: New number of block grids; ``None`` keeps the table's.
 
         Raises:
-            ValueError: A setting is out of its range, or the steps do not fit it.
+            ValueError: A setting is out of its range, or the steps do not fit the colour space.
 
         Example:
             >>> QuantizationTable(np.ones((8, 8))).with_settings(cycle_spins=4).cycle_spins
@@ -132,7 +132,7 @@ class QuantizationTable:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The table as plain JSON types; ``from_dict`` reads it back.
+        """Convert the table to plain JSON types, for ``from_dict``.
 
         Example:
             >>> table = QuantizationTable(np.ones((8, 8)))
@@ -150,13 +150,13 @@ class QuantizationTable:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> QuantizationTable:
-        """Read what ``to_dict`` wrote.
+        """Make a table from the mapping that ``to_dict`` returned.
 
         Args:
             data: The mapping.
 
         Raises:
-            ValueError: It is not a quantisation table, or of a later version.
+            ValueError: ``data`` is not a quantisation table, or of another version.
 
         Example:
             >>> QuantizationTable.from_dict({"format": "x"})  # doctest: +ELLIPSIS
@@ -180,6 +180,7 @@ class QuantizationTable:
 
         Example:
             >>> import tempfile
+            >>> from pathlib import Path
             >>> path = Path(tempfile.mkdtemp()) / "table.json"
             >>> table = QuantizationTable(np.full((8, 8), 30))
             >>> table.save(path)
@@ -239,7 +240,7 @@ class QuantizationTable:
         return "\n".join([repr(self), *grids])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A MappingProxyType cannot be pickled, and KerasTuner and Dask pickle tables.
+        # A MappingProxyType cannot be pickled, and Keras Tuner and Dask pickle tables.
         return QuantizationTable.from_dict, (self.to_dict(),)
 
 
@@ -255,7 +256,7 @@ def _validated_steps(steps: npt.ArrayLike) -> npt.NDArray[np.float64]:
             "`steps` must have shape (8, 8) or (channels, 8, 8). "
             f"Received: steps of shape {np.shape(steps)}"
         )
-    # The layer divides in float32, where a step below 1e-38 has no finite reciprocal.
+    # The layer multiplies by reciprocals in float32, where those of steps below 1e-38 are infinite.
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         usable = np.isfinite(np.float32(array)) & np.isfinite(1 / np.float32(array)) & (array > 0)
     if not usable.all():
@@ -269,7 +270,7 @@ def _validated_steps(steps: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def frozen_json(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A read-only copy, made through JSON so that what is saved reads back equal.
+    """Make a read-only copy that is equal to what JSON reads back.
 
     Args:
         provenance: The mapping.

@@ -17,24 +17,25 @@ from fd_keras_cli.evaluate import evaluate
 from fd_keras_cli.export import export
 from fd_keras_cli.harden import harden
 from fd_keras_cli.inspect import inspect
-from fd_keras_cli.tune import tune
+from fd_keras_cli.refine import refine
 from fd_keras_cli.verify import verify
 
 app = typer.Typer(
-    help="Feature distillation: round adversarial perturbations away before a model sees them.",
+    help="Feature distillation: quantise images against adversarial perturbations.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
 for command in (
     *(apply, calibrate, compress, demo, evaluate, export),
-    *(harden, inspect, tune, verify),
+    *(harden, inspect, refine, verify),
 ):
     app.command()(command)
+app.command("tune", hidden=True, help="Old name of `fd-keras refine`, which does the same.")(refine)
 
 
 def main() -> None:
-    """Run the command line; errors of the user's making are one line, and exit code 1."""
+    """Run the command line; user errors are printed as one line and end with exit code 1."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         app()

@@ -22,40 +22,41 @@ if TYPE_CHECKING:
 
     from fd_keras import QuantizationTable
 
-# Image rows that are distilled at once: a 50-megapixel photo takes 4 GB in one piece.
+# Image rows that are distilled at once: a 50-megapixel photo as a whole takes 4 GB.
 _STRIP_ROWS = 512
 
-# Blocks of shifted grids reach this far into the neighbouring strips.
+# Rows by which blocks of shifted grids reach into the neighbouring strips.
 _BLOCK_ROWS = 8
 
 
 def apply(images: Images, out: OutDirectory, table: TableName = "liu2019") -> None:
     """Distil image files with a quantisation table.
 
-    A PNG or WebP file keeps its name and is written without loss. A JPEG file becomes a PNG
-    file: saved as JPEG, the distilled image would be compressed a second time. Transparency
-    and colour profile are kept, the EXIF orientation is applied, and other metadata is
-    dropped. Palette images become RGB, and 16 bits per sample become 8.
+    PNG and WebP files keep their names and are written losslessly. A JPEG file becomes a PNG
+    file, because JPEG would compress the distilled image a second time. Transparency and colour
+    profile are kept, the EXIF orientation is applied, and other metadata is dropped. Palette
+    images become RGB, and 16 bits per sample become 8.
     """
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
         from fd_keras.presets import table_from_argument
     distiller = _Distiller(table_from_argument(table))
     targets = checked_targets(images, [_target(image, out) for image in images], out)
     failures = 0
-    with file_progress(len(images)) as progress:
-        for source, target in progress.track(list(zip(images, targets)), description="Distilling"):
+    with file_progress("Distilling", len(images)) as (advance, console):
+        for source, target in zip(images, targets):
             try:
                 distiller.convert(source, target)
             except USER_ERRORS as error:
                 failures += 1
-                print_error(f"{source}: {error}", progress.console)
+                print_error(f"{source}: {error}", console)
+            advance(1)
     typer.echo(f"{len(images) - failures} of {len(images)} images written to {out}")
     if failures:
         raise typer.Exit(1)
 
 
 class _Distiller:
-    """The layer, built once for each number of channels that turns up."""
+    """Distils files with one layer for each number of channels."""
 
     def __init__(self, table: QuantizationTable) -> None:
         self._table = table

@@ -1,15 +1,13 @@
-"""``fd-keras calibrate``: from benign images to a designed table."""
+"""``fd-keras calibrate``: measure benign images and design a table."""
 
 from __future__ import annotations
 
 import itertools
-import time
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fd_keras_cli.console import check_target, interruptible, quiet_libraries, report_skipped
 from fd_keras_cli.options import Strict, path_option
@@ -17,8 +15,7 @@ from fd_keras_cli.options import Strict, path_option
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rich.console import Console
-
+    from fd_keras._console import Advance
     from fd_keras.data.sources import ImageSource
     from fd_keras.statistics import CoefficientStatistics
 
@@ -41,7 +38,9 @@ def calibrate(
     ],
     epsilon: Annotated[
         float,
-        typer.Option(help="Size of the perturbation of a pixel in grey levels: 2 means 2/255."),
+        typer.Option(
+            help="Size of the perturbation of a pixel in grey levels of 255: 2 means 2/255."
+        ),
     ],
     out: Annotated[Path, path_option("The table's JSON file.")],
     color_space: Annotated[
@@ -52,31 +51,31 @@ def calibrate(
     ] = 15,
     required_removal: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Removal probability of the other bands."),
+        typer.Option(min=0, max=1, help="Minimum removal probability of the other bands."),
     ] = None,
     distortion_budget: Annotated[
         float | None,
-        typer.Option(min=0, help="Squared error allowed in an accuracy-sensitive band."),
+        typer.Option(min=0, help="Maximum mean squared error of an accuracy-sensitive band."),
     ] = None,
     max_step: Annotated[
-        int | None, typer.Option(min=1, help="Largest step; a JPEG file holds 255.")
+        int | None, typer.Option(min=1, help="Largest step; a JPEG file can hold 255.")
     ] = None,
     cycle_spins: Annotated[
         int | None,
-        typer.Option(min=1, max=64, help="Block grids the layer averages over; 1 if not given."),
+        typer.Option(min=1, max=64, help="Number of block grids to average over; 1 if not given."),
     ] = None,
     channels: Annotated[
-        int | None, typer.Option(min=1, max=3, help="Take images as grey (1) or colour (3).")
+        int | None, typer.Option(min=1, max=3, help="Convert images to grey (1) or colour (3).")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Read so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
     statistics: Annotated[
         Path | None, path_option("Also write the coefficient statistics to this file.")
     ] = None,
     strict: Strict = False,
 ) -> None:
-    """Measure benign images and design a table against a perturbation.
+    """Measure benign images and design a table for perturbations of a given size.
 
-    Nothing is written before all images are read, so an interrupted run leaves nothing behind.
+    Nothing is written before all images are read; an interrupted run leaves no files.
     """
     check_target("--out", out)
     if statistics is not None:
@@ -96,7 +95,7 @@ def calibrate(
             validate_epsilon(epsilon)
             source = open_images(data, channels=_checked_channels(channels), strict=strict)
         measured = _measured(source, limit, color_space)
-        # What is not chosen is left to the design's own defaults.
+        # Options that were not given are left to the defaults of `design_table`.
         table = design_table(
             measured,
             epsilon,
@@ -119,12 +118,18 @@ def _checked_channels(channels: int | None) -> Any:
 def _measured(
     source: ImageSource, limit: int | None, color_space: ColorSpaceName
 ) -> CoefficientStatistics:
+    from fd_keras._console import bar, progress_bars
     from fd_keras.statistics import CoefficientStatistics
 
+    counts = [count for count in (source.count, limit) if count is not None]
     try:
-        with quiet_libraries() as console, _progress(console) as progress:
+        with (
+            quiet_libraries() as console,
+            progress_bars(console, unit="images") as progress,
+            bar(progress, "Measuring", min(counts, default=None)) as advance,
+        ):
             return CoefficientStatistics.from_data(
-                _counted(source, limit, progress),
+                _counted(source, limit, advance),
                 color_space=color_space.value,
                 provenance={"data": source.name},
             )
@@ -132,25 +137,11 @@ def _measured(
         report_skipped(source.skipped)
 
 
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-
-
-def _counted(source: ImageSource, limit: int | None, progress: Progress) -> Iterator[Any]:
-    counts = [count for count in (source.count, limit) if count is not None]
-    task = progress.add_task("Measuring", total=min(counts, default=None), rate="")
-    start = time.monotonic()
-    number = 0
-    for number, image in enumerate(itertools.islice(source, limit), start=1):
+def _counted(source: ImageSource, limit: int | None, advance: Advance) -> Iterator[Any]:
+    empty = True
+    for image in itertools.islice(source, limit):
+        empty = False
         yield image
-        rate = number / (time.monotonic() - start)
-        progress.update(task, completed=number, rate=f"{rate:.0f} images/s")
-    if not number:
+        advance(1)
+    if empty:
         raise ValueError(f"no usable image in {source.name}")

@@ -1,4 +1,4 @@
-"""``fd-keras compress``: JPEG files with a quantisation table."""
+"""``fd-keras compress``: write JPEG files with a quantisation table."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def compress(
         SubsamplingName, typer.Option(help="Chroma at full (4:4:4) or half (4:2:0) size.")
     ] = SubsamplingName.NONE,
 ) -> None:
-    """Compress images to JPEG files that carry a quantisation table.
+    """Compress images to JPEG files with a quantisation table.
 
-    The encoder side of the defence: with 4:4:4 and a YCbCr table, any JPEG decoder gives
-    nearly what the layer computes. Blocks of high contrast, incomplete blocks at the edges and
-    colours that leave Y, Cb or Cr from 0 to 255 can differ. Steps are rounded to whole numbers
-    from 1 to 255, and cycle spins dropped, which JPEG cannot hold; a line says so.
-    Transparency and metadata are dropped.
+    This is feature distillation at the encoder: with 4:4:4 and a YCbCr table, any JPEG decoder
+    returns nearly what the layer computes. Differences are possible in blocks of high contrast, in
+    incomplete blocks at the edges, and where Y, Cb or Cr leave 0 to 255. Because of the JPEG
+    format, steps are rounded to whole numbers from 1 to 255 and cycle spins are dropped; a message
+    reports it. Transparency and metadata are dropped.
     """
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
         from fd_keras.data.files import read_image
@@ -50,15 +50,16 @@ def compress(
         typer.echo(f"Rounded for JPEG: {given!r} -> {rounded!r}", err=True)
     targets = checked_targets(images, [out / f"{image.stem}.jpg" for image in images], out)
     written = pixels = size = 0
-    with file_progress(len(images)) as progress:
-        for source, target in progress.track(list(zip(images, targets)), description="Writing"):
+    with file_progress("Writing", len(images)) as (advance, console):
+        for source, target in zip(images, targets):
             try:
                 image = read_image(source).pixels
                 size += write_jpeg(target, image, rounded, subsampling=subsampling.value)
                 pixels += image.size
                 written += 1
             except USER_ERRORS as error:
-                print_error(f"{source}: {error}", progress.console)
+                print_error(f"{source}: {error}", console)
+            advance(1)
     typer.echo(f"{written} of {len(images)} images written to {out}")
     if written:
         typer.echo(f"{size} bytes, {pixels / size:.1f} times smaller than the pixels")

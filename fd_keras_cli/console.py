@@ -1,4 +1,4 @@
-"""What the commands share: where they print, and which errors are the user's.
+"""Console output, user errors and checks of output paths, for all commands.
 
 Results go to standard output; progress and errors go to standard error.
 """
@@ -11,16 +11,19 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-# What the library raises on wrong arguments, unusable files and missing extras.
+if TYPE_CHECKING:
+    from fd_keras._console import Advance
+
+# Errors that the library raises on wrong arguments, unusable files and missing extras.
 USER_ERRORS = (ValueError, OSError, ImportError)
 
-# What a shell says of a program that Ctrl-C ended.
+# Exit code of a program that Ctrl-C ended.
 _INTERRUPTED = 130
 
 _RESUMABLE = "Interrupted; the same command goes on from here"
@@ -30,9 +33,9 @@ def print_error(error: object, console: Console | None = None) -> None:
     """Print one red line.
 
     Args:
-        error: Anything whose text says what is wrong. Square brackets in it are no markup,
-            and line breaks become spaces.
-        console: The console of a progress bar that is being shown. Default: standard error.
+        error: An exception or a text. Square brackets in it are not interpreted as markup, and
+            line breaks become spaces.
+        console: Console of a progress bar that is being shown. Default: standard error.
 
     Example:
         >>> print_error(ValueError("no such table"))
@@ -43,11 +46,11 @@ def print_error(error: object, console: Console | None = None) -> None:
 
 @contextmanager
 def quiet_libraries() -> Iterator[Console]:
-    """Yield a console on standard error, and keep native libraries from writing there too.
+    """Yield a console on standard error, and hide what native libraries write there.
 
-    TensorFlow 2.21 logs before it reads ``TF_CPP_MIN_LOG_LEVEL``, LiteRT logs regardless, and
-    both write past ``sys.stderr``, through any progress bar. What they wrote is shown only
-    when the block ends in an error that is not the user's.
+    TensorFlow 2.21 logs before it reads ``TF_CPP_MIN_LOG_LEVEL``, LiteRT logs regardless of it,
+    and both write to the file descriptor, in the middle of progress bars. Their output is shown
+    only if the block ends with an error that is not one of ``USER_ERRORS``.
 
     Example:
         >>> with quiet_libraries() as console, console.status("Starting TensorFlow"):
@@ -72,10 +75,10 @@ def quiet_libraries() -> Iterator[Console]:
 
 @contextmanager
 def interruptible(message: str = _RESUMABLE) -> Iterator[None]:
-    """End the command with one line, and a shell's exit code, when Ctrl-C ends the block.
+    """End the command with one line and exit code 130 if Ctrl-C ends the block.
 
     Args:
-        message: The line.
+        message: The line to print.
 
     Raises:
         typer.Exit: The block was interrupted.
@@ -92,10 +95,10 @@ def interruptible(message: str = _RESUMABLE) -> Iterator[None]:
 
 
 def report_skipped(messages: Sequence[str], console: Console | None = None) -> None:
-    """Name the images that were passed over, and count them.
+    """Print why images were skipped, and how many.
 
     Args:
-        messages: Why each of them could not be read.
+        messages: One reason for each image.
         console: As for ``print_error``.
 
     Example:
@@ -109,13 +112,13 @@ def report_skipped(messages: Sequence[str], console: Console | None = None) -> N
 
 
 def parsed_limit(text: str) -> tuple[str, int]:
-    """Name and count of one ``--limit``.
+    """Parse the value of ``--limit``.
 
     Args:
         text: ``NAME=COUNT``.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: ``text`` is anything else.
 
     Example:
         >>> parsed_limit("CW-L2=50")
@@ -127,36 +130,39 @@ def parsed_limit(text: str) -> tuple[str, int]:
     return name, int(count)
 
 
-def file_progress(count: int) -> Progress:
-    """A progress bar over files, on standard error; none for a single one.
+@contextmanager
+def file_progress(text: str, count: int) -> Iterator[tuple[Advance, Console]]:
+    """Show the progress of work on files on standard error; nothing for a single file.
 
     Args:
+        text: What is being done.
         count: Number of files.
 
+    Yields:
+        A function that is called with the number of files just finished, and the console for
+        messages.
+
     Example:
-        >>> with file_progress(1) as progress:
-        ...     list(progress.track([1], description="Distilling"))
-        [1]
+        >>> with file_progress("Distilling", 1) as (advance, console):
+        ...     advance(1)
     """
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=count < 2,
-    )
+    from fd_keras._console import bar, progress_bars
+
+    console = Console(stderr=True)
+    shown = console if count > 1 else None
+    with progress_bars(shown, unit="images") as progress, bar(progress, text, count) as advance:
+        yield advance, console
 
 
 def check_target(option: str, target: Path) -> None:
-    """Refuse a file that cannot be written, before anything is computed.
+    """Refuse an output file that cannot be written, before anything is computed.
 
     Args:
-        option: The option that names it.
+        option: Name of the option.
         target: The file.
 
     Raises:
-        ValueError: It is a directory, or lies below a file.
+        ValueError: ``target`` is a directory, or is below a file.
 
     Example:
         >>> check_target("--out", Path("."))
@@ -170,13 +176,13 @@ def check_target(option: str, target: Path) -> None:
 
 
 def check_directory(out: Path) -> None:
-    """Refuse a directory that is none, before anything is computed.
+    """Refuse an output directory that is a file, before anything is computed.
 
     Args:
-        out: What ``--out`` names. It need not exist.
+        out: Value of ``--out``. It need not exist.
 
     Raises:
-        ValueError: It is a file.
+        ValueError: ``out`` is a file.
 
     Example:
         >>> check_directory(Path("."))
@@ -186,15 +192,15 @@ def check_directory(out: Path) -> None:
 
 
 def checked_targets(sources: Sequence[Path], targets: list[Path], out: Path) -> list[Path]:
-    """Return ``targets`` when no file would be lost by writing them.
+    """Return ``targets`` if writing them overwrites neither a source nor each other.
 
     Args:
-        sources: Files that are read.
-        targets: Where each of them goes.
-        out: The directory that ``--out`` names.
+        sources: Input files.
+        targets: Output file of each input file.
+        out: Value of ``--out``.
 
     Raises:
-        ValueError: ``out`` is a file, two sources go to one target, or a target is a source.
+        ValueError: ``out`` is a file, two sources have the same target, or a target is a source.
 
     Example:
         >>> checked_targets([Path("a.png")], [Path("out/a.png")], Path("out"))
@@ -204,7 +210,7 @@ def checked_targets(sources: Sequence[Path], targets: list[Path], out: Path) -> 
     read = {source.resolve() for source in sources}
     taken: dict[str, Path] = {}
     for source, target in zip(sources, targets):
-        # Not every file system tells IMG.png from img.png.
+        # Some file systems do not distinguish IMG.png from img.png.
         if other := taken.get(target.name.casefold()):
             raise ValueError(f"{other} and {source} would both be written to {target}")
         if target.resolve() in read:

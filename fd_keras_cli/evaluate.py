@@ -1,9 +1,9 @@
-"""``fd-keras evaluate``: what a table saves, what it costs, against whom."""
+"""``fd-keras evaluate``: attack a classifier and compare defences."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,9 +26,6 @@ from fd_keras_cli.options import (
     path_option,
 )
 
-if TYPE_CHECKING:
-    from fd_keras.evaluation import EvaluationReport
-
 
 def evaluate(
     model: Annotated[
@@ -40,13 +37,16 @@ def evaluate(
         list[str] | None,
         typer.Option(help="A preset's name or a table's JSON file; may be given repeatedly."),
     ] = None,
-    rival: Annotated[
+    baseline: Annotated[
         list[str] | None,
         typer.Option(
-            help="A rival: jpeg:75, bits:5, median:2, slq, tvm, quilting; or a family, of which "
-            "the best setting is chosen on a tuning split: JPEG, 'bit depth', median, SLQ, TVM, "
-            "quilting. May be given repeatedly."
+            help="A defence to compare with: jpeg:75, bits:5, median:2, slq, tvm, quilting; or a "
+            "family, of which the best setting is chosen on a validation split: JPEG, 'bit depth', "
+            "median, SLQ, TVM, quilting. May be given repeatedly."
         ),
+    ] = None,
+    rival: Annotated[
+        list[str] | None, typer.Option(hidden=True, help="Earlier name of --baseline.")
     ] = None,
     protocol: ProtocolName = "linf-sweep",
     value_range: ValueRange = (0.0, 255.0),
@@ -59,51 +59,71 @@ def evaluate(
         ),
     ] = None,
     max_images: Annotated[
-        int, typer.Option(min=1, help="Use so many images that the model gets right.")
+        int, typer.Option(min=1, help="Maximum number of correctly classified images.")
     ] = 1000,
     limit: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=COUNT",
-            help="Fewer images for what is slow: an attack (CW-L2=50), a threat model "
-            "(adaptive=100) or a kind of rival (quilting=20). May be given repeatedly.",
+            help="Maximum number of images for what is slow: a family of attacks (CW-L2=50), a "
+            "threat model (adaptive=100) or a family of defences (quilting=20). May be given "
+            "repeatedly.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random attacks and defences.")] = 1,
     cache: Annotated[
         Path | None,
         path_option(
-            "Where what was computed is kept, so that an interrupted run goes on. Default: "
-            "~/.keras/fd_keras/evaluation."
+            "Directory of attacked images and other results, from which an interrupted run "
+            "resumes. Default: ~/.keras/fd_keras/evaluation."
         ),
     ] = None,
     modules: Modules = None,
     strict: Strict = False,
 ) -> None:
-    """Attack a classifier with and without knowledge of its defences, and write a report.
+    """Evaluate defences of a classifier under attack, and write a report.
 
     Writes report.html and report.json. Every accuracy names its threat model: gray-box (the
     attacker does not know the defence), adaptive (the attacker differentiates through it) or
-    black-box. Interrupt it at any time: the same command goes on where it was.
+    black-box. After an interruption, the same command resumes.
     """
     check_directory(out)
     limits = dict(map(parsed_limit, limit or []))
-    with interruptible():
-        report = _report(
-            model,
+    defences = [*(table or ["liu2019"]), *(baseline or []), *(rival or [])]
+    names = None if classes is None else _lines(classes)
+    with interruptible(), quiet_libraries() as console:
+        with console.status("Starting TensorFlow"):
+            from fd_keras import evaluation
+            from fd_keras.classifier import Classifier
+            from fd_keras.data.labelled_sources import open_labelled_images
+            from fd_keras_cli.models import image_shape, load_model
+        loaded = load_model(model, modules or [])
+        source = open_labelled_images(
             data,
-            [*(table or ["liu2019"]), *(rival or [])],
-            protocol,
-            classes,
-            modules or [],
-            strict,
+            image_shape(loaded),
             value_range=value_range,
-            from_logits=not probabilities,
-            max_images=max_images,
-            limits=limits,
-            seed=seed,
-            cache_dir=cache,
+            class_names=names,
+            strict=strict,
         )
+        try:
+            report = evaluation.evaluate(
+                Classifier(
+                    loaded,
+                    value_range=value_range,
+                    from_logits=not probabilities,
+                    class_names=names,
+                ),
+                source,
+                defences,
+                evaluation.protocol_named(protocol, limits),
+                max_images=max_images,
+                seed=seed,
+                cache_dir=cache,
+                console=console,
+            )
+        finally:
+            report_skipped(source.skipped, console)
+    report.settings["data"] = source.name
     report.to_json(out / "report.json")
     report.to_html(out / "report.html")
     typer.echo(report.table())
@@ -115,41 +135,6 @@ def evaluate(
     typer.echo(f"Wrote {out / 'report.html'} and {out / 'report.json'}")
 
 
-def _report(
-    model: Path,
-    data: str,
-    defences: list[str],
-    protocol: str,
-    classes: Path | None,
-    modules: list[str],
-    strict: bool,
-    *,
-    value_range: tuple[float, float],
-    **options: Any,
-) -> EvaluationReport:
-    with quiet_libraries() as console:
-        with console.status("Starting TensorFlow"):
-            from fd_keras.data.labelled_sources import labelled_batches, open_labelled_images
-            from fd_keras.evaluation import evaluate
-            from fd_keras_cli.models import image_shape, load_model
-        classifier = load_model(model, modules)
-        names = None if classes is None else classes.read_text(encoding="utf-8").split("\n")
-        names = None if names is None else [name.strip() for name in names if name.strip()]
-        source = open_labelled_images(
-            data, image_shape(classifier), class_names=names, strict=strict
-        )
-        try:
-            report = evaluate(
-                classifier,
-                labelled_batches(source, value_range),
-                defences,
-                protocol,
-                value_range=value_range,
-                class_names=names,
-                console=console,
-                **options,
-            )
-        finally:
-            report_skipped(source.skipped, console)
-    report.settings["data"] = source.name
-    return report
+def _lines(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [line.strip() for line in lines if line.strip()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fd_keras_cli.console import quiet_libraries
-from fd_keras_cli.options import LayerRange, Modules, OutDirectory, model_argument
+from fd_keras_cli.options import Modules, OutDirectory, ValueRange, model_argument
 
 if TYPE_CHECKING:
     from fd_keras import ExportCheck
@@ -50,7 +50,7 @@ def export(
             "jpeg:QUALITY, or a table's JSON file. Without it the model is exported as it is."
         ),
     ] = None,
-    value_range: LayerRange = (0, 255),
+    value_range: ValueRange = (0, 255),
     formats: Annotated[
         list[FormatName] | None, typer.Option("--format", help="Can be given twice. Default: both.")
     ] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,7 +33,6 @@ class AttackGradientName(str, Enum):
 
     SMOOTH = "smooth"
     STRAIGHT_THROUGH = "straight-through"
-    RANDOM = "random"
 
 
 _SMOOTH = AttackGradientName.SMOOTH
@@ -62,98 +62,107 @@ def harden(
         float,
         typer.Option(
             min=0,
-            help="Change of a pixel in the attacks that are trained on, in grey levels: 4 means "
-            "4/255. 0: no attack.",
+            help="Largest change of a pixel by the attack on training images, in grey levels of "
+            "255: 4 means 4/255. 0: no attack.",
         ),
     ] = 4.0,
     max_benign_loss: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the benign images it may cost.")
+        float,
+        typer.Option(min=0, max=1, help="Share of the images by which benign accuracy may fall."),
     ] = 0.01,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over TRAIN_DATA.")] = 5,
     attack_steps: Annotated[
-        int, typer.Option(min=1, help="1: FGSM with a random start. More: PGD.")
+        int,
+        typer.Option(min=1, help="Steps of that attack. 1: FGSM from a random start. More: PGD."),
     ] = 1,
     attack_gradient: Annotated[
-        AttackGradientName, typer.Option(help="What attacks take for the gradient of rounding.")
+        AttackGradientName,
+        typer.Option(help="Its surrogate gradient of rounding (BPDA); smooth is the stronger one."),
     ] = _SMOOTH,
     attacked_share: Annotated[
         float, typer.Option(min=0, max=1, help="Part of every batch that is attacked.")
     ] = 0.5,
-    trades: Annotated[
-        float, typer.Option(min=0, help="Weight of the TRADES divergence; 0: cross-entropy.")
-    ] = 0.0,
-    consistency: Annotated[
-        float, typer.Option(min=0, help="Weight of agreement with and without the quantisation.")
-    ] = 0.0,
     soft_labels: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the original's predictions as labels.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Weight of the original model's probabilities in the targets (knowledge "
+            "distillation). 0: labels only.",
+        ),
     ] = 0.0,
     learn_table: Annotated[
         bool, typer.Option("--learn-table", help="Learn the table's steps, too.")
     ] = False,
-    random_grids: Annotated[
-        bool, typer.Option("--random-grids", help="Shift the block grid at random in training.")
-    ] = False,
     learning_rate: Annotated[
         float | None,
-        typer.Option(min=0, help="Of Adam, constant. Default: a warm-up to 0.001 and a cosine."),
+        typer.Option(
+            min=0, help="Of Adam, constant. Default: a warm-up to 0.001, then a cosine to 0."
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of images in a batch.")] = 128,
     dtype_policy: Annotated[
-        str | None, typer.Option(help="Keras' policy to train with, such as mixed_bfloat16.")
+        str | None, typer.Option(help="Keras dtype policy to train with, such as mixed_bfloat16.")
     ] = None,
     validation_data: Annotated[
         str | None,
-        typer.Option(help="Images to hold out, as TRAIN_DATA. Default: a fifth of TRAIN_DATA."),
+        typer.Option(
+            help="Labelled images that choose the epoch, given as TRAIN_DATA. Default: a fifth of "
+            "TRAIN_DATA, which is then not trained on."
+        ),
     ] = None,
     max_images: Annotated[
-        int, typer.Option(min=5, help="Read so many images of TRAIN_DATA at most.")
+        int, typer.Option(min=5, help="Maximum number of images read from TRAIN_DATA.")
     ] = 100_000,
-    max_held_out: Annotated[int, typer.Option(min=1, help="Images to check on at most.")] = 1000,
+    max_validation_images: Annotated[
+        int,
+        typer.Option(
+            "--max-validation-images",
+            "--max-held-out",
+            min=1,
+            help="Maximum number of validation images.",
+        ),
+    ] = 1000,
     value_range: ValueRange = (0.0, 255.0),
     probabilities: Probabilities = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 1,
     modules: Modules = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Throw away the training in --out.")
+        bool, typer.Option("--overwrite", help="Delete the training in --out.")
     ] = False,
     strict: Strict = False,
 ) -> None:
     """Fine-tune a classifier behind its table, so that attacks through it do less.
 
-    The best epoch is the one with the highest accuracy under an adaptive attack on held-out images
-    among those that cost no more benign accuracy than --max-benign-loss. Interrupt it at any time:
-    the same command goes on after the last whole epoch. Writes model.keras, table.json and
-    result.json, and below training/ what TensorBoard reads.
+    The result is the epoch with the highest accuracy under an adaptive attack on the validation
+    images among those that lose no more benign accuracy than --max-benign-loss. Interrupt it at
+    any time: the same command goes on after the last whole epoch. Writes model.keras, table.json
+    and result.json, and below training/ what TensorBoard reads.
     """
     check_directory(out)
     with interruptible():
         result = _result(
             model,
             _Reader(value_range, max_images, strict),
-            train_data,
-            validation_data,
+            {"TRAIN_DATA": train_data, "--validation-data": validation_data},
             table,
             modules or [],
             learning_rate,
-            attack_budget=epsilon,
-            max_benign_loss=max_benign_loss,
-            epochs=epochs,
-            batch_size=batch_size,
+            recipe={
+                "epsilon": epsilon,
+                "attack_steps": attack_steps,
+                "attack_gradient": attack_gradient.value,
+                "attacked_share": attacked_share,
+                "soft_labels": soft_labels,
+                "table_rate": 1.0 if learn_table else 0.0,
+            },
+            training={"epochs": epochs, "batch_size": batch_size, "dtype_policy": dtype_policy},
             from_logits=not probabilities,
-            dtype_policy=dtype_policy,
-            max_held_out=max_held_out,
+            max_benign_loss=max_benign_loss,
+            max_validation_images=max_validation_images,
             directory=out / _TRAINING,
             overwrite=overwrite,
             seed=seed,
-            attack_steps=attack_steps,
-            attack_gradient=attack_gradient.value,
-            attacked_share=attacked_share,
-            trades=trades,
-            consistency=consistency,
-            soft_labels=soft_labels,
-            random_grids=random_grids,
-            table_rate=1.0 if learn_table else 0.0,
         )
     result.save(out)
     typer.echo(str(result))
@@ -170,7 +179,7 @@ class _Reader:
         self._strict = strict
 
     def read(
-        self, location: str, shape: tuple[int, int, int], console: Console
+        self, name: str, location: str, shape: tuple[int, int, int], console: Console
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Images in the value range, and their classes."""
         import numpy as np
@@ -183,7 +192,7 @@ class _Reader:
         finally:
             report_skipped(source.skipped, console)
         if not pairs:
-            raise ValueError(f"`TRAIN_DATA` holds no image. Received: {location}")
+            raise ValueError(f"`{name}` holds no image. Received: {location}")
         images, labels = zip(*pairs)
         low, high = self.value_range
         stacked = np.stack(images)
@@ -196,11 +205,14 @@ class _Reader:
 def _result(
     path: Path,
     reader: _Reader,
-    train_data: str,
-    validation_data: str | None,
+    locations: Mapping[str, str | None],
     table: str,
     modules: list[str],
     learning_rate: float | None,
+    *,
+    recipe: dict[str, Any],
+    training: dict[str, Any],
+    from_logits: bool,
     **options: Any,
 ) -> HardenResult:
     with quiet_libraries() as console:
@@ -208,16 +220,27 @@ def _result(
             import keras
 
             from fd_keras import FeatureDistillation, harden
+            from fd_keras.classifier import Classifier
+            from fd_keras.hardening import Recipe, Training
             from fd_keras.presets import table_from_argument
             from fd_keras_cli.models import image_shape, load_model
-        classifier = load_model(path, modules)
-        shape = image_shape(classifier)
+        model = load_model(path, modules)
+        shape = image_shape(model)
         layer = FeatureDistillation(table_from_argument(table), value_range=reader.value_range)
         with console.status("Reading images"):
-            train = reader.read(train_data, shape, console)
-            held = None
-            if validation_data is not None:
-                held = reader.read(validation_data, shape, console)
+            train, validation = (
+                None if location is None else reader.read(name, location, shape, console)
+                for name, location in locations.items()
+            )
         if learning_rate is not None:
-            options["optimizer"] = keras.optimizers.Adam(learning_rate)
-        return harden(classifier, layer, train, held, console=console, **options)
+            training["optimizer"] = keras.optimizers.Adam(learning_rate)
+        return harden(
+            Classifier(model, value_range=reader.value_range, from_logits=from_logits),
+            layer,
+            train,
+            validation,
+            Recipe(**recipe),
+            Training(**training),
+            console=console,
+            **options,
+        )

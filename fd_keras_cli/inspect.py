@@ -1,4 +1,4 @@
-"""``fd-keras inspect``: show what a table, statistics or JPEG file holds."""
+"""``fd-keras inspect``: show a table, coefficient statistics or the table of a JPEG file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def inspect(
     statistics: Annotated[
         Path | None,
         typer.Option(
-            help="With a table and --plot: plot what the table removes and costs on these."
+            help="With a table and --plot: plot removal and distortion on these statistics."
         ),
     ] = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share: each looks and reads the same in all."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import typer
 
 
 def path_argument(value: str) -> Path:
-    """A path from the command line; for the ``parser`` of an option.
+    """Convert a command-line argument to a path.
 
     Args:
-        value: What was written. ``Path`` itself would take nothing for the current directory.
+        value: The argument. ``Path`` itself would convert an empty one to the current directory.
 
     Raises:
-        ValueError: It is empty.
+        ValueError: ``value`` is empty.
 
     Example:
         >>> path_argument("out")
@@ -27,10 +27,10 @@ def path_argument(value: str) -> Path:
 
 
 def path_option(text: str) -> Any:
-    """An option that takes a path.
+    """Declare an option that takes a path.
 
     Args:
-        text: Its help.
+        text: Help text.
 
     Example:
         >>> Report = Annotated[Path, path_option("Where the report is written.")]
@@ -39,10 +39,10 @@ def path_option(text: str) -> Any:
 
 
 def model_argument(text: str) -> Any:
-    """The argument ``MODEL``.
+    """Declare the argument ``MODEL``.
 
     Args:
-        text: Its help.
+        text: Help text.
 
     Example:
         >>> Model = Annotated[Path, model_argument("A .keras file.")]
@@ -72,14 +72,8 @@ ProtocolName = Annotated[
     str, typer.Option(help="evademl-imagenet, evademl-cifar10, linf-sweep or autoattack.")
 ]
 
-# Of a model in front of which no layer stands yet, to be evaluated or trained ...
 ValueRange = Annotated[
-    tuple[float, float], typer.Option(help="Pixel values that the model takes, low and high.")
-]
-
-# ... and of the layer that is exported with it.
-LayerRange = Annotated[
-    tuple[float, float], typer.Option(help="What black and white are for the model.")
+    tuple[float, float], typer.Option(help="Lowest and highest pixel value that the model takes.")
 ]
 
 Probabilities = Annotated[bool, typer.Option(help="The model returns probabilities, not logits.")]

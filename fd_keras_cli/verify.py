@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fd_keras_cli.console import quiet_libraries
-from fd_keras_cli.options import LayerRange, Modules, model_argument, path_option
+from fd_keras_cli.options import Modules, ValueRange, model_argument, path_option
 
 
 def verify(
@@ -22,7 +22,7 @@ def verify(
     table: Annotated[
         str | None, typer.Option(help="The table it was exported with, as for `export`.")
     ] = None,
-    value_range: LayerRange = (0, 255),
+    value_range: ValueRange = (0, 255),
     images: Annotated[
         str | None,
         typer.Option(

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import run_notebooks
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -15,9 +16,8 @@ def notebook(request):
 
 
 def test_runs(notebook, tmp_path):
-    nbclient = pytest.importorskip("nbclient")
-    resources = {"metadata": {"path": tmp_path}}
-    nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
+    pytest.importorskip("nbclient")
+    run_notebooks.run(notebook, tmp_path)
 
 
 def test_is_committed_with_clean_outputs(notebook):

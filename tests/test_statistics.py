@@ -12,7 +12,6 @@ import tensorflow as tf
 from PIL import Image
 from scipy.fft import dctn
 
-from fd_keras.data.batches import image_batches
 from fd_keras.statistics import CoefficientStatistics
 
 MOMENTS = ("count", "mean", "std", "mean_abs", "min", "max")
@@ -235,13 +234,6 @@ def test_large_images_in_parts(photos, monkeypatch, shape):
         assert actual.provenance["images"] == shape[0]
     assert max(measured) <= 2500
     assert len(measured) > 4
-
-
-def test_single_images_are_stacked_up_to_a_number_of_pixels(monkeypatch):
-    monkeypatch.setattr("fd_keras.data.batches.PIXELS_AT_ONCE", 100 * 16 * 16)
-    images = [np.zeros((16, 16, 3))] * 250
-    sizes = [len(batch) for batch in image_batches(images, batch_size=1000)]
-    assert sizes == [100, 100, 50]
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])

@@ -1,4 +1,4 @@
-"""Time and memory of the layer beside its peers, and what is left of both elsewhere.
+"""Time and memory of the layer, of its baselines, and of pipelines around it.
 
 Run: ``python -m benchmarks.performance [--out benchmarks/results] [--only PART] [--smoke]``
 """

@@ -1,4 +1,4 @@
-"""The command: measures in new processes, judges, prints, and writes both files."""
+"""Measure every part in new processes, compare with the goals, and write JSON and page."""
 
 import argparse
 import datetime
@@ -15,10 +15,10 @@ from rich.progress import track
 from benchmarks.performance.machine import machine, versions
 from benchmarks.performance.scale import FULL, SMOKE
 
-PARTS = ("peers", "kernel", "sizes", "memory", "tflite", "gpu", "pipeline", "startup")
+PARTS = ("baselines", "kernel", "sizes", "memory", "tflite", "gpu", "pipeline", "startup")
 
 # Parts that are measured with each number of threads; the others, with the most.
-_BY_THREADS = ("peers", "kernel", "sizes")
+_BY_THREADS = ("baselines", "kernel", "sizes")
 
 _SYSTEM_MEMORY = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}
 
@@ -26,10 +26,10 @@ _ROOT = Path(__file__).parents[2]
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Measure speed and memory, and judge them.")
+    parser = argparse.ArgumentParser(description="Measure speed and memory against their goals.")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--only", choices=PARTS, help="keep earlier results of other parts")
-    parser.add_argument("--smoke", action="store_true", help="as little as shows that it works")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to test the command")
     arguments = parser.parse_args()
     chosen = [arguments.only] if arguments.only else PARTS
     parts = {}
@@ -42,7 +42,7 @@ def main():
 
 
 def _runs(chosen, smoke):
-    """Parts and threads of each process: one for all in a smoke run, else one for each."""
+    """Parts and number of threads of each process; a smoke run takes one process for all."""
     threads = (SMOKE if smoke else FULL).threads
     if smoke:
         yield chosen, threads[-1]
@@ -67,7 +67,7 @@ def _measured(parts, threads, smoke):
 
 
 def _write(arguments, parts):
-    # They import TensorFlow, which must not disturb the measurements.
+    # These import TensorFlow, which must not disturb the measurements.
     from benchmarks.performance.goals import judged
     from benchmarks.performance.page import write
     from benchmarks.performance.tables import goals_in_terminal

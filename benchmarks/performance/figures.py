@@ -1,14 +1,11 @@
 """The results as plots."""
 
-from benchmarks.performance.contenders import LARGE_IMAGE, LAYER, PASS
-from fd_keras._extras import import_extra
-from fd_keras._pages import PAGE_SOFT
-
-_BLUE, _ORANGE = "#3b82c4", "#d9722e"
+from benchmarks.performance.cases import LARGE_IMAGE, LAYER, PASS
+from fd_keras.plots import PALE, color_of, empty_figure
 
 
-def plot_peers(rows):
-    """Milliseconds per image of each contender in its best setting, with most threads."""
+def plot_baselines(rows):
+    """Milliseconds per image of layer and baselines, best setting, most threads."""
     best = {}
     for row in rows:
         if row["threads"] == _most_threads(rows) and row["name"] != LARGE_IMAGE:
@@ -16,7 +13,7 @@ def plot_peers(rows):
             best[name] = min(best.get(name, float("inf")), row["ms_per_image"])
     names = sorted(best, key=best.get, reverse=True)
     figure, axis = _figure(7, 0.28 * len(names) + 0.9)
-    colors = [_ORANGE if name == LAYER else _BLUE for name in names]
+    colors = [color_of(0 if name == LAYER else 1) for name in names]
     bars = axis.barh(names, [best[name] for name in names], color=colors)
     axis.bar_label(bars, [f" {best[name]:.3g}" for name in names], fontsize=8)
     axis.set(xscale="log", xlabel="ms per image, best setting")
@@ -30,11 +27,8 @@ def plot_sizes(rows):
     kinds = list(dict.fromkeys((row["name"], row["setting"]) for row in rows))
     kinds = [kind for kind in kinds if kind[0] in (LAYER, PASS) or kind[1] != "eager"]
     batches = sorted({row["shape"][0] for row in rows})
-    figure = import_extra("matplotlib.figure", "evaluate").Figure(
-        figsize=(3.3 * len(batches) + 0.4, 3.8), layout="constrained"
-    )
+    figure = empty_figure(3.3 * len(batches) + 0.4, 3.8)
     axes = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
-    colors = import_extra("matplotlib", "evaluate").colormaps["tab10"]
     for axis, batch in zip(axes, batches):
         for number, kind in enumerate(kinds):
             points = sorted(
@@ -42,7 +36,7 @@ def plot_sizes(rows):
                 for row in rows
                 if (row["name"], row["setting"]) == kind and row["shape"][0] == batch
             )
-            axis.plot(*zip(*points), "o-", ms=4, color=colors(number), label=", ".join(kind))
+            axis.plot(*zip(*points), "o-", ms=4, color=color_of(number), label=", ".join(kind))
         axis.set(xscale="log", yscale="log", xlabel="height and width")
         axis.set_xticks(sizes := sorted({row["shape"][1] for row in rows}), map(str, sizes))
         axis.minorticks_off()
@@ -60,14 +54,13 @@ def plot_pipeline(rows):
         places[place] = max(row["shares"].get(place, 0) for row in rows)
     shown = sorted(places, key=places.get, reverse=True)[:9]
     figure, axis = _figure(8, 0.45 * len(rows) + 1.3)
-    colors = import_extra("matplotlib", "evaluate").colormaps["tab10"]
     left = [0.0] * len(rows)
     for number, place in enumerate(shown):
         widths = [100 * row["shares"].get(place, 0) for row in rows]
-        axis.barh([r["step"] for r in rows], widths, left=left, label=place, color=colors(number))
+        axis.barh([r["step"] for r in rows], widths, left=left, label=place, color=color_of(number))
         left = [a + b for a, b in zip(left, widths)]
     rest = [100 - value for value in left]
-    axis.barh([r["step"] for r in rows], rest, left=left, label="other", color=PAGE_SOFT)
+    axis.barh([r["step"] for r in rows], rest, left=left, label="other", color=PALE)
     axis.invert_yaxis()
     axis.set(xlabel="% of the time", xlim=(0, 100))
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
@@ -75,9 +68,7 @@ def plot_pipeline(rows):
 
 
 def _figure(width, height):
-    figure = import_extra("matplotlib.figure", "evaluate").Figure(
-        figsize=(width, height), layout="constrained"
-    )
+    figure = empty_figure(width, height)
     axis = figure.subplots()
     axis.spines[["top", "right"]].set_visible(False)
     return figure, axis

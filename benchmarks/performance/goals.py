@@ -1,28 +1,29 @@
-"""The goals, and what was reached of each."""
+"""The goals for speed and memory, compared with the results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.performance import contenders as c
-from benchmarks.performance.peers import QUICK, SLOW
+from benchmarks.performance import cases as c
+from benchmarks.performance.baselines import QUICK, SLOW
 from benchmarks.performance.startup import HELP, IMPORT
 
-# By how much colour and a grid may be dearer than an RGB pass for each grid.
+# How much dearer than an RGB pass a YCbCr pass or a grid may be.
 _GRIDS_ALLOWANCE = 1.15
-# What "linear in pixels" allows between a batch of small images and one large image.
+# How much dearer a pixel of one large image may be than one of a batch of small images.
 _LINEAR_ALLOWANCE = 1.2
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure and its limit.
+    """A measured quantity and its limit.
 
     Args:
-        text: What is compared.
+        text: Name of the quantity.
         limit: Its limit.
-        least: Whether the limit is the smallest good value; otherwise the largest.
-        figure: Maps the parts' results to the figure. ``LookupError``: it was not measured.
-        part: Which part measures it.
+        least: Whether the limit is a lower bound; otherwise an upper one.
+        figure: Function of the parts' results that returns the quantity, or raises
+            ``LookupError`` where it was not measured.
+        part: Name of the part that measures it.
     """
 
     text: str
@@ -54,7 +55,7 @@ def judged(parts):
 
 
 def _rows(parts, part, **wanted):
-    """The rows like that among those of most threads; ``LookupError``: there is none."""
+    """Rows with these entries, by default with most threads; ``LookupError`` without any."""
     rows = parts[part]["rows"]
     most = max((row["threads"] for row in rows), default=None)
     wanted = {"threads": most, **wanted}
@@ -66,11 +67,11 @@ def _rows(parts, part, **wanted):
 
 def _milliseconds(parts, name, group=QUICK, unit="ms_per_image", **wanted):
     """Time in the fastest setting."""
-    return min(row[unit] for row in _rows(parts, "peers", name=name, group=group, **wanted))
+    return min(row[unit] for row in _rows(parts, "baselines", name=name, group=group, **wanted))
 
 
 def _layer(parts, group=QUICK, unit="ms_per_image"):
-    """The layer as a model runs it: in a graph."""
+    """Time of the layer in a graph, as models run it."""
     return _milliseconds(parts, c.LAYER, group, unit, setting="graph")
 
 
@@ -93,7 +94,7 @@ def _linearity(parts):
 
 
 def _grids(parts):
-    """The dearest of colour spaces and grids, per grid."""
+    """Cost of the dearest colour space and number of grids, per grid."""
     pairs = [("RGB", 2), ("RGB", 4), ("YCbCr", 1), ("YCbCr", 2), ("YCbCr", 4)]
     costs = [_milliseconds(parts, c.grids_name(*pair)) / pair[1] for pair in pairs]
     return max(costs) / _layer(parts)
@@ -116,26 +117,36 @@ def _outside(step):
 
 
 GOALS = [
-    Goal("times faster than tf.signal end to end", 15, True, _times_the_layer(c.SIGNAL), "peers"),
-    Goal("times faster than libjpeg's round trip", 4, True, _times_the_layer(c.LIBJPEG), "peers"),
-    Goal("memory passes", 5, False, _passes, "peers"),
+    Goal(
+        "times faster than tf.signal end to end", 15, True, _times_the_layer(c.SIGNAL), "baselines"
+    ),
+    Goal(
+        "times faster than libjpeg's round trip", 4, True, _times_the_layer(c.LIBJPEG), "baselines"
+    ),
+    Goal("memory passes", 5, False, _passes, "baselines"),
     Goal(
         "times faster than total variation minimisation",
         2500,
         True,
         _times_the_layer(c.TOTAL_VARIATION, SLOW),
-        "peers",
+        "baselines",
     ),
-    Goal("time of a single image, in shares of a batch", 2, False, _in_graph(c.ONE_IMAGE), "peers"),
-    Goal("gradient, in forward passes", 1.2, False, _in_graph(c.GRADIENT), "peers"),
+    Goal(
+        "time of a single image, in shares of a batch",
+        2,
+        False,
+        _in_graph(c.ONE_IMAGE),
+        "baselines",
+    ),
+    Goal("gradient, in forward passes", 1.2, False, _in_graph(c.GRADIENT), "baselines"),
     Goal(
         "time per pixel of one large image, in those of a batch",
         _LINEAR_ALLOWANCE,
         False,
         _linearity,
-        "peers",
+        "baselines",
     ),
-    Goal("YCbCr and grids, in RGB passes per grid", _GRIDS_ALLOWANCE, False, _grids, "peers"),
+    Goal("YCbCr and grids, in RGB passes per grid", _GRIDS_ALLOWANCE, False, _grids, "baselines"),
     Goal("peak extra memory, in inputs", 3, False, _memory, "memory"),
     Goal("% of MobileNetV2's latency, float32", 6, False, _share("float32"), "tflite"),
     Goal("% of MobileNetV2's latency, int8 body", 10, False, _share("int8"), "tflite"),

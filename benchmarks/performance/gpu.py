@@ -4,11 +4,11 @@ import functools
 
 import tensorflow as tf
 
-from benchmarks.performance import contenders as c
+from benchmarks.performance import cases as c
 
 
 def measure(scale):
-    """Rows as those of the peers, if TensorFlow sees a GPU."""
+    """Rows as those of the baselines, if TensorFlow sees a GPU."""
     devices = tf.config.list_physical_devices("GPU")
     if not devices:
         reason = "TensorFlow sees no GPU on this machine"
@@ -25,8 +25,7 @@ def measure(scale):
             *c.in_modes(c.GRADIENT, c.gradient_of(c.built("liu2019")), images),
         ]
         waiting = [
-            c.Contender(x.name, x.setting, functools.partial(_finished, x.run), x.shape)
-            for x in found
+            c.Case(x.name, x.setting, functools.partial(_finished, x.run), x.shape) for x in found
         ]
         rows = c.measured(waiting, scale, device=details.get("device_name", "GPU"))
     return {"rows": rows, "not_run": []}

@@ -1,9 +1,9 @@
-"""Where the layer's time goes: its parts alone, beside a memory pass."""
+"""The parts of the layer alone, beside a memory pass."""
 
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.performance import contenders as c
+from benchmarks.performance import cases as c
 from fd_keras.dct import BLOCK_SIZE
 from fd_keras.kernels import dct_basis
 
@@ -43,7 +43,7 @@ def _along_the_height(x):
 
 
 def _products(x):
-    """There and back, in the layer's order."""
+    """DCT and inverse DCT, in the layer's order."""
     shape = x.shape
     for transform in (_along_the_width, _along_the_height, _along_the_height, _along_the_width):
         x = tf.reshape(transform(x), shape)

@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The machine and the package versions of a run."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ def machine():
 
 
 def versions():
-    """Versions of Python and of what takes part."""
+    """Versions of Python and of the packages measured."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -38,7 +38,7 @@ def _memory_gb():
 
 
 def _field(file, name):
-    """What a file of the kernel says after a name; nothing on other systems."""
+    """The value of a field in a file of /proc; empty on other systems."""
     lines = Path(file).read_text().splitlines() if Path(file).exists() else []
     values = (line.partition(":")[2].strip() for line in lines if line.startswith(name))
     return next(values, "")

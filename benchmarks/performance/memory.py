@@ -1,35 +1,35 @@
-"""Peak memory of a call beyond the process that holds its input."""
+"""Peak memory of a call, beyond the process with its input."""
 
 import ctypes
 import gc
 import platform
 from pathlib import Path
 
-from benchmarks.performance import contenders as c
+from benchmarks.performance import cases as c
 
 
 def measure(scale):
-    """Rows: the peak beyond the input, in bytes of the input; the output is part of it."""
+    """Rows: the peak beyond the input, output included, in bytes and as a multiple of the input."""
     if platform.system() != "Linux":
         reason = "the peak of one call is read from Linux' /proc"
         return {"rows": [], "not_run": [{"what": "peak memory", "reason": reason}]}
     images = c.random_images(scale.batch, scale.size)
     size = 4 * images.size
     rows = []
-    for contender in _contenders(images):
-        contender.run()  # compile
+    for case in _cases(images):
+        case.run()  # compile
         rows.append(
             {
-                "name": contender.name,
-                "setting": contender.setting,
-                "bytes": (extra := _peak_beyond(contender.run)),
+                "name": case.name,
+                "setting": case.setting,
+                "bytes": (extra := _peak_beyond(case.run)),
                 "times_the_input": extra / size,
             }
         )
     return {"rows": rows, "not_run": []}
 
 
-def _contenders(images):
+def _cases(images):
     layer = c.built("liu2019")
     yield from c.memory_pass(images)
     yield from c.in_modes(c.LAYER, layer, images)
@@ -39,10 +39,10 @@ def _contenders(images):
 
 
 def _peak_beyond(run):
-    """Most bytes that were resident while it ran, beyond those before."""
+    """Peak resident bytes of a run, beyond those before."""
     gc.collect()
-    # What earlier calls left would hide what this one takes. (For the same reason, the worker has
-    # TensorFlow take its memory from the system: oneDNN's allocator gives none back.)
+    # Memory that earlier calls left would hide what this one takes. (For the same reason, the
+    # worker has oneDNN use the system's allocator: its own returns nothing.)
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from now
     before = _status("VmRSS")

@@ -1,12 +1,13 @@
 """The results as one HTML page."""
 
+from pathlib import Path
+
 from benchmarks.performance import figures, tables
 from fd_keras._extras import import_extra
-from fd_keras._pages import page_colors, write_page
-from fd_keras.evaluation.page import plot, section, text
+from fd_keras._pages import figure_uri, page_colors, render_page
 
 _TITLES = {
-    "peers": "Beside its peers",
+    "baselines": "Layer and baselines",
     "kernel": "Inside the layer",
     "sizes": "Sizes and batches",
     "memory": "Peak memory",
@@ -17,7 +18,7 @@ _TITLES = {
 }
 
 _TABLES = {
-    "peers": tables.speed_table,
+    "baselines": tables.speed_table,
     "kernel": tables.speed_table,
     "sizes": tables.speed_table,
     "memory": tables.memory_table,
@@ -34,7 +35,7 @@ _NOTES = {
 }
 
 _FIGURES = {
-    "peers": (figures.plot_peers, "Time per image of the layer and of its peers"),
+    "baselines": (figures.plot_baselines, "Time per image of the layer and of its baselines"),
     "sizes": (figures.plot_sizes, "Time per pixel by size, batch and mode"),
     "pipeline": (figures.plot_pipeline, "Where the time of each step goes, from stack samples"),
 }
@@ -47,42 +48,30 @@ def write(path, result):
         path: HTML file to write.
         result: What ``performance.json`` holds.
     """
-    parts = "\n".join(_part(name, found) for name, found in result["parts"].items())
-    goals = section("Goals", tables.goals_table(result["goals"]))
-    fields = {"about": _about(result), "goals": goals, "parts": parts}
-    write_page(path, "benchmarks.performance", "page.html", fields)
+    parts = [
+        {
+            "title": _TITLES[name],
+            "note": _NOTES.get(name),
+            "plot": _plot(name, found["rows"]),
+            "table": _TABLES[name](found["rows"]),
+            "folded": name in ("baselines", "sizes"),
+            "not_run": found["not_run"],
+            "date": found["date"],
+        }
+        for name, found in result["parts"].items()
+    ]
+    template = Path(__file__).with_name("page.html.j2")
+    fields = {**result, "parts": parts, "number": tables.number, "holds": tables.HOLDS}
+    render_page(path, template, **fields)
 
 
-def _about(result):
-    machine = result["machine"]
-    versions = ", ".join(f"{name} {v or 'missing'}" for name, v in result["versions"].items())
-    return (
-        f"<code>{text(result['command'])}</code> on {text(machine['processor'])}, "
-        f"{machine['cores']} cores, {machine['memory_gb']} GB, {text(machine['system'])}; "
-        f"{text(versions)}."
-    )
-
-
-def _part(name, found):
-    table = _TABLES[name](found["rows"])
-    if name in ("peers", "sizes") and table:
-        table = f"<details><summary>All rows</summary>{table}</details>"
-    missing = "".join(
-        f"<li>{text(entry['what'])}: {text(entry['reason'])}</li>" for entry in found["not_run"]
-    )
-    body = f"<p>{text(_NOTES[name])}</p>" if name in _NOTES else ""
-    body += _figure(name, found["rows"]) + table
-    body += f"<p>Not run:</p><ul>{missing}</ul>" if missing else ""
-    return section(_TITLES[name], body + f'<p class="note">Measured on {found["date"]}.</p>')
-
-
-def _figure(name, rows):
+def _plot(name, rows):
     if name not in _FIGURES or not rows:
-        return ""
+        return None
     try:
         import_extra("matplotlib", "evaluate")
     except ImportError:
-        return ""
+        return None
     draw, caption = _FIGURES[name]
     with page_colors():
-        return plot(draw(rows), caption, caption)
+        return {"uri": figure_uri(draw(rows)), "alt": caption, "caption": caption, "name": ""}

@@ -1,4 +1,4 @@
-"""What each step of a pipeline spends beside decoding, the layer and the model."""
+"""Where the time of each step of a pipeline goes: codecs, layer, model, anything else."""
 
 import contextlib
 import io
@@ -10,23 +10,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.performance import contenders as c
+from benchmarks.performance import cases as c
 from benchmarks.performance.stacks import StackSampler
 from benchmarks.performance.tflite import network as network_for
 from fd_keras import FeatureDistillation, evaluate, refine
 from fd_keras._extras import import_extra
+from fd_keras.classifier import Classifier
 from fd_keras.evaluation import Protocol, bim, fgsm
+from fd_keras.refinement import Search
 from fd_keras_cli.app import app
 
 FILES, COMPUTING = "files and codecs", "layer and model"
 INSIDE = (FILES, COMPUTING)
 
-# What a frame belongs to: a pattern of "file:function", innermost frame first. Where the first
-# frame that is known is this package's own, its module is the place.
+# Patterns of "file:function" and the places they stand for, tried from the innermost frame on.
+# ``None``: the module itself is the place.
 _PLACES = [
     (re.compile(pattern), place)
     for pattern, place in (
-        (r"/PIL/|/zipfile|/shutil\.py|/fd_keras/(images|sources|labelled|files)\.py", FILES),
+        (r"/PIL/|/zipfile|/shutil\.py|/fd_keras/(_files|data/(files|\w*sources))\.py", FILES),
         (r"/tensorflow/python/framework/(func_graph|op_def_library)\.py:", "tracing graphs"),
         (r"/tensorflow/python/(eager/(execute|context)|ops/gen_\w+)\.py:", COMPUTING),
         (r"/fd_keras/(layer|kernels|_compat)\.py:", COMPUTING),
@@ -43,7 +45,7 @@ _PLACES = [
 
 
 def measure(scale):
-    """A row for each step: seconds, its shares, and the share outside of ``INSIDE``."""
+    """A row for each step: seconds, share of each place, and share outside of ``INSIDE``."""
     missing = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -58,10 +60,10 @@ def measure(scale):
 
 
 def _profiled(step, run, scale):
-    """Run it twice, and tell where the second run's time went: the first one imports more."""
+    """Profile the second of two runs, for the first one imports modules."""
     if scale.rounds > 1:
         run("warm-up")
-    sampler = StackSampler(_place_of)
+    sampler = StackSampler(place_of)
     start = time.perf_counter()
     with sampler.watching():
         run("measured")
@@ -76,7 +78,8 @@ def _profiled(step, run, scale):
     }
 
 
-def _place_of(file, function):
+def place_of(file, function):
+    """The place of a frame; ``None`` where no pattern fits."""
     for pattern, place in _PLACES:
         found = pattern.search(f"{file}:{function}")
         if found:
@@ -85,7 +88,7 @@ def _place_of(file, function):
 
 
 def _quick_steps(folder, scale):
-    """Steps that need no model, on images of which a file holds as many bytes as a photo's."""
+    """Steps without a model, on images whose files have the size of photos' files."""
     images = _smooth_images(scale.statistics, scale.size)
     photos = folder / "photos"
     photos.mkdir()
@@ -102,7 +105,7 @@ def _quick_steps(folder, scale):
 
 
 def _model_steps(folder, scale):
-    """Evaluation with a network that takes next to no time, a search with MobileNetV2."""
+    """Evaluation with a tiny network, and a search with MobileNetV2."""
     from fd_keras.demo import build_classifier, load_digits, train_classifier
 
     digits = load_digits(seed=1)
@@ -120,9 +123,8 @@ def _model_steps(folder, scale):
             network, data, ["liu2019", "jpeg:75"], protocol, cache_dir=folder / f"{run}-cache"
         ),
         "tune": lambda run: refine(
-            *(searched, photos_as_seen, one),
-            max_trials=scale.trials,
-            value_range=(0, 1),
+            *(Classifier(searched, value_range=(0, 1)), photos_as_seen, one),
+            Search(max_trials=scale.trials),
             directory=folder / f"{run}-search",
             cache_dir=folder / f"{run}-search-cache",
         ),
@@ -130,22 +132,18 @@ def _model_steps(folder, scale):
 
 
 def _as_seen(network, images):
-    """Images, and the classes that the network gives them.
-
-    Steps ask for images that are classified correctly: they get all of them, whatever few epochs
-    on few images have taught.
-    """
+    """Images labelled with the network's own predictions, so that all of them count as correct."""
     return images, network.predict(images, verbose=0).argmax(-1)
 
 
 def _command(*arguments):
-    """Run the command line in this process, and keep what it prints."""
+    """Run the command line in this process, without output."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         app([str(argument) for argument in arguments], standalone_mode=False)
 
 
 def _smooth_images(count, size):
-    """Blurred noise: sharp noise makes files of a size that no photo's has."""
+    """Blurred noise, for files of a photo's size."""
     coarse = c.random_images(count, max(4, size // 8))
     blurred = [Image.fromarray(image).resize((size, size)) for image in coarse]
     return np.stack([np.asarray(image) for image in blurred])

@@ -1,4 +1,4 @@
-"""How large a run is: what the results are taken from, or as little as shows that it works."""
+"""Sizes and repetitions of a full run and of a smoke test."""
 
 from dataclasses import dataclass
 
@@ -8,20 +8,20 @@ class Scale:
     """Sizes and repetitions of a run.
 
     Args:
-        size: Height and width of the images that the goals speak of.
-        batch: How many of them at once.
-        large: Height and width of one large image.
-        sizes: Heights and widths that are compared.
-        batches: Batches that are compared.
-        most_pixels: Batches of more pixels are left out; a float32 copy takes 12 bytes of each.
-        threads: TensorFlow's threads within an operation.
-        rounds: Of each measurement.
-        budget: Seconds after which a measurement takes no further round.
-        images: For most steps of the pipeline.
-        statistics: Images that a table is designed for.
-        trials: Of a search.
-        processes: New processes whose median is a start-up time.
-        mobilenet: Whether MobileNetV2 stands behind the layer, or a few convolutions.
+        size: Height and width of the images that the goals are about.
+        batch: Number of images in their batch.
+        large: Height and width of the one large image.
+        sizes: Heights and widths to compare.
+        batches: Batch sizes to compare.
+        most_pixels: Limit of pixels in a batch; a float32 copy takes 12 bytes for each.
+        threads: Numbers of TensorFlow's intra-op threads.
+        rounds: Rounds of each measurement.
+        budget: Seconds after which a measurement begins no further round.
+        images: Images for most steps of the pipeline.
+        statistics: Images from which a table is designed.
+        trials: Trials of a search.
+        processes: Processes over which a start-up time is the median.
+        mobilenet: Whether the classifier is MobileNetV2 or a few convolutions.
     """
 
     size: int

@@ -1,4 +1,4 @@
-"""Where a call's time goes, told from samples of its stack: nothing is slowed down or missed."""
+"""A sampling profiler that sums time by place."""
 
 import collections
 import sys
@@ -10,11 +10,11 @@ _INTERVAL = 0.002  # seconds
 
 
 class StackSampler:
-    """Shares of time by what the innermost known frame belongs to.
+    """Seconds by the place of the innermost known frame.
 
     Args:
-        place_of: Maps a frame's file name and function to a place, or to ``None`` if the frame
-            that called it should say.
+        place_of: Function of a frame's file name and function name that returns its place, or
+            ``None`` to ask the calling frame.
     """
 
     def __init__(self, place_of):
@@ -38,7 +38,7 @@ class StackSampler:
         while not over.wait(_INTERVAL):
             frame = sys._current_frames()[thread]
             now = time.perf_counter()
-            # A sample that had to wait for Python's lock stands for all the time it waited.
+            # A sample that waited for the GIL counts for all the time since the last one.
             self.seconds[self._place(frame)] += now - before
             before = now
 

@@ -1,4 +1,4 @@
-"""What importing the package and asking the command line for help cost."""
+"""Seconds to import the package and to print the command line's help."""
 
 import statistics
 import subprocess

@@ -1,10 +1,10 @@
 """The results as tables."""
 
+from typing import NamedTuple
+
 from rich.table import Table
 
-from fd_keras.evaluation.page import text
-
-_HOLDS = {True: "holds", False: "falls short", None: "not measured"}
+HOLDS = {True: "holds", False: "falls short", None: "not measured"}
 _STYLES = {True: "green", False: "red", None: "dim"}
 
 
@@ -12,30 +12,34 @@ def goals_in_terminal(goals):
     """The goals as a table of rich."""
     table = Table("", "goal", "reached", "", title="Goals")
     for goal in goals:
-        verdict = f"[{_STYLES[goal['holds']]}]{_HOLDS[goal['holds']]}"
+        verdict = f"[{_STYLES[goal['holds']]}]{HOLDS[goal['holds']]}"
         table.add_row(goal["goal"], goal["limit"], number(goal["figure"]), verdict)
     return table
 
 
-def goals_table(goals):
-    """The goals as HTML."""
-    rows = []
-    for goal in goals:
-        mark = {True: "right", False: "wrong", None: "note"}[goal["holds"]]
-        verdict = f'<span class="{mark}">{_HOLDS[goal["holds"]]}</span>'
-        rows.append([text(goal["goal"]), text(goal["limit"]), number(goal["figure"]), verdict])
-    return html_table(["", "goal", "reached", ""], rows)
+class Cells(NamedTuple):
+    """A table of texts.
+
+    Args:
+        heads: One for each column.
+        rows: One text for each column.
+        words: Heads of columns that hold words and not numbers.
+    """
+
+    heads: list
+    rows: list
+    words: tuple = ()
 
 
 def speed_table(rows):
-    """Times of contenders with their ratios to the layer's in the same turns."""
+    """Times with their ratios to the layer's in the same turns."""
     cells = []
     for row in rows:
         layer = layers_row(row, rows)
         cells.append(
             [
-                text(row["name"]),
-                text(row["setting"]),
+                row["name"],
+                row["setting"],
                 "x".join(map(str, row["shape"])),
                 str(row["threads"]),
                 f"{row['ms_per_image']:.4g}",
@@ -44,7 +48,7 @@ def speed_table(rows):
             ]
         )
     heads = ["", "setting", "batch", "threads", "ms per image", "ns per pixel", "times the layer"]
-    return html_table(heads, cells)
+    return Cells(heads, cells, ("setting", "batch"))
 
 
 def layers_row(row, rows):
@@ -60,17 +64,18 @@ def layers_row(row, rows):
 
 def memory_table(rows):
     """Peak memory of each call."""
-    return html_table(
+    return Cells(
         ["", "setting", "MB beyond the input", "times the input"],
         [
             [
-                text(row["name"]),
-                text(row["setting"]),
+                row["name"],
+                row["setting"],
                 f"{row['bytes'] / 1e6:.1f}",
                 f"{row['times_the_input']:.2f}",
             ]
             for row in rows
         ],
+        ("setting",),
     )
 
 
@@ -81,40 +86,25 @@ def latency_table(rows):
         times = row["milliseconds"]
         alone = f"{times['layer alone']:.3g}" if "layer alone" in times else ""
         shown = [f"{times['with']:.3g}", f"{times['without']:.3g}", alone]
-        cells.append([text(row["model"]), row["body"], *shown, f"{100 * row['share']:.1f} %"])
+        cells.append([row["model"], row["body"], *shown, f"{100 * row['share']:.1f} %"])
     heads = ["", "body", "with, ms", "without, ms", "layer alone, ms", "layer's share"]
-    return html_table(heads, cells)
+    return Cells(heads, cells, ("body",))
 
 
 def pipeline_table(rows):
     """Seconds of each step, and the places where they went."""
     cells = []
     for row in rows:
-        shares = (f"{text(place)} {100 * share:.0f} %" for place, share in row["shares"].items())
+        shares = (f"{place} {100 * share:.0f} %" for place, share in row["shares"].items())
         largest = ", ".join(list(shares)[:5])
         outside = f"{100 * row['outside']:.0f} %"
-        cells.append([text(row["step"]), f"{row['seconds']:.2f}", outside, largest])
-    return html_table(["", "seconds", "outside", "largest shares"], cells)
+        cells.append([row["step"], f"{row['seconds']:.2f}", outside, largest])
+    return Cells(["", "seconds", "outside", "largest shares"], cells, ("largest shares",))
 
 
 def seconds_table(rows):
     """Seconds by name."""
-    return html_table(["", "seconds"], [[text(r["name"]), f"{r['seconds']:.3f}"] for r in rows])
-
-
-def html_table(heads, rows):
-    """A table of HTML cells; nothing without rows."""
-    if not rows:
-        return ""
-    head = "".join(f"<th>{name}</th>" for name in heads)
-    body = "\n".join(
-        f"<tr><th>{first}</th>{''.join(f'<td>{cell}</td>' for cell in rest)}</tr>"
-        for first, *rest in rows
-    )
-    return (
-        f'<div class="scroll"><table class="numbers"><thead><tr>{head}</tr></thead>\n'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    return Cells(["", "seconds"], [[r["name"], f"{r['seconds']:.3f}"] for r in rows])
 
 
 def number(figure):

@@ -1,4 +1,4 @@
-"""The layer's share of a network's latency on one thread in LiteRT."""
+"""The layer's share of a network's latency in LiteRT, on one thread."""
 
 import functools
 import tempfile
@@ -53,16 +53,16 @@ def _latencies(model, quantize, folder, scale):
     shape = model.input_shape[1:]
     images = np.random.default_rng(1).random((scale.rounds, *shape), np.float32)
     layer = FeatureDistillation("liu2019", value_range=(0, 1))
-    contenders = {"without": model, "with": protect(model, layer)}
+    models = {"without": model, "with": protect(model, layer)}
     if quantize == "none":
         alone = keras.Sequential([keras.Input(shape), layer])
-        contenders["layer alone"] = alone
+        models["layer alone"] = alone
     runs = {}
-    for name, contender in contenders.items():
+    for name, exported in models.items():
         path = folder / f"{quantize}-{name}.tflite"
         # Wholly in int8, so that both bodies are the same.
         options = {"quantize": quantize, "int8_error": 1, "single_image": True, "verify": False}
-        export_tflite(contender, path, representative_data=images, **options)
+        export_tflite(exported, path, representative_data=images, **options)
         runner = interpreter(str(path), num_threads=1).get_signature_runner("serving_default")
         runs[name] = functools.partial(runner, images=images[:1])
     seconds = median_seconds(runs, 20 * scale.rounds, scale.budget)

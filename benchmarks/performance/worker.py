@@ -1,6 +1,6 @@
-"""Measures parts in this process, with TensorFlow's threads as they are asked for.
+"""Measure parts in this process with a given number of TensorFlow's threads.
 
-Run by ``python -m benchmarks.performance``: threads can be set only once in a process.
+Run by ``python -m benchmarks.performance``, as the number can be set only once in a process.
 """
 
 import argparse

@@ -1,1 +1,1 @@
-"""Images in memory, in files and in data sets, batch by batch."""
+"""Read images and labels from arrays, data sets and files."""

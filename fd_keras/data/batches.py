@@ -1,4 +1,4 @@
-"""Reading images from whatever a Keras user keeps them in, batch by batch."""
+"""Batches of images from arrays, data sets and iterables."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from fd_keras.dct import BLOCK_SIZE
 
 Batch = npt.NDArray[Any]
 
-
-# What is worked on in one piece. A 12-megapixel photo takes 150 MB as float32, several times
-# over while its blocks are transformed.
+# Pixels that are processed at once. A 12-megapixel photo takes 150 MB as float32, and several
+# copies exist while its blocks are transformed.
 PIXELS_AT_ONCE = 2**22
 
 # An array of rank 3 with more channels is more likely a batch without a channel axis.
@@ -40,10 +39,10 @@ def image_batches(
               of images or of tuples that begin with images;
             * any iterable of images ``(height, width, channels)`` or batches, sizes may vary.
               Single images have 4 channels at most.
-        batch_size: For arrays and single images; data in batches comes in its own. Single
-            images are stacked while they are of one size, follow each other, and are not more
+        batch_size: Number of images in a batch, where ``data`` is not batched already. Single
+            images are stacked if they follow each other, have the same shape, and have no more
             than 4 megapixels together.
-        steps: Stop after so many batches.
+        steps: Maximum number of batches; ``None``: all.
         channel_axis: -1, or -3 for data with channels first.
 
     Yields:
@@ -64,7 +63,7 @@ def image_batches(
 
 
 def parts_of_batch(batch: Batch) -> Iterator[Batch]:
-    """Cut a batch into parts of whole images or, where one is too large, whole block rows.
+    """Split a batch into parts of bounded size: whole images, or whole rows of 8x8 blocks.
 
     Args:
         batch: Images ``(n, height, width, channels)``.
@@ -85,21 +84,21 @@ def parts_of_batch(batch: Batch) -> Iterator[Batch]:
 
 
 def elements(data: Any, expected: str) -> Iterable[Any]:
-    """What a dataset or another iterable yields.
+    """Iterate over a data set or another iterable.
 
     Args:
         data: Any iterable.
-        expected: What an error message says that ``data`` must be.
+        expected: What the error message says that ``data`` must be.
 
     Raises:
-        TypeError: It is no iterable.
+        TypeError: ``data`` cannot be iterated over.
 
     Example:
         >>> list(elements([1, 2], "an iterable"))
         [1, 2]
     """
     if isinstance(data, keras.utils.Sequence):
-        # Indexed, not iterated: some versions of Keras iterate over it without end.
+        # By index, because iterating over one never ends in some versions of Keras.
         return (data[index] for index in range(len(data)))
     try:
         return iter(data)
@@ -108,10 +107,10 @@ def elements(data: Any, expected: str) -> Iterable[Any]:
 
 
 def described(data: Any) -> str:
-    """What an error message says of data: arrays by shape and dtype, not by their numbers.
+    """Describe data in an error message: arrays by shape and dtype, not by their values.
 
     Args:
-        data: Anything.
+        data: Data of any type.
 
     Example:
         >>> described(np.zeros((0, 8, 8, 3)))
@@ -150,7 +149,7 @@ def _elements(data: Any, batch_size: int) -> Iterable[Any]:
 
 
 def _stacked(arrays: Iterable[Batch], batch_size: int) -> Iterator[Batch]:
-    """Batches as they are, and single images in batches of their own."""
+    """Stack single images into batches; batches stay as they are."""
     waiting: list[Batch] = []
     for array in arrays:
         if waiting and (array.shape != waiting[0].shape or _is_full(waiting, batch_size)):

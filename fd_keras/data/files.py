@@ -1,4 +1,4 @@
-"""Reading and writing image files as 8-bit arrays."""
+"""Read and write single image files as 8-bit arrays."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from fd_keras._files import atomic_path
 READABLE_FORMATS = ("PNG", "JPEG", "WebP")
 READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
-# By suffix, with the options that make Pillow write exactly the pixels it is given. `exact`
-# keeps the colours under fully transparent pixels.
+# By suffix: Pillow's format, and the options that make it lossless. `exact` keeps the colours of
+# fully transparent pixels.
 _LOSSLESS_FORMATS = {
     ".png": ("PNG", {}),
     ".webp": ("WEBP", {"lossless": True, "exact": True}),
@@ -31,12 +31,12 @@ LOSSLESS_SUFFIXES = tuple(_LOSSLESS_FORMATS)
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """One image, upright and with 8 bits per sample.
+    """One image with its EXIF orientation applied and 8 bits per sample.
 
     Args:
         pixels: uint8 ``(height, width, channels)``: 1 channel for grey, 3 for RGB.
         alpha: uint8 ``(height, width)``, or ``None`` for an image without transparency.
-        icc_profile: Colour profile that says how ``pixels`` look, as in the file.
+        icc_profile: ICC colour profile of ``pixels``, as in the file.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -47,19 +47,19 @@ class DecodedImage:
 def read_image(path: str | os.PathLike[str] | bytes, *, name: str | None = None) -> DecodedImage:
     """Read a PNG, JPEG or WebP file.
 
-    The EXIF orientation is applied. Palettes become RGB, CMYK becomes RGB, one bit becomes
+    The EXIF orientation is applied. Palette and CMYK images become RGB, one-bit images become
     grey, and 16 bits per sample become 8.
 
     Args:
         path: The file, or its content.
-        name: What error messages call it. Default: the path.
+        name: Name of the file in error messages. Default: the path.
 
     Returns:
         The image.
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: It holds no such image, a broken one, an animation, or one with so many
+        ValueError: The file holds no such image, a broken one, an animation, or one with so many
             pixels that Pillow takes it for a decompression bomb. The message names the file.
 
     Example:
@@ -82,17 +82,17 @@ def opened_picture(
     name: str | None = None,
     formats: tuple[str, ...] = READABLE_FORMATS,
 ) -> Iterator[Image.Image]:
-    """Yield Pillow's image of a file; what goes wrong in the block is the file's fault.
+    """Open an image file with Pillow; errors in the block become errors about the file.
 
     Args:
         source: The file, or its content.
-        argument: What the caller calls ``source``.
-        name: What error messages call it. Default: the path.
-        formats: Names of Pillow's formats.
+        argument: Name of the caller's argument in error messages.
+        name: Name of the file in error messages. Default: the path.
+        formats: Pillow's names of the formats that are accepted.
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: It holds no such image, a broken one, or one with so many pixels that
+        ValueError: The file holds no such image, a broken one, or one with so many pixels that
             Pillow takes it for a decompression bomb. The message names the file.
 
     Example:
@@ -120,7 +120,7 @@ def opened_picture(
 
 
 def write_image(path: str | os.PathLike[str], image: DecodedImage) -> None:
-    """Write an image without loss, replacing ``path`` atomically.
+    """Write an image losslessly, replacing ``path`` atomically.
 
     Args:
         path: File to write; its suffix, ``.png`` or ``.webp``, names the format.
@@ -128,7 +128,7 @@ def write_image(path: str | os.PathLike[str], image: DecodedImage) -> None:
 
     Raises:
         OSError: The file cannot be written.
-        ValueError: The suffix names no lossless format, or the image does not fit it.
+        ValueError: The suffix names no lossless format, or the format cannot hold the image.
 
     Example:
         See ``read_image``.
@@ -155,7 +155,7 @@ def _decoded(image: Image.Image) -> DecodedImage:
         wide = np.asarray(image, np.uint32)
         return DecodedImage(np.uint8((wide + 128) // 257)[..., np.newaxis], None, profile)
     if image.mode == "CMYK":
-        profile = None  # it describes inks
+        profile = None  # it describes CMYK, not the converted RGB
     grey = image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
         samples = np.asarray(image.convert("LA" if grey else "RGBA"))
@@ -165,7 +165,7 @@ def _decoded(image: Image.Image) -> DecodedImage:
 
 
 class _AnimationError(Exception):
-    """The file holds several pictures of equal rank."""
+    """The file holds an animation."""
 
 
 def _refuse_animation(image: Image.Image) -> None:

@@ -1,4 +1,4 @@
-"""Labelled images in memory, and batches of them from what Keras users keep them in."""
+"""Labelled images: in memory, and in batches from arrays, data sets and iterables."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ import numpy.typing as npt
 from fd_keras._checks import checked_labels
 from fd_keras.data.batches import elements
 
+# Typing alias: images and their classes.
+LabelledBatch = tuple[npt.NDArray[Any], npt.NDArray[np.integer]]
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Labelled images in memory that know where they come from.
+    """Labelled images in memory, with the position of each in the data it was taken from.
 
     Args:
-        images: ``(n, height, width, channels)`` in ``value_range``, in the data's own dtype.
+        images: ``(n, height, width, channels)`` in ``value_range``, of the data's own dtype.
         labels: Integer classes ``(n,)``.
         value_range: Lowest and highest pixel value.
         indices: Position of each image in the data that it was taken from, ``(n,)``.
             Default: 0, 1, 2, ...
-        seen: Number of images of that data that were looked at. Default: ``n``.
+        seen: Number of images of that data that were read. Default: ``n``.
 
     Example:
         >>> images = np.array([[[[0]]], [[[255]]]], np.uint8)
@@ -78,36 +81,41 @@ def unit_images(pixels: npt.NDArray[Any], value_range: Sequence[float]) -> npt.N
     return np.clip((pixels.astype(np.float32) - low) / (high - low), 0, 1)
 
 
-def batches_with_labels(
-    data: Any, batch_size: int
-) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.integer]]]:
-    """Batches of images and their classes from whatever a Keras user keeps them in.
+def batches_with_labels(data: Any, batch_size: int) -> Iterator[LabelledBatch]:
+    """Iterate over batches of images with their classes.
 
     Args:
-        data: As for ``select``.
-        batch_size: Number of images in a batch, where ``data`` is not batched by itself.
+        data: ``(images, labels)``, or a ``tf.data.Dataset``, a ``PyDataset`` (Keras 2:
+            ``Sequence``) or another iterable of such batches or of single images with their
+            labels. Labels are integers.
+        batch_size: Number of images in a batch, where ``data`` is not batched already.
+
+    Yields:
+        Images ``(batch, height, width, channels)`` of the data's own dtype, and labels
+        ``(batch,)``.
 
     Raises:
-        ValueError: Images and labels do not fit.
+        ValueError: Images and labels do not fit each other.
         TypeError: ``data`` is of another type.
 
     Example:
         >>> data = np.zeros((3, 8, 8, 1)), np.arange(3)
         >>> [labels.tolist() for _, labels in batches_with_labels(data, 2)]
         [[0, 1], [2]]
+        >>> [labels.tolist() for _, labels in batches_with_labels(zip(*data), 2)]
+        [[0, 1], [2]]
     """
-    for element in _elements(data, batch_size):
-        if not isinstance(element, (tuple, list)) or len(element) < 2:
-            raise TypeError(
-                "`data` must be (images, labels), or batches of them. "
-                f"Received: an element of type {type(element).__name__}"
-            )
-        images, labels = np.asarray(element[0]), np.asarray(element[1])
-        if images.ndim == 3:  # a data set that is not batched
-            images, labels = images[np.newaxis], labels[np.newaxis]
-        if labels.ndim == 2 and labels.shape[1] == 1:  # as keras.datasets.cifar10 has them
-            labels = labels[:, 0]
-        yield images, checked_labels(labels, len(images))
+    singles: list[LabelledBatch] = []
+    for images, labels in map(_pair, _elements(data, batch_size)):
+        if singles and (len(singles) == batch_size or images.shape != singles[0][0].shape):
+            yield _stacked(singles)
+            singles = []
+        if images.ndim == 3:
+            singles.append((images, labels))
+        else:
+            yield images, _class_labels(labels, len(images))
+    if singles:
+        yield _stacked(singles)
 
 
 def _elements(data: Any, batch_size: int) -> Iterable[Any]:
@@ -121,6 +129,26 @@ def _elements(data: Any, batch_size: int) -> Iterable[Any]:
         starts = range(0, len(images), batch_size)
         return ((images[i : i + batch_size], labels[i : i + batch_size]) for i in starts)
     return elements(data, "(images, labels) or an iterable of such batches")
+
+
+def _pair(element: Any) -> LabelledBatch:
+    if not isinstance(element, (tuple, list)) or len(element) < 2:
+        raise TypeError(
+            "`data` must be (images, labels), or batches of them. "
+            f"Received: an element of type {type(element).__name__}"
+        )
+    return np.asarray(element[0]), np.asarray(element[1])
+
+
+def _stacked(singles: Sequence[LabelledBatch]) -> LabelledBatch:
+    images, labels = (np.stack(part) for part in zip(*singles))
+    return images, _class_labels(labels, len(images))
+
+
+def _class_labels(labels: npt.NDArray[Any], count: int) -> npt.NDArray[np.integer]:
+    if labels.ndim == 2 and labels.shape[1] == 1:  # as keras.datasets.cifar10 has them
+        labels = labels[:, 0]
+    return checked_labels(labels, count)
 
 
 def array_hash(*arrays: npt.NDArray[Any]) -> str:

@@ -1,10 +1,10 @@
-"""Labelled images named on a command line."""
+"""Open labelled images by name: class directories, npz and TFRecord files, Keras' data sets."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from fd_keras.data.sources import (
     KERAS_DATASETS,
     ImageArray,
     ImageSource,
-    Loader,
     encoded_image,
     example_features,
     is_record_file,
@@ -35,12 +34,14 @@ def open_labelled_images(
     location: str | os.PathLike[str],
     image_shape: Sequence[int],
     *,
+    value_range: Sequence[float] | None = None,
     class_names: Sequence[str] | None = None,
     strict: bool = False,
 ) -> ImageSource:
-    """Open the labelled images that a command line names.
+    """Open labelled images by the path or the name of a data set.
 
-    Images of another size are scaled so that they cover it and cropped to their centre.
+    Images of another size are scaled, keeping their proportions, until they cover ``image_shape``,
+    and cropped to their centre. ``batches_with_labels`` makes batches of them.
 
     Args:
         location: A directory with one subdirectory of PNG, JPEG or WebP files per class; an
@@ -48,16 +49,18 @@ def open_labelled_images(
             file with the features ``image/encoded`` and ``image/class/label`` (or ``image`` and
             ``label``); or ``cifar10``, ``cifar100``, ``fashion_mnist``, ``mnist`` (the test
             images that ``keras.datasets`` downloads).
-        image_shape: ``(height, width, channels)`` of the images that are wanted.
+        image_shape: ``(height, width, channels)`` of the resulting images.
+        value_range: Values of black and white in the resulting images, which are then float32;
+            ``None``: uint8 from 0 to 255.
         class_names: Names of the subdirectories in the order of the model's classes. Default:
-            all subdirectories in alphabetical order, as Keras does it.
-        strict: Stop at the first image that cannot be read, instead of passing over it.
+            all subdirectories in alphabetical order, as Keras sorts them.
+        strict: Stop at the first image that cannot be read, instead of skipping it.
 
     Returns:
-        A source of pairs: image, uint8 of ``image_shape``, and label.
+        A source of pairs: an image of ``image_shape``, and its label.
 
     Raises:
-        ValueError: The location is of no such kind, or holds nothing.
+        ValueError: ``location`` is of another kind, or holds no labelled image.
         OSError: It cannot be read.
 
     Example:
@@ -68,67 +71,48 @@ def open_labelled_images(
         [0, 1, 2, 3, 4]
     """
     path = Path(location)
+
+    def finished(image: ImageArray, label: int) -> tuple[npt.NDArray[Any], int]:
+        return _scaled(_fitted(image, image_shape), value_range), int(label)
+
     if path.is_dir():
         found = _files_and_labels(path, class_names)
 
-        def read(file: Path, label: int) -> tuple[ImageArray, int]:
-            return _fitted(read_image(file).pixels, image_shape), label
+        def read(file: Path, label: int) -> tuple[npt.NDArray[Any], int]:
+            return finished(read_image(file).pixels, label)
 
         return ImageSource(
             path.resolve().name,
-            lambda: (functools.partial(read, file, label) for file, label in found),
+            lambda: (functools.partial(read, *pair) for pair in found),
             len(found),
             strict,
         )
     if is_record_file(path):
         path.stat()  # a missing file is an OSError here, not a TensorFlow error later
+
+        def parse(name: str, record: bytes) -> tuple[npt.NDArray[Any], int]:
+            return finished(*_image_and_label(name, record, image_shape[-1]))
+
         return ImageSource(
-            path.name, functools.partial(_record_loaders, path, image_shape), None, strict
+            path.name,
+            lambda: (functools.partial(parse, *record) for record in read_records(path)),
+            None,
+            strict,
         )
     images, labels = _arrays(path, os.fspath(location))
-
-    def fit(image: ImageArray, label: int) -> tuple[ImageArray, int]:
-        return _fitted(image, image_shape), int(label)
-
     return ImageSource(
         path.name,
-        lambda: (functools.partial(fit, *pair) for pair in zip(images, labels)),
+        lambda: (functools.partial(finished, *pair) for pair in zip(images, labels)),
         len(images),
         strict,
     )
 
 
-def labelled_batches(
-    source: ImageSource, value_range: Sequence[float], *, batch_size: int = 32
-) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
-    """Batches of labelled images in a value range.
-
-    Args:
-        source: What ``open_labelled_images`` returned.
-        value_range: What black and white become.
-        batch_size: Number of images in a batch.
-
-    Example:
-        >>> pair = np.full((8, 8, 3), 255, np.uint8), 7
-        >>> source = ImageSource("one", lambda: iter([lambda: pair]), 1)
-        >>> [(images.shape, labels) for images, labels in labelled_batches(source, (0, 1))]
-        [((1, 8, 8, 3), array([7]))]
-    """
+def _scaled(image: ImageArray, value_range: Sequence[float] | None) -> npt.NDArray[Any]:
+    if value_range is None:
+        return image
     low, high = value_range
-    images: list[ImageArray] = []
-    labels: list[int] = []
-    for image, label in source:
-        images.append(image)
-        labels.append(label)
-        if len(images) == batch_size:
-            yield _scaled(images, low, high), np.array(labels, np.int64)
-            images, labels = [], []
-    if images:
-        yield _scaled(images, low, high), np.array(labels, np.int64)
-
-
-def _scaled(images: list[ImageArray], low: float, high: float) -> npt.NDArray[np.float32]:
-    return low + (high - low) / 255 * np.stack(images).astype(np.float32)
+    return low + (high - low) / 255 * image.astype(np.float32)
 
 
 def _files_and_labels(path: Path, class_names: Sequence[str] | None) -> list[tuple[Path, int]]:
@@ -154,19 +138,16 @@ def _files_and_labels(path: Path, class_names: Sequence[str] | None) -> list[tup
     return found
 
 
-def _record_loaders(path: Path, image_shape: Sequence[int]) -> Iterator[Loader]:
-    def load(name: str, record: bytes) -> tuple[ImageArray, int]:
-        feature = example_features(name, record)
-        image = _fitted(encoded_image(feature, name, image_shape[-1]), image_shape)
-        for key in _LABEL_FEATURES:
-            if key in feature and feature[key].int64_list.value:
-                return image, int(feature[key].int64_list.value[0])
-        raise ValueError(
-            f"`location` must hold records with one of the features {_LABEL_FEATURES}. "
-            f"Received: {name} with {sorted(feature)}"
-        )
-
-    return (functools.partial(load, name, record) for name, record in read_records(path))
+def _image_and_label(name: str, record: bytes, channels: int) -> tuple[ImageArray, int]:
+    feature = example_features(name, record)
+    image = encoded_image(feature, name, channels)
+    for key in _LABEL_FEATURES:
+        if key in feature and feature[key].int64_list.value:
+            return image, feature[key].int64_list.value[0]
+    raise ValueError(
+        f"`location` must hold records with one of the features {_LABEL_FEATURES}. "
+        f"Received: {name} with {sorted(feature)}"
+    )
 
 
 def _arrays(path: Path, location: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

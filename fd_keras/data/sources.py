@@ -1,4 +1,4 @@
-"""Images named on a command line: directories, npz and TFRecord files, Keras' data sets."""
+"""Open images by name: directories, npz and TFRecord files, Keras' data sets."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class ImageSource:
     """Images that are read one at a time, in a fixed order, any number of times.
 
     Args:
-        name: What the source is called in provenance and messages.
-        loaders: Starts a new run over functions that each read one image, uint8
-            ``(height, width, channels)``, or one with its label.
-        count: Number of images, or ``None`` when only reading tells.
-        strict: Stop at the first image that cannot be read, instead of passing over it.
-        skipped: Messages about the images that the latest run passed over.
+        name: Name of the source in provenance and messages.
+        loaders: Called at the start of each iteration; returns functions that each read one image
+            ``(height, width, channels)``, or one image and its label.
+        count: Number of images, or ``None`` if it is only known after reading.
+        strict: Stop at the first image that cannot be read, instead of skipping it.
+        skipped: Messages about the images that the latest iteration skipped.
 
     Example:
         >>> source = ImageSource("one", lambda: iter([lambda: np.zeros((8, 8, 3), np.uint8)]), 1)
@@ -68,7 +68,7 @@ def open_images(
     channels: Literal[1, 3] | None = None,
     strict: bool = False,
 ) -> ImageSource:
-    """Open the images that a command line names.
+    """Open images by the path or the name of a data set.
 
     Args:
         location: A directory (searched recursively for PNG, JPEG and WebP files), an
@@ -78,14 +78,14 @@ def open_images(
             ``cifar100``, ``fashion_mnist``, ``mnist`` (the training images that
             ``keras.datasets`` downloads).
         channels: 3: grey images are repeated to RGB. 1: colours become luma. ``None``: 3 for
-            files, what the array has for arrays.
-        strict: Stop at the first image that cannot be read, instead of passing over it.
+            image files, and the channels of the array for arrays.
+        strict: Stop at the first image that cannot be read, instead of skipping it.
 
     Returns:
-        The source; nothing is read yet but lists and arrays.
+        The source. Image files are read when it is iterated over, arrays at once.
 
     Raises:
-        ValueError: The location is of no such kind, or holds no image file.
+        ValueError: ``location`` is of another kind, or holds no image.
         OSError: It cannot be read.
 
     Example:
@@ -109,7 +109,7 @@ def open_images(
     if path.suffix == ".npz":
         array = _only_images(path)
     elif os.fspath(location) in KERAS_DATASETS:
-        array = _keras_images(os.fspath(location))
+        (array, _), _ = load_keras_dataset(os.fspath(location))
     else:
         kind = "does not exist" if not path.exists() else "is of another kind"
         raise ValueError(
@@ -150,15 +150,15 @@ def _record_loaders(path: Path, channels: int) -> Iterator[Loader]:
 
 
 def encoded_image(feature: Any, name: str, channels: int) -> ImageArray:
-    """The image in the features of a record.
+    """Decode the image in the features of a record.
 
     Args:
-        feature: What ``example_features`` returns.
-        name: What messages call the record.
-        channels: 1 or 3.
+        feature: Features, see ``example_features``.
+        name: Name of the record in error messages.
+        channels: Of the image: 1 or 3.
 
     Raises:
-        ValueError: There is none, or it cannot be read.
+        ValueError: There is no image, or it cannot be read.
     """
     for key in _ENCODED_FEATURES:
         if key in feature and feature[key].bytes_list.value:
@@ -171,14 +171,14 @@ def encoded_image(feature: Any, name: str, channels: int) -> ImageArray:
 
 
 def example_features(name: str, record: bytes) -> Any:
-    """The features of a serialised ``tf.train.Example``.
+    """Parse the features of a serialised ``tf.train.Example``.
 
     Args:
-        name: What messages call the record.
+        name: Name of the record in error messages.
         record: Its bytes.
 
     Raises:
-        ValueError: It is no Example.
+        ValueError: The bytes are no Example.
     """
     try:
         return tf.train.Example.FromString(record).features.feature
@@ -189,7 +189,7 @@ def example_features(name: str, record: bytes) -> Any:
 
 
 def is_record_file(path: Path) -> bool:
-    """Whether the name is that of a TFRecord file.
+    """Whether a file is named like a TFRecord file.
 
     Example:
         >>> is_record_file(Path("train.tfrecord.gz"))
@@ -199,10 +199,13 @@ def is_record_file(path: Path) -> bool:
 
 
 def read_records(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Names, for messages, and bytes of the records of a TFRecord file.
+    """Iterate over the records of a TFRecord file.
 
     Args:
         path: The file; compressed if it ends in ``.gz``.
+
+    Yields:
+        A name for error messages, ``path#index``, and the bytes of a record.
 
     Raises:
         ValueError: It is no intact TFRecord file.
@@ -237,13 +240,13 @@ def _only_images(path: Path) -> npt.NDArray[Any]:
 
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of an ``.npz`` file by name.
+    """Read the arrays of an ``.npz`` file by name.
 
     Args:
         path: The file.
 
     Raises:
-        ValueError: It is no intact archive of numeric arrays.
+        ValueError: The file is no intact archive of numeric arrays.
         OSError: It cannot be read.
     """
     try:
@@ -251,7 +254,7 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
             return {name: archive[name] for name in archive.files}
     except OSError:
         raise
-    # numpy, zipfile and zlib raise many types on what is no archive, or a broken one.
+    # On a broken archive, or another file, numpy, zipfile and zlib raise many types.
     except Exception as error:
         raise ValueError(
             "`location` must be an intact .npz archive of numeric arrays. "
@@ -259,12 +262,8 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
         ) from error
 
 
-def _keras_images(name: str) -> npt.NDArray[np.uint8]:
-    return load_keras_dataset(name)[0][0]
-
-
 def load_keras_dataset(name: str) -> Any:
-    """Training and test images with labels, ``(x, y), (x_test, y_test)``.
+    """Load a data set of Keras as ``(x, y), (x_test, y_test)``, images with a channel axis.
 
     Args:
         name: One of ``KERAS_DATASETS``.
@@ -280,14 +279,14 @@ def load_keras_dataset(name: str) -> Any:
 
 
 def with_channels(image: ImageArray, channels: int | None) -> ImageArray:
-    """An image as grey (1) or RGB (3).
+    """Convert an image to grey (1) or RGB (3).
 
     Args:
-        image: ``(height, width, channels)``, uint8.
-        channels: 3: grey is repeated. 1: colours become luma. ``None``: as it is.
+        image: uint8 ``(height, width, channels)``.
+        channels: 3: grey is repeated. 1: colours become luma. ``None``: no conversion.
 
     Raises:
-        ValueError: The image has neither 1 nor 3 channels, and others are asked for.
+        ValueError: A conversion is needed, and the image has neither 1 nor 3 channels.
 
     Example:
         >>> with_channels(np.zeros((2, 2, 1), np.uint8), 3).shape

@@ -35,10 +35,8 @@ PROTOCOL = Protocol(
     "FGSM and BIM at 8 and 16 /255 on the classifier alone, and PGD through each table.",
     gray_box=(fgsm(8), bim(8, 2), fgsm(16), bim(16, 4)),
     adaptive=(pgd(8), pgd(16)),
+    limits={"adaptive": 32},  # attacks through the layer take most of the time
 )
-
-# Attacks through the layer take most of the time.
-_LIMITS = {"adaptive": 32}
 
 # The exported files are proven on images under this attack.
 _PROVEN_UNDER = bim(8, 2)
@@ -109,12 +107,10 @@ def run_demo(
     tables = [preset_table(name) for name in PRESETS]
     with tempfile.TemporaryDirectory() as cache:
         report = evaluate(
-            classifier.model,
+            classifier,
             (test.images, test.labels),
             tables,
             PROTOCOL,
-            limits=_LIMITS,
-            class_names=classifier.class_names,
             seed=seed,
             cache_dir=cache,
             console=console,

@@ -1,8 +1,8 @@
-"""Designing a quantisation table from benign statistics and a model of the perturbation.
+"""Design quantisation tables from benign statistics and a model of the perturbation.
 
-``design_table`` makes the table; ``removal_probability`` and ``benign_distortion`` are the
-model behind it, for one band; ``band_removal`` and ``band_distortion`` its predictions for all
-bands of a table; ``perturbation_profile`` measures a real attack in place of an assumed one.
+``design_table`` designs the table. ``removal_probability`` and ``benign_distortion`` are the model
+for one band, ``band_removal`` and ``band_distortion`` apply it to all bands of a table.
+``perturbation_profile`` measures an attack, to be used in place of an assumed perturbation.
 """
 
 from fd_keras.design.generalized_gaussian import generalized_gaussian_shape

@@ -1,7 +1,7 @@
-"""The generalised Gaussian distribution, which fits the DCT coefficients of images.
+"""The generalised Gaussian distribution, a model of the DCT coefficients of images.
 
 Its density is ``f(c) = shape / (2 a G(1 / shape)) * exp(-|c / a|**shape)``, ``G`` the gamma
-function: Laplace at shape 1, Gaussian at 2, uniform in the limit. Everything here follows from
+function: Laplace for shape 1, Gaussian for 2, uniform in the limit. All formulas follow from
 ``E[|c|**k; |c| > x] = E[|c|**k] * Q((k + 1) / shape, (x / a)**shape)``, ``Q`` the regularised
 upper incomplete gamma function.
 """
@@ -14,12 +14,12 @@ from scipy import special
 
 from fd_keras._checks import Array, checked
 
-# Outside, rounding sees a constant with rare outliers or a uniform distribution.
+# Beyond these, the distribution is as good as a constant with rare outliers, or uniform.
 SHAPE_RANGE = (0.2, 8.0)
 
 
 def generalized_gaussian_shape(std: npt.ArrayLike, mean_abs: npt.ArrayLike) -> Array:
-    """Exponent of the generalised Gaussian that has these two moments.
+    """Exponent of the generalised Gaussian with these two moments.
 
     Solves ``E|c| / sqrt(E[c**2]) = G(2/p) / sqrt(G(1/p) G(3/p))`` for ``p`` by bisection; the
     right side rises with ``p``.
@@ -58,7 +58,7 @@ def _moment_ratio(shape: Array) -> Array:
 
 
 class GeneralizedGaussian:
-    """Tails of generalised Gaussians.
+    """Tail probabilities and tail expectations of generalised Gaussians.
 
     Args:
         mean_abs: Mean absolute values ``E|c|``, positive.

@@ -1,4 +1,4 @@
-"""What a perturbation of a given size does to each DCT band: assumed, or measured."""
+"""The size of a perturbation in each DCT band, assumed or measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-from fd_keras._checks import Array, checked, validate_value_range
+from fd_keras._checks import (
+    SMALLEST_EPSILON,
+    Array,
+    checked,
+    checked_epsilons,
+    validate_epsilon,
+    validate_value_range,
+)
 from fd_keras.dct import BLOCK_SIZE, RGB_TO_YCBCR, ColorSpace, validate_color_space
 
 Perturbation = Literal["sign", "uniform", "gaussian"]
@@ -26,18 +33,19 @@ _PAIRS_AT_ONCE = 64
 
 
 def pixel_std(epsilon: npt.ArrayLike, perturbation: Perturbation = "sign") -> Array:
-    """Standard deviation of one perturbed pixel.
+    """Standard deviation of the change of one pixel.
 
     Args:
-        epsilon: Size of the perturbation.
-        perturbation: ``"sign"``: pixels change by ``+-epsilon``. ``"uniform"``: by anything in
-            ``[-epsilon, epsilon]``. ``"gaussian"``: ``epsilon`` is the standard deviation.
+        epsilon: Size of the perturbation in grey levels of 255; 0 or at least 0.1.
+        perturbation: ``"sign"``: pixels change by ``+-epsilon``. ``"uniform"``: uniformly in
+            ``[-epsilon, epsilon]``. ``"gaussian"``: ``epsilon`` is the standard deviation, of any
+            size.
 
     Returns:
         Array of the shape of ``epsilon``.
 
     Raises:
-        ValueError: ``epsilon`` is negative or not finite, or the perturbation unknown.
+        ValueError: ``epsilon`` is out of its range, or ``perturbation`` unknown.
 
     Example:
         >>> float(pixel_std(3.0, "uniform").round(3))
@@ -48,7 +56,8 @@ def pixel_std(epsilon: npt.ArrayLike, perturbation: Perturbation = "sign") -> Ar
             f"`perturbation` must be one of {PERTURBATIONS}. "
             f"Received: perturbation={perturbation!r}"
         )
-    return checked("epsilon", epsilon) * _STD_PER_EPSILON[perturbation]
+    valid = checked("epsilon", epsilon) if perturbation == "gaussian" else checked_epsilons(epsilon)
+    return valid * _STD_PER_EPSILON[perturbation]
 
 
 def perturbation_std(
@@ -59,22 +68,26 @@ def perturbation_std(
     channels: int = 3,
     channel_correlation: float = 0.0,
 ) -> Array:
-    """Standard deviation of the coefficients of a spatially independent perturbation.
+    """Standard deviation of the coefficients of a perturbation whose pixels are independent.
 
-    An assumption: real attacks favour some bands, which matters where steps are small (see
-    ``band_removal``); ``perturbation_profile`` measures them. The DCT keeps the deviation, the
-    same in all 64 bands; a colour transform does not. With correlation
-    ``r`` between the perturbations of R, G and B, a row ``m`` of the colour matrix turns the
-    pixel variance ``s**2`` into ``s**2 * ((1 - r) * sum(m**2) + r * sum(m)**2)``: luma gets
-    0.67 ``s`` when the channels are independent and all of ``s`` when they are equal, chroma
-    0.62 to 0.66 ``s`` and nothing. The signs of a network's gradient lie between.
+    Independence is an assumption: real attacks favour some bands, which matters where steps are
+    small (see ``band_removal``). ``perturbation_profile`` measures them instead.
+
+    An orthonormal DCT keeps the standard deviation ``s`` of the pixels in all 64 bands; a colour
+    transform changes it. With correlation ``r`` between the perturbations of R, G and B, a row
+    ``m`` of the colour matrix turns the variance ``s**2`` into
+    ``s**2 * ((1 - r) * sum(m**2) + r * sum(m)**2)``. The deviation of luma is 0.67 ``s`` if the
+    channels are independent and ``s`` if they are equal; that of chroma is 0.62 to 0.66 ``s`` and
+    0. The signs of a network's gradient lie in between.
 
     Args:
-        epsilon: Size of the perturbation of an R, G or B pixel.
-        perturbation: As for ``pixel_std``.
-        color_space: In which the coefficients are taken.
-        channels: Of the image; with 1, YCbCr is luma alone.
-        channel_correlation: ``r``, from 0 to 1. RGB coefficients do not depend on it.
+        epsilon: Size of the perturbation of a channel of a pixel, in grey levels of 255; 0 or at
+            least 0.1.
+        perturbation: ``"sign"``: pixels change by ``+-epsilon``. ``"uniform"``: uniformly in
+            ``[-epsilon, epsilon]``. ``"gaussian"``: ``epsilon`` is the standard deviation.
+        color_space: Colour space of the coefficients.
+        channels: Number of channels of the image; with 1, YCbCr is luma alone.
+        channel_correlation: ``r``, from 0 to 1. Has no effect in RGB.
 
     Returns:
         Array ``(channels,)``.
@@ -86,7 +99,7 @@ def perturbation_std(
         >>> perturbation_std(2.0, color_space="ycbcr").round(2)
         array([1.34, 1.25, 1.31])
     """
-    std = pixel_std(epsilon, perturbation)
+    std = pixel_std(checked_epsilons(epsilon), perturbation)
     correlation = checked("channel_correlation", channel_correlation, high=1.0)
     _check_channels(channels, color_space)
     if validate_color_space(color_space) == "rgb" or channels == 1:
@@ -97,15 +110,21 @@ def perturbation_std(
 
 @dataclass(frozen=True, eq=False)
 class PerturbationProfile:
-    """What a real attack did to each band.
+    """Changes of the coefficients that an attack caused, band by band.
 
-    Attributes:
-        epsilon: Largest change of a pixel value, on the 0..255 scale.
-        std: Root mean square change of the coefficients, ``(channels, 8, 8)``. A band's mean
-            change is part of it.
-        mean_abs: Mean absolute change, ``(channels, 8, 8)``; 0.798 of ``std`` if Gaussian.
-        color_space: In which the coefficients were taken.
+    Args:
+        epsilon: Largest change of a pixel in grey levels of 255.
+        std: Root mean square change of the coefficients, ``(channels, 8, 8)``; the mean change of
+            a band is included.
+        mean_abs: Mean absolute change, ``(channels, 8, 8)``; 0.798 times ``std`` for a Gaussian.
+        color_space: Colour space of the coefficients.
         count: Number of image pairs.
+
+    Raises:
+        ValueError: ``epsilon`` is not from 0.1 to 255.
+
+    Example:
+        See ``perturbation_profile``.
     """
 
     epsilon: float
@@ -113,6 +132,9 @@ class PerturbationProfile:
     mean_abs: Array
     color_space: ColorSpace
     count: int
+
+    def __post_init__(self) -> None:
+        validate_epsilon(self.epsilon)
 
     def __repr__(self) -> str:
         return (
@@ -129,24 +151,25 @@ def perturbation_profile(
     color_space: ColorSpace = "rgb",
     value_range: tuple[float, float] = (0.0, 255.0),
 ) -> PerturbationProfile:
-    """Measure the band profile of an attack on pairs of images.
+    """Measure how much an attack changes each DCT band.
 
-    The profile takes the place of an assumed perturbation in ``design_table``, which scales
-    it to the epsilon wanted, and of ``epsilon`` (with ``perturbation="gaussian"``) in
-    ``removal_probability``. It belongs to the attack, network and data it was measured on.
+    ``design_table`` and ``band_removal`` take the profile in place of an assumed perturbation and
+    scale it to their ``epsilon``; ``removal_probability`` takes its ``std`` as ``epsilon`` with
+    ``perturbation="gaussian"``. A profile holds for the attack, network and data that it was
+    measured on.
 
     Args:
         benign: Images ``(count, height, width, channels)``.
         adversarial: The same images after the attack.
-        color_space: Of the table to be designed.
+        color_space: Colour space of the table to be designed.
         value_range: Lowest and highest pixel value of both.
 
     Returns:
-        The profile, on the 0..255 scale.
+        The profile; its ``epsilon`` is the largest change of a pixel in grey levels of 255.
 
     Raises:
-        ValueError: The images do not match, are identical or not finite, or an argument is
-            out of its range.
+        ValueError: The images do not match, are not finite, or differ by less than 0.1 grey
+            levels of 255; or an argument is out of its range.
 
     Example:
         >>> rng = np.random.default_rng(7)
@@ -174,10 +197,12 @@ def perturbation_profile(
         blocks += len(coefficients)
         squares += (coefficients**2).sum(0)
         absolutes += np.abs(coefficients).sum(0)
-    if not 0 < largest < np.inf:
+    # Comparisons with NaN are false, so this refuses NaN too.
+    if not SMALLEST_EPSILON <= largest <= 255:
         raise ValueError(
-            "`adversarial` must differ from `benign` by finite amounts. "
-            f"Received: images that differ by {largest}"
+            f"`adversarial` must differ from `benign` by {SMALLEST_EPSILON} to 255 grey levels of "
+            f"255, in the value_range {low:g} to {high:g}. "
+            f"Received: images that differ by {largest:g}"
         )
     std = np.sqrt(np.asarray(squares) / blocks)
     return PerturbationProfile(
@@ -186,7 +211,7 @@ def perturbation_profile(
 
 
 def _block_coefficients(images: Array, color_space: ColorSpace) -> Array:
-    """Orthonormal DCT of all blocks, ``(blocks, channels, 8, 8)``; edges complete blocks."""
+    """Orthonormal DCT of all blocks, ``(blocks, channels, 8, 8)``."""
     channels = images.shape[-1]
     if color_space == "ycbcr" and channels == 3:
         images = images @ RGB_TO_YCBCR.T

@@ -1,4 +1,4 @@
-"""What the removal model predicts for every band of a table."""
+"""Removal probability and benign distortion of every band of a quantisation table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras._checks import Array, checked
+from fd_keras._checks import Array, checked, checked_epsilons
 from fd_keras.dct import BLOCK_SIZE, ColorSpace
 from fd_keras.design.generalized_gaussian import generalized_gaussian_shape
 from fd_keras.design.perturbation import Perturbation, PerturbationProfile, perturbation_std
@@ -16,11 +16,11 @@ from fd_keras.design.removal import benign_distortion, removal_probability
 
 
 class BandStatistics(Protocol):
-    """What a design needs to know of benign coefficients, on the 0..255 pixel scale.
+    """Statistics of benign coefficients, such as ``CoefficientStatistics``.
 
-    All arrays are ``(channels, 8, 8)``: ``count`` coefficients were seen, with ``mean``,
-    standard deviation ``std`` around it, and ``mean_abs`` the mean of ``|c|`` itself. They
-    were taken in ``color_space``; ``provenance`` says from which data, in JSON types.
+    On the 0..255 pixel scale, as arrays ``(channels, 8, 8)``: the number ``count`` of
+    coefficients, their ``mean``, standard deviation ``std`` and mean absolute value ``mean_abs``.
+    ``color_space`` is that of the coefficients; ``provenance`` describes the data in JSON types.
     """
 
     @property
@@ -47,29 +47,31 @@ def band_removal(
 ) -> Array:
     """Predicted removal probability of every band.
 
-    Benign AC coefficients are taken as generalised Gaussians with the statistics' moments,
-    DC as uniform within its cell. Compared with what happened to ImageNet images under FGSM and
-    BIM on MobileNetV2, in RGB and YCbCr (``experiments/results/removal_model.json``):
+    Benign AC coefficients are modelled as generalised Gaussians with the moments of
+    ``statistics``, DC as uniform within its cell. Predictions were compared with counts on
+    ImageNet images under FGSM and BIM on MobileNetV2, in RGB and YCbCr
+    (``experiments/results/removal_model.json``):
 
-    * with a measured profile, within 0.025 in every band of every table;
-    * with the assumed ``"sign"`` perturbation, within 0.05 in 98 % of the bands or more for
-      ``"liu2019"`` and a designed table;
-    * but with small steps the assumption is weak: for a flat step of 8 in RGB under FGSM, only
-      71 % of the bands are within 0.05, and one is off by 0.178. Real gradients do not spread
-      evenly over the bands. Measure a profile where steps are a few times ``epsilon``.
+    * with a measured profile, they are within 0.025 in every band of every table;
+    * with the assumed ``"sign"`` perturbation, they are within 0.05 in at least 98 % of the bands
+      of ``"liu2019"`` and of a designed table;
+    * with small steps, the assumption is inaccurate: for a flat step of 8 in RGB under FGSM, only
+      71 % of the bands are within 0.05, and one is off by 0.178, because real gradients are not
+      spread evenly over the bands. Measure a profile where steps are a few times ``epsilon``.
 
     Args:
-        statistics: Of benign images.
+        statistics: Statistics of benign images.
         steps: Quantisation steps; broadcast to ``(..., channels, 8, 8)``.
-        epsilon: Size of the perturbation of a pixel, on the 0..255 scale.
-        perturbation: See ``removal_probability``; a profile is scaled to ``epsilon``.
-        channel_correlation: See ``perturbation_std``; a profile does not use it.
+        epsilon: Size of the perturbation of a pixel in grey levels of 255; 0 or at least 0.1.
+        perturbation: ``"sign"``, ``"uniform"`` or ``"gaussian"``, see ``perturbation_std``; or a
+            measured profile, which is scaled to ``epsilon``.
+        channel_correlation: See ``perturbation_std``; has no effect with a profile.
 
     Returns:
         Probabilities ``(..., channels, 8, 8)``.
 
     Raises:
-        ValueError: An argument is out of its range, or a profile does not fit.
+        ValueError: An argument is out of its range, or a profile does not fit ``statistics``.
 
     Example:
         >>> from types import SimpleNamespace
@@ -91,7 +93,7 @@ def band_distortion(statistics: BandStatistics, steps: npt.ArrayLike) -> Array:
     """Predicted mean squared error of every band of benign images.
 
     Args:
-        statistics: Of benign images.
+        statistics: Statistics of benign images.
         steps: Quantisation steps; broadcast to ``(..., channels, 8, 8)``.
 
     Returns:
@@ -118,10 +120,10 @@ def checked_moments(statistics: BandStatistics) -> tuple[Array, Array, Array]:
     """Mean, standard deviation and mean absolute value, ``(channels, 8, 8)`` each.
 
     Args:
-        statistics: Of benign images.
+        statistics: Statistics of benign images.
 
     Raises:
-        ValueError: They are not finite, or not of one such shape.
+        ValueError: The moments are not finite, or not of one such shape.
 
     Example:
         >>> from types import SimpleNamespace
@@ -144,10 +146,11 @@ def checked_moments(statistics: BandStatistics) -> tuple[Array, Array, Array]:
 def _benign_model(statistics: BandStatistics) -> tuple[Array, Array]:
     """Scale and shape of each band's distribution."""
     mean, std, mean_abs = checked_moments(statistics)
-    # The model is centred on zero, as `mean_abs` is: so is the second moment to go with it.
+    # The model is centred on zero and `mean_abs` is taken about zero: take the second moment about
+    # zero too.
     shape = generalized_gaussian_shape(np.hypot(std, mean), mean_abs)
     scale = mean_abs.copy()
-    # DC spreads evenly over far more than a step, around the brightness of the images.
+    # DC is spread over far more than a step, around the brightness of the images.
     scale[:, 0, 0], shape[:, 0, 0] = np.inf, 1.0
     return scale, shape
 
@@ -174,4 +177,4 @@ def _perturbation_std(
             f"channels, like the statistics. Received: a profile in "
             f"{perturbation.color_space!r} of shape {perturbation.std.shape}"
         )
-    return perturbation.std * (checked("epsilon", epsilon) / perturbation.epsilon)
+    return perturbation.std * (checked_epsilons(epsilon) / perturbation.epsilon)

@@ -1,9 +1,9 @@
-"""How much of a perturbation one quantisation step rounds away, and what it costs.
+"""Removal probability of a perturbation and benign distortion for one quantisation step.
 
 The model, for one band with step ``q``: a benign coefficient ``c`` and an independent
-perturbation ``d``. The layer keeps ``Q(c) = q * round(c / q)`` (its tie offset of 1/997 step
-moves every cell border alike and is left out here). The perturbation is *removed* where
-``Q(c + d) = Q(c)``, that is, where no cell border ``+-r_j``, ``r_j = (j + 1/2) q``, lies
+perturbation ``d``. The layer computes ``Q(c) = q * round(c / q)`` (its tie offset of 1/997 step
+shifts all cell borders equally and is ignored here). The perturbation is *removed* if
+``Q(c + d) = Q(c)``, that is, if no cell border ``+-r_j``, ``r_j = (j + 1/2) q``, lies
 between ``c`` and ``c + d``.
 
 **Benign coefficients** are symmetric around zero, with the tail ``T(x) = P(c > x)``. Summed
@@ -11,8 +11,8 @@ over all borders, a shift by ``0 <= d <= q`` crosses one with probability::
 
     X(d) = sum over j >= 0 of T(r_j - d) - T(r_j + d)                                   (1)
 
-and ``X(d) = 1`` beyond ``q``. At every border passed, ``(c - Q(c))**2`` falls
-``2 q (|c| - r_j)`` behind ``c**2``, hence with ``L(x) = E[max(c - x, 0)]``::
+and ``X(d) = 1`` beyond ``q``. Every border ``r_j < |c|`` reduces ``(c - Q(c))**2`` by
+``2 q (|c| - r_j)`` compared with ``c**2``, hence with ``L(x) = E[max(c - x, 0)]``::
 
     D = E[(c - Q(c))**2] = E[c**2] - 4 q * sum over j >= 0 of L(r_j)                    (2)
 
@@ -24,13 +24,13 @@ For the Laplace distribution of scale ``b``, with ``h = q / (2 b)``, both sums a
 
 For ``b -> inf``, ``c`` is uniform within its cell: ``X(d) = d / q`` and ``D = q**2 / 12``.
 For the generalised Gaussian, ``f(c) ~ exp(-|c / a|**shape)``, ``T`` and ``L`` are incomplete
-gamma functions; the borders near zero are summed and the others integrated.
+gamma functions; the terms of borders near zero are summed, the others integrated.
 
 **Perturbations** are modelled as ``d ~ N(0, s**2)``. A coefficient of the orthonormal DCT
-weighs 64 pixels with weights of unit norm: independent pixel noise of standard deviation
-``s`` gives it the standard deviation ``s``, and the central limit theorem its shape. Signs
-``+-epsilon`` have ``s = epsilon``, uniform noise in ``[-epsilon, epsilon]`` has
-``s = epsilon / sqrt(3)``.
+is a sum of 64 pixels with weights of unit norm: independent pixel noise of standard deviation
+``s`` gives it the standard deviation ``s``, and the central limit theorem its normal
+distribution. Signs ``+-epsilon`` have ``s = epsilon``, uniform noise in
+``[-epsilon, epsilon]`` has ``s = epsilon / sqrt(3)``.
 
 **Monotone.** A symmetric unimodal distribution is a mixture of uniform ones on ``[-A, A]``
 (Khinchin), and (1) and (2) are linear in the mixture. Each term of (1) is the mass of an
@@ -59,12 +59,12 @@ from fd_keras._checks import Array, checked
 from fd_keras.design.generalized_gaussian import SHAPE_RANGE, GeneralizedGaussian
 from fd_keras.design.perturbation import Perturbation, pixel_std
 
-# Borders that are summed one by one; beyond them the density is smooth on the scale of a step.
-# With as many nodes, probabilities are right to 1e-4 and distortions to 2e-4 of themselves.
+# Number of borders that are summed one by one; beyond them the density hardly changes over a step.
+# With as many nodes, the error of probabilities is 1e-4 and the relative error of distortions 2e-4.
 _SUMMED_BORDERS = 16
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
-# Scales in steps beyond which the limits hold, a constant and uniform within the cell.
+# Scales in steps beyond which the limits are used: a constant, and uniform within the cell.
 _SCALE_LIMITS = (1e-30, 1e5)
 
 
@@ -79,19 +79,20 @@ def removal_probability(
     """Probability that a perturbed coefficient is rounded to the benign coefficient's value.
 
     ``P(Q(c + d) = Q(c)) = 1 - E[X(|d|)]`` of the module's model: in closed form for Laplace
-    coefficients, by Gauss-Legendre quadrature over ``d`` otherwise. Never falls when ``step``
-    grows, never rises when ``epsilon`` grows. All arguments broadcast.
+    coefficients, by Gauss-Legendre quadrature over ``d`` otherwise. Never falls if ``step``
+    grows, never rises if ``epsilon`` grows. All arguments broadcast.
 
     Args:
-        step: Quantisation step, positive, on the 0..255 pixel scale like all that follows.
-        scale: Mean absolute benign coefficient ``E|c|``, which is Laplace's ``b``. ``inf``
-            means uniform within the cell: right for DC and for steps far below the scale.
-        epsilon: Size of the perturbation of a pixel.
+        step: Quantisation step, positive, on the 0..255 pixel scale.
+        scale: Mean absolute benign coefficient ``E|c|`` on the same scale, which is Laplace's
+            ``b``. ``inf`` means uniform within the cell, which suits DC and steps far below the
+            scale.
+        epsilon: Size of the perturbation of a pixel in grey levels of 255; 0 or at least 0.1.
         shape: Exponent of the generalised Gaussian, 0.2 to 8: 1 is Laplace, 2 Gaussian;
             natural images have about 0.5 (see ``generalized_gaussian_shape``).
-        perturbation: ``"sign"``: pixels change by ``+-epsilon``. ``"uniform"``: by anything in
-            ``[-epsilon, epsilon]``. ``"gaussian"``: ``epsilon`` is the standard deviation, of
-            pixels or, measured, of the band's coefficients.
+        perturbation: ``"sign"``: pixels change by ``+-epsilon``. ``"uniform"``: uniformly in
+            ``[-epsilon, epsilon]``. ``"gaussian"``: ``epsilon`` is a standard deviation of any
+            size, of pixels or of the band's coefficients as ``perturbation_profile`` measures it.
 
     Returns:
         Probabilities, of the broadcast shape.
@@ -121,10 +122,10 @@ def removal_probability(
 def benign_distortion(
     step: npt.ArrayLike, scale: npt.ArrayLike, *, shape: npt.ArrayLike = 1.0
 ) -> Array:
-    """Mean squared error ``E[(c - Q(c))**2]`` that quantisation does to benign coefficients.
+    """Mean squared error ``E[(c - Q(c))**2]`` of quantised benign coefficients.
 
     The DCT is orthonormal: the mean over the 64 bands is the mean squared error of a pixel.
-    Never falls when ``step`` grows. All arguments broadcast.
+    Never falls if ``step`` grows. All arguments broadcast.
 
     Args:
         step: Quantisation step, positive.
@@ -160,14 +161,15 @@ def empirical_removal_probability(
 ) -> Array:
     """``removal_probability`` for observed benign coefficients instead of a distribution.
 
-    ``P = mean over c of P(l <= c + d < l + q)`` with ``l`` the lower border of the cell of
-    ``c``: exact in the perturbation. Nothing is assumed of the coefficients, so the result
-    need not be monotone in ``step``.
+    ``P = mean over c of P(l <= c + d < l + q)``, ``l`` being the lower border of the cell of
+    ``c``. No distribution of the coefficients is assumed, so the result need not be monotone in
+    ``step``.
 
     Args:
         step: Quantisation step; broadcasts to ``coefficients.shape[1:]``.
         coefficients: Samples along the first axis, ``(samples, ...)``.
-        epsilon: As for ``removal_probability``; broadcasts like ``step``.
+        epsilon: Size of the perturbation in grey levels of 255, as for ``removal_probability``;
+            broadcasts like ``step``.
         perturbation: As for ``removal_probability``.
 
     Returns:
@@ -248,13 +250,10 @@ def _uniform_crossing(s: Array) -> Array:
 
 
 def _laplace_crossing(b: Array, s: Array) -> Array:
-    """``E[X(|d|)]`` of (3) for ``d ~ N(0, s**2)``, all in steps.
-
-    Completing the square, ``E(a; u, v)``, the integral of ``exp(a x)`` times the density of
-    ``d`` over ``[u, v]``, is ``exp(a**2 s**2 / 2)`` times the normal probability of
-    ``[u, v] - a s**2``; each ``sinh`` is two such terms. Taken as logarithms, because the
-    factors overflow where their product is small.
-    """
+    """``E[X(|d|)]`` of (3) for ``d ~ N(0, s**2)``, all in steps."""
+    # Each `sinh` is two integrals of exp(a x) times the density of d over [low, high]. Completing
+    # the square, one is exp(a**2 s**2 / 2) times the normal probability of [low, high] - a s**2.
+    # In logarithms, because the factors overflow where their product is small.
     # Below this, the coefficient is as good as constant and the exponents lose their digits.
     b = np.maximum(b, np.maximum(1e-6, 1e-5 * s))
     log_front = -1 / (2 * b) - np.log1p(-np.exp(-1 / b))  # of 1 / (2 sinh h)

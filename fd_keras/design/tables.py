@@ -1,4 +1,4 @@
-"""From benign statistics and the size of a perturbation to a quantisation table."""
+"""Rank DCT bands, and design a quantisation table for perturbations of a given size."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def rank_bands(std: npt.ArrayLike, ranking: Ranking = "sigma") -> npt.NDArray[np
     """Rank of every band, 0 being the most important.
 
     The gradient of a network with respect to a coefficient grows with the coefficient, so the
-    bands with the largest standard deviation carry its accuracy; JPEG's zig-zag order, made
-    for the eye, is what most codes use instead. Equal deviations are ranked by zig-zag. Every
-    channel is ranked by itself.
+    bands with the largest standard deviation matter most for its accuracy. JPEG's zig-zag order,
+    which most implementations use instead, was made for the eye. Equal deviations are ranked by
+    zig-zag. Every channel is ranked separately.
 
     Args:
         std: Standard deviation of the benign coefficients, ``(..., 8, 8)``.
@@ -88,42 +88,42 @@ def design_table(
     others malicious-defence (MD).
 
     * MD bands get the smallest step whose removal probability reaches ``required_removal``.
-    * AS bands get the same, or the largest step whose benign distortion stays within
-      ``distortion_budget`` where that is smaller.
+    * AS bands get the smaller of that step and the largest step whose benign distortion is
+      within ``distortion_budget``.
 
-    Removal and distortion never fall when a step grows (see ``fd_keras.design.removal``), so
+    Removal and distortion never fall if a step grows (see ``fd_keras.design.removal``), so
     both steps are well defined, and a larger ``epsilon`` never gives a smaller step. Steps are
-    whole numbers, which is what a JPEG file can hold. DC is ranked like any band; in practice
+    whole numbers, so that a JPEG file can hold them. DC is ranked like any other band; in practice
     it comes first and is AS.
 
-    The budget is absolute. The transform is orthonormal, so squared errors of bands and of
-    pixels add up alike, and an equal error in every band that has it to spare is what
-    rate-distortion theory calls for (reverse water-filling). A budget relative to a band's
-    variance would give the largest steps to the very bands that carry the accuracy.
+    The budget is absolute, not relative to a band's variance. The transform is orthonormal, so
+    squared errors of bands and of pixels have the same sum, and rate-distortion theory calls for
+    an equal error in all bands whose variance exceeds it (reverse water-filling). A relative
+    budget would give the largest steps to the bands that matter most for the accuracy.
 
     Args:
-        statistics: Of benign images; their colour space becomes the table's.
-        epsilon: Size of the perturbation of a pixel, on the 0..255 scale; at least 0.1.
+        statistics: Statistics of benign images; their colour space becomes the table's.
+        epsilon: Size of the perturbation of a pixel in grey levels of 255, from 0.1 to 255.
         as_bands: Number of AS bands, 0 to 64, for every channel or one per channel.
         ranking: ``"sigma"`` or ``"zigzag"``, see ``rank_bands``.
         required_removal: Probability from 0 to 1, for every channel or one per channel.
-        distortion_budget: Mean squared error allowed in an AS band, in squared grey levels,
-            for every channel or one per channel. 75 is what a step of 30 does at most.
-        perturbation: See ``removal_probability``; or a profile measured on the attack, which
-            is scaled to ``epsilon``.
-        channel_correlation: See ``perturbation_std``; a profile does not use it.
-        cycle_spins: Number of block grids of the table; the design looks at one of them. As
-            everywhere, one unless asked for more: each grid costs a pass of the layer.
+        distortion_budget: Maximum mean squared error of an AS band, in squared grey levels,
+            for every channel or one per channel. A step of 30 causes at most 75.
+        perturbation: ``"sign"``, ``"uniform"`` or ``"gaussian"``, see ``perturbation_std``; or a
+            measured profile, which is scaled to ``epsilon``.
+        channel_correlation: See ``perturbation_std``; has no effect with a profile.
+        cycle_spins: Number of block grids that the table is applied on; the design itself
+            considers one. The cost of the layer grows with it.
         min_step: Smallest step, a whole number.
         max_step: Largest step, a whole number. Baseline JPEG holds 255.
 
     Returns:
-        The table. Its provenance holds the arguments, the predictions and the statistics'
-        own provenance.
+        The table. Its provenance holds the arguments, the predictions and the provenance of the
+        statistics.
 
     Raises:
-        ValueError: An argument is out of its range, or cannot be met; the message names the
-            bands and what is in reach.
+        ValueError: An argument is out of its range, or a requirement cannot be met; the message
+            then names the bands and what they reach.
 
     Example:
         >>> from types import SimpleNamespace
@@ -206,7 +206,7 @@ def _first_step(
     first, last = np.full(shape, low), np.full(shape, high + 1)
     while (first < last).any():
         middle = (first + last) // 2
-        # Where the search is over, middle is high + 1 at most: one more than the range asks.
+        # Where the search has ended, middle may be high + 1, beyond the range.
         true = holds(middle.astype(np.float64)) | (first == last)
         first, last = np.where(true, first, middle + 1), np.where(true, middle, last)
     return first

@@ -1,4 +1,4 @@
-"""Attacking classifiers and counting what they still get right."""
+"""Attacks on classifiers, and their accuracies behind defences."""
 
 from fd_keras.evaluation.accuracies import accuracy, predicted_classes
 from fd_keras.evaluation.attacks import (
@@ -13,7 +13,7 @@ from fd_keras.evaluation.attacks import (
 )
 from fd_keras.evaluation.classifiers import art_classifier
 from fd_keras.evaluation.evaluate import evaluate
-from fd_keras.evaluation.protocols import PROTOCOLS, Protocol
+from fd_keras.evaluation.protocols import PROTOCOLS, Protocol, protocol_named
 from fd_keras.evaluation.report import EvaluationReport
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "fgsm",
     "pgd",
     "predicted_classes",
+    "protocol_named",
     "square",
 ]

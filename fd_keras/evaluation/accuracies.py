@@ -1,16 +1,19 @@
-"""Accuracies, their confidence intervals and the rows of a report."""
+"""Accuracies with their intervals and threat models, and their look-up by defence and attack."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
 from fd_keras._checks import checked_labels
+
+# Typing alias: what ``accuracy_row`` returns.
+Row = Mapping[str, Any]
 
 
 def predicted_classes(
@@ -44,8 +47,8 @@ def accuracy(
 ) -> float:
     """The share of images whose predicted class is their label.
 
-    An accuracy on attacked images means nothing without its threat model: say whether the
-    attacker knew the layer.
+    With an accuracy on attacked images, give its threat model: say whether the attacker knew the
+    layer.
 
     Args:
         model: Classifier from images to logits or probabilities ``(batch, classes)``.
@@ -69,14 +72,14 @@ def accuracy(
 
 
 def wilson_interval(correct: int, count: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for the share that ``correct`` of ``count`` estimates.
+    """Wilson's score interval of a share.
 
-    It says what drawing other images would change, and nothing about better attacks.
+    It covers the choice of the images, and says nothing about stronger attacks.
 
     Args:
         correct: Number of images classified correctly.
         count: Number of images.
-        confidence: Probability that such intervals hold the true share.
+        confidence: Confidence level, from 0 to 1.
 
     Returns:
         ``(low, high)``, from 0 to 1.
@@ -104,7 +107,7 @@ def wilson_interval(correct: int, count: int, *, confidence: float = 0.95) -> tu
     return float(interval.low), float(interval.high)
 
 
-# What each threat model means; the order in which they are shown.
+# Definitions of the threat models, in the order in which they are shown.
 THREAT_MODELS = {
     "benign": "no attacker: the images as they are.",
     "gray-box": "the attacker knows the classifier and its weights, but not that a defence "
@@ -120,6 +123,10 @@ BENIGN = "benign"
 NO_ATTACK = "none"
 UNDEFENDED = "none"
 OURS = "feature distillation"
+
+# The splits that a figure may be of; reports take the test split only.
+TEST = "test"
+VALIDATION = "validation"
 
 _NORMS = ("inf", "2", None)
 _KEYS = frozenset(
@@ -139,23 +146,25 @@ def accuracy_row(
     attack_family: str | None = None,
     norm: str | None = None,
     epsilon: float | None = None,
+    split: str = TEST,
 ) -> dict[str, Any]:
-    """One figure of a report, with its 95 % Wilson interval.
+    """One accuracy with its 95 % Wilson interval, as a row of a report.
 
     Args:
         defence: Name of the defence.
-        family: What kind of defence it is; ``"none"`` for the bare classifier.
+        family: Kind of defence; ``"none"`` for the undefended classifier.
         threat_model: ``"benign"``, ``"gray-box"``, ``"adaptive"`` or ``"black-box"``.
         correct: Number of images classified correctly.
         count: Number of images.
         attack: Name of the attack with its strength; ``"none"`` for benign images.
-        attack_family: What kind of attack it is, for curves over its strength.
+        attack_family: Kind of attack, for curves over epsilon.
         norm: ``"inf"`` or ``"2"``; ``None`` where the attack has none.
-        epsilon: Largest perturbation in that norm, of pixels from 0 to 1; ``None`` where the
-            attack has no limit.
+        epsilon: Largest perturbation in that norm, on pixels from 0 to 1
+            (``Attack.unit_epsilon``); ``None`` where the attack has no limit.
+        split: ``"test"``, or ``"validation"`` for images that something was chosen on.
 
     Returns:
-        The row.
+        The arguments, ``accuracy`` and ``interval``.
 
     Raises:
         ValueError: An argument does not fit.
@@ -165,7 +174,7 @@ def accuracy_row(
         ...     defence="none", family="none", threat_model="benign", correct=9, count=10
         ... )
         >>> row["accuracy"], row["split"]
-        (0.9, 'report')
+        (0.9, 'test')
     """
     row = {
         "defence": defence,
@@ -179,17 +188,18 @@ def accuracy_row(
         "accuracy": correct / count,
         "correct": int(correct),
         "count": int(count),
-        "split": "report",
+        "split": split,
     }
-    check_rows([row])
+    check_rows([row], splits=(TEST, VALIDATION))
     return row
 
 
-def check_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse figures that lack something, contradict themselves or occur twice.
+def check_rows(rows: Sequence[Row], *, splits: Sequence[str] = (TEST,)) -> None:
+    """Refuse rows that lack a key, contradict themselves or occur twice.
 
     Args:
         rows: What ``accuracy_row`` returns.
+        splits: Splits that they may be of.
 
     Raises:
         ValueError: With the number of the row and what is wrong with it.
@@ -209,13 +219,135 @@ def check_rows(rows: Sequence[Mapping[str, Any]]) -> None:
             raise ValueError(f"`rows[{number}]` must be a dictionary. {received}")
         if missing := sorted(_KEYS - set(row)):
             raise ValueError(f"`rows[{number}]` must have the keys {missing} too. {received}")
-        for rule, holds in (*_text_rules(row), *_number_rules(row)):
+        for rule, holds in (*_text_rules(row, splits), *_number_rules(row)):
             if not holds:
                 raise ValueError(f"`rows[{number}]` must have {rule}. {received}")
         key = row["defence"], row["threat_model"], row["attack"]
         if key in seen:
             raise ValueError(f"`rows` must hold each figure once. {received}")
         seen.add(key)
+
+
+class Mean(NamedTuple):
+    """Mean accuracy over attacks.
+
+    Args:
+        accuracy: From 0 to 1.
+        low: Mean of the lower ends of the 95 % intervals.
+        high: Mean of their upper ends. Attacks share their images, so their errors do not average
+            out: the interval is as wide for many attacks as for one.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+
+
+class AccuracyGrid:
+    """Accuracies by defence, threat model and attack.
+
+    Args:
+        rows: Valid rows.
+        order: Names of defences in the order in which they are shown; those without rows are
+            left out, and others follow.
+
+    Example:
+        >>> row = accuracy_row(
+        ...     defence="none", family="none", threat_model="benign", correct=9, count=10
+        ... )
+        >>> grid = AccuracyGrid([row])
+        >>> grid.defences, grid.columns, grid.benign("none").accuracy
+        (['none'], [('benign', 'none')], 0.9)
+    """
+
+    def __init__(self, rows: Sequence[Row], order: Iterable[str] = ()) -> None:
+        self._rows = {(row["defence"], row["threat_model"], row["attack"]): row for row in rows}
+        self.families: dict[str, str] = {row["defence"]: row["family"] for row in rows}
+        named = dict.fromkeys([*order, *self.families])
+        self.defences = [name for name in named if name in self.families]
+        pairs = dict.fromkeys((row["threat_model"], row["attack"]) for row in rows)
+        # Sorting is stable: attacks stay in the order in which they came.
+        self.columns = sorted(pairs, key=lambda pair: list(THREAT_MODELS).index(pair[0]))
+
+    @property
+    def threat_models(self) -> list[str]:
+        """Those with an attacker, in the order in which they are shown."""
+        return [name for name in dict.fromkeys(pair[0] for pair in self.columns) if name != BENIGN]
+
+    @property
+    def ours(self) -> list[str]:
+        """Names of the feature-distillation defences."""
+        return [name for name in self.defences if self.families[name] == OURS]
+
+    @property
+    def baselines(self) -> list[str]:
+        """Names of the other defences, without the undefended classifier."""
+        return [name for name in self.defences if self.families[name] not in (OURS, UNDEFENDED)]
+
+    @property
+    def undefended(self) -> str | None:
+        """Name of the undefended classifier, if it was evaluated."""
+        names = (name for name in self.defences if self.families[name] == UNDEFENDED)
+        return next(names, None)
+
+    def row(self, defence: str, threat_model: str, attack: str) -> Row | None:
+        """One accuracy, if it was measured.
+
+        Args:
+            defence: Name of the defence.
+            threat_model: The threat model.
+            attack: Name of the attack.
+        """
+        return self._rows.get((defence, threat_model, attack))
+
+    def attacks(self, threat_model: str, defence: str | None = None) -> list[str]:
+        """Attacks that were run under a threat model.
+
+        Args:
+            threat_model: The threat model.
+            defence: Only those run against this defence.
+        """
+        return [
+            attack
+            for model, attack in self.columns
+            if model == threat_model and (defence is None or self.row(defence, model, attack))
+        ]
+
+    def shared_attacks(self, threat_model: str, defences: Sequence[str]) -> list[str]:
+        """Attacks that were run under a threat model against every one of some defences.
+
+        Args:
+            threat_model: The threat model.
+            defences: Names of the defences.
+        """
+        return [
+            attack
+            for attack in self.attacks(threat_model)
+            if all(self.row(name, threat_model, attack) for name in defences)
+        ]
+
+    def benign(self, defence: str) -> Mean | None:
+        """Accuracy without an attack, if it was measured.
+
+        Args:
+            defence: Name of the defence.
+        """
+        return self.mean(defence, BENIGN, [NO_ATTACK])
+
+    def mean(self, defence: str, threat_model: str, attacks: Sequence[str]) -> Mean | None:
+        """Mean accuracy under several attacks of one threat model, if all were run.
+
+        Args:
+            defence: Name of the defence.
+            threat_model: The threat model.
+            attacks: Names of the attacks.
+        """
+        rows = [self.row(defence, threat_model, attack) for attack in attacks]
+        found = [row for row in rows if row is not None]
+        if not found or len(found) < len(rows):
+            return None
+        triples = [(row["accuracy"], *row["interval"]) for row in found]
+        return Mean(*(sum(values) / len(found) for values in zip(*triples)))
 
 
 def is_number(value: object) -> bool:
@@ -231,7 +363,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _text_rules(row: Mapping[str, Any]) -> list[tuple[str, bool]]:
+def _text_rules(row: Row, splits: Sequence[str]) -> list[tuple[str, bool]]:
     benign = row["threat_model"] == BENIGN
     return [
         *(
@@ -242,12 +374,12 @@ def _text_rules(row: Mapping[str, Any]) -> list[tuple[str, bool]]:
         ("attack 'none' exactly with threat_model 'benign'", (row["attack"] == "none") == benign),
         ("attack_family as text or None", isinstance(row["attack_family"], str | None)),
         ("norm 'inf', '2' or None", row["norm"] in _NORMS),
-        # What a defence was tuned on flatters it.
-        ("split 'report'", row["split"] == "report"),
+        # Images that a defence was tuned on flatter it.
+        (f"split {' or '.join(map(repr, splits))}", row["split"] in splits),
     ]
 
 
-def _number_rules(row: Mapping[str, Any]) -> list[tuple[str, bool]]:
+def _number_rules(row: Row) -> list[tuple[str, bool]]:
     correct, count, epsilon, interval = (
         row[key] for key in ("correct", "count", "epsilon", "interval")
     )

@@ -1,11 +1,12 @@
 """ART's attacks with fixed parameters.
 
-What an attack is generated on decides the threat model. On the classifier alone it is
-*gray-box*: the attacker knows the classifier, not the defence. On the classifier behind its
-defence, differentiated through the defence with a gradient that stands in for its own (BPDA,
-Athalye et al. 2018), it is *adaptive*; without any gradient, *black-box*.
+The threat model depends on what an attack is generated on. On the classifier alone it is
+*gray-box*: the attacker knows the classifier, but not the defence. On the classifier behind its
+defence it is *adaptive* if the attacker differentiates through both, with a substitute for the
+gradient of the defence (BPDA, Athalye et al. 2018), and *black-box* if it uses no gradient.
 
-Strengths are in grey levels of 255, whatever range a classifier takes: 4 means 4/255.
+Perturbation strengths are in grey levels of 255, whatever value range a classifier takes: 4 means
+4/255.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from fd_keras._checks import SMALLEST_EPSILON, checked_labels
 from fd_keras._extras import import_extra
 
-# Typing alias: told how many images have just been attacked.
+# Typing alias: called with the number of images just attacked.
 OnBatch = Callable[[int], None]
 
 _ART_CLASSES = {
@@ -33,7 +34,8 @@ _ART_CLASSES = {
     "Square": "SquareAttack",
     "AutoAttack": "AutoAttack",
 }
-_SILENT = {"BIM", "PGD", "DeepFool", "CW-L2", "Square"}  # those that print unless told not to
+ATTACK_FAMILIES = tuple(_ART_CLASSES)
+_VERBOSE = {"BIM", "PGD", "DeepFool", "CW-L2", "Square"}  # these take `verbose`, True by default
 _IN_PIXELS = ("eps", "eps_step")
 
 
@@ -42,14 +44,17 @@ class Attack:
     """One of ART's evasion attacks with all of its parameters.
 
     Args:
-        name: What reports call it, with its strength.
+        name: Name in reports, with the strength.
         family: One of ``FGSM``, ``BIM``, ``PGD``, ``DeepFool``, ``CW-L2``, ``Square`` and
             ``AutoAttack``.
-        norm: ``"inf"`` or ``"2"``, the norm it keeps within a bound or makes small.
-        epsilon: Bound on the norm in grey levels of 255; ``None`` for attacks that look for
-            the smallest perturbation.
-        parameters: Arguments of ART's class, pixels from 0 to 1.
+        norm: ``"inf"`` or ``"2"``: the norm that the attack bounds or minimises.
+        epsilon: Bound on the norm in grey levels of 255; ``None`` for attacks that minimise the
+            norm.
+        parameters: Arguments of ART's class, for pixels from 0 to 1.
         batch_size: Number of images attacked at once.
+
+    Raises:
+        ValueError: There is no such family, or ``epsilon`` is not in grey levels.
 
     Example:
         >>> fgsm(1.989).name
@@ -66,23 +71,23 @@ class Attack:
     def __post_init__(self) -> None:
         if self.family not in _ART_CLASSES:
             raise ValueError(
-                f"`family` must be one of {tuple(_ART_CLASSES)}. Received: family={self.family!r}"
+                f"`family` must be one of {ATTACK_FAMILIES}. Received: family={self.family!r}"
             )
         if self.epsilon is not None:
             _checked_epsilon(self.epsilon)
 
     @property
     def unit_epsilon(self) -> float | None:
-        """The bound for pixels from 0 to 1, as reports and caches hold it."""
+        """The bound for pixels from 0 to 1, as reports and caches store it."""
         return None if self.epsilon is None else _unit(self.epsilon)
 
     @property
     def iterations(self) -> int:
-        """How many steps it takes at most; 1 for attacks that take a single one."""
+        """Maximum number of iterations; 1 for single-step attacks."""
         return int(self.parameters.get("max_iter", 1))
 
     def to_dict(self) -> dict[str, Any]:
-        """All that decides what the attack does, as plain JSON types."""
+        """Everything that decides what the attack does, as plain JSON types."""
         return {
             "name": self.name,
             "family": self.family,
@@ -104,19 +109,19 @@ class Attack:
         """Attack images.
 
         Args:
-            classifier: What ``art_classifier`` returned.
-            images: Batch within the classifier's value range.
-            labels: True classes ``(batch,)``, integers.
-            seed: Of everything random in the attack. NumPy's global generator, which ART
-                draws from, is put back afterwards.
-            on_batch: Called with the number of images just attacked, for a progress bar.
+            classifier: What ``art_classifier`` returns.
+            images: ``(n, height, width, channels)`` within the classifier's value range.
+            labels: True classes ``(n,)``, integers.
+            seed: Seed of everything random in the attack. NumPy's global generator, which ART
+                draws from, is restored afterwards.
+            on_batch: Called with the number of images just attacked.
 
         Returns:
-            Attacked images, float32, clipped to the value range.
+            Attacked images, float32, within the value range.
 
         Raises:
             ImportError: ART is not installed.
-            ValueError: The labels or images do not fit the classifier.
+            ValueError: Labels or images do not fit the classifier.
 
         Example:
             >>> import keras
@@ -145,7 +150,7 @@ class Attack:
             name: value * (high - low) if name in _IN_PIXELS else value
             for name, value in self.parameters.items()
         }
-        if self.family in _SILENT:
+        if self.family in _VERBOSE:
             arguments["verbose"] = False
         evasion = import_extra("art.attacks.evasion", "evaluate")
         return getattr(evasion, _ART_CLASSES[self.family])(
@@ -154,10 +159,13 @@ class Attack:
 
 
 def fgsm(epsilon: float) -> Attack:
-    """Move every pixel by ``epsilon`` along the sign of the loss gradient, once.
+    """FGSM: one step of ``epsilon`` along the sign of the loss gradient.
 
     Args:
         epsilon: Change of a pixel in grey levels of 255.
+
+    Raises:
+        ValueError: ``epsilon`` is not in grey levels of 255.
 
     Example:
         >>> fgsm(2).name
@@ -170,12 +178,15 @@ def fgsm(epsilon: float) -> Attack:
 
 
 def bim(epsilon: float, step: float, iterations: int = 10) -> Attack:
-    """Repeat small signed gradient steps, never further than ``epsilon`` from the image.
+    """BIM: iterated FGSM within ``epsilon`` of the image.
 
     Args:
         epsilon: Largest change of a pixel in grey levels of 255.
-        step: Change of a pixel in one iteration in grey levels, at most ``epsilon``.
+        step: Change of a pixel in one iteration in grey levels of 255, at most ``epsilon``.
         iterations: Number of steps.
+
+    Raises:
+        ValueError: ``epsilon`` or ``step`` is not in grey levels of 255.
 
     Example:
         >>> bim(1.02, 0.51).name
@@ -184,6 +195,7 @@ def bim(epsilon: float, step: float, iterations: int = 10) -> Attack:
     References:
         Kurakin et al., "Adversarial Examples in the Physical World", 2017.
     """
+    step = _checked_step(step, epsilon, iterations)
     parameters = {"eps": _unit(epsilon), "eps_step": _unit(step), "max_iter": iterations}
     return Attack(f"BIM {_text(epsilon)}", "BIM", "inf", epsilon, parameters)
 
@@ -191,14 +203,17 @@ def bim(epsilon: float, step: float, iterations: int = 10) -> Attack:
 def pgd(
     epsilon: float, iterations: int = 20, *, step: float | None = None, restarts: int = 1
 ) -> Attack:
-    """Signed gradient steps from a random start, never further than ``epsilon``.
+    """PGD: iterated signed gradient steps from a random start within ``epsilon``.
 
     Args:
         epsilon: Largest change of a pixel in grey levels of 255.
         iterations: Number of steps.
-        step: Change of a pixel in one iteration in grey levels. Default: 2.5 epsilon divided by
-            ``iterations``.
+        step: Change of a pixel in one iteration in grey levels of 255. Default:
+            ``2.5 * epsilon / iterations``.
         restarts: Number of random starts; the first that succeeds counts.
+
+    Raises:
+        ValueError: ``epsilon`` or ``step`` is not in grey levels of 255.
 
     Example:
         >>> pgd(8).name
@@ -207,9 +222,13 @@ def pgd(
     References:
         Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", 2018.
     """
+    if step is None:
+        unit_step = 2.5 * _unit(epsilon) / iterations
+    else:
+        unit_step = _unit(_checked_step(step, epsilon, iterations))
     parameters = {
         "eps": _unit(epsilon),
-        "eps_step": 2.5 * _unit(epsilon) / iterations if step is None else _unit(step),
+        "eps_step": unit_step,
         "max_iter": iterations,
         "num_random_init": restarts,
     }
@@ -218,11 +237,11 @@ def pgd(
 
 
 def deepfool(iterations: int = 50, overshoot: float = 0.02) -> Attack:
-    """Step to the nearest linearised decision boundary until the class changes.
+    """DeepFool: step to the nearest linearised decision boundary until the class changes.
 
     Args:
-        iterations: Number of steps at most.
-        overshoot: How far beyond the boundary, as a share of the perturbation.
+        iterations: Maximum number of steps.
+        overshoot: How far to step beyond the boundary, as a share of the perturbation.
 
     Example:
         >>> deepfool().epsilon is None
@@ -243,14 +262,14 @@ def carlini_wagner_l2(
     search_steps: int = 1,
     initial_const: float = 1.0,
 ) -> Attack:
-    """Minimise the L2 norm plus a hinge on the logits that asks for ``confidence``.
+    """CW-L2: minimise the L2 norm of the perturbation plus a hinge loss on the logits.
 
     Args:
         confidence: By how much the wrong logit must exceed the right one.
-        iterations: Number of steps at most, in each step of the search. ART ends earlier
+        iterations: Maximum number of steps for each weight of the hinge loss. ART ends earlier
             where its line search finds nothing better.
-        search_steps: Number of weights of the hinge that are tried.
-        initial_const: First weight of the hinge.
+        search_steps: Number of weights of the hinge loss that are tried.
+        initial_const: First weight of the hinge loss.
 
     Example:
         >>> carlini_wagner_l2().name
@@ -269,11 +288,14 @@ def carlini_wagner_l2(
 
 
 def square(epsilon: float, queries: int = 1000) -> Attack:
-    """Random squares, kept when they lower the margin: no gradient is asked for.
+    """Square Attack: random search by queries, without gradients.
 
     Args:
         epsilon: Largest change of a pixel in grey levels of 255.
-        queries: Number of predictions per image.
+        queries: Maximum number of predictions per image.
+
+    Raises:
+        ValueError: ``epsilon`` is not in grey levels of 255.
 
     Example:
         >>> square(8).name
@@ -287,10 +309,13 @@ def square(epsilon: float, queries: int = 1000) -> Attack:
 
 
 def autoattack(epsilon: float) -> Attack:
-    """ART's ensemble of two APGDs, DeepFool and Square.
+    """AutoAttack as ART has it: two variants of APGD, DeepFool and Square.
 
     Args:
         epsilon: Largest change of a pixel in grey levels of 255.
+
+    Raises:
+        ValueError: ``epsilon`` is not in grey levels of 255.
 
     Example:
         >>> autoattack(8).name
@@ -312,6 +337,17 @@ def _checked_epsilon(epsilon: float) -> float:
     return epsilon
 
 
+def _checked_step(step: float, epsilon: float, iterations: int) -> float:
+    """Refuse steps that were meant for pixels from 0 to 1; they do not come near the bound."""
+    if not min(SMALLEST_EPSILON, epsilon / iterations) <= step <= 255:
+        raise ValueError(
+            f"`step` must be grey levels of 255, at least {SMALLEST_EPSILON} unless `iterations` "
+            f"smaller steps reach `epsilon`. Received: step={step!r}, epsilon={epsilon!r}, "
+            f"iterations={iterations!r}"
+        )
+    return step
+
+
 def _unit(levels: float) -> float:
     """Grey levels as a share of 255; 1.989 gives 0.0078 to the last bit, as papers write it."""
     share = levels / 255
@@ -320,7 +356,7 @@ def _unit(levels: float) -> float:
 
 
 def _text(epsilon: float) -> str:
-    """``.0078``, or ``2/255`` where it is a whole number of grey levels."""
+    """``2/255`` for whole grey levels, else the share of 255 as papers write it: ``.0078``."""
     if abs(epsilon - np.rint(epsilon)) < 1e-9:
         return f"{epsilon:.0f}/255"
     return f"{_unit(epsilon):g}".lstrip("0")

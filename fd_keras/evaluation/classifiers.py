@@ -1,4 +1,4 @@
-"""Keras classifiers as attacks see them: alone, or behind a defence."""
+"""Keras classifiers as ART estimators, alone or behind a defence."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def art_classifier(
     value_range: Sequence[float] = (0, 255),
     input_shape: Sequence[int] | None = None,
 ) -> Any:
-    """A classifier as ART sees it.
+    """Wrap a model as an ART classifier.
 
     Args:
         model: A Keras model, or a function of a batch of images, that returns logits
-            ``(batch, classes)``. A softmax at its end would make its gradients vanish and
-            every attack look weak.
-        value_range: Lowest and highest pixel value; no attack leaves it.
-        input_shape: Shape of one image; needed where ``model`` does not tell.
+            ``(batch, classes)``. A final softmax would make gradients vanish and every attack
+            look weak.
+        value_range: Lowest and highest pixel value. Attacks stay within it.
+        input_shape: Shape of one image; needed if ``model`` has no ``input_shape``.
 
     Returns:
-        An ``art.estimators.classification.TensorFlowV2Classifier``. It runs ``model`` and the
-        loss as graphs, and takes the gradients of an image's own class all at once.
+        An ``art.estimators.classification.TensorFlowV2Classifier`` that runs ``model`` and the
+        loss as graphs, and computes the gradients of each image's own class in one pass.
 
     Raises:
         ImportError: ART is not installed.
@@ -78,13 +78,13 @@ def art_classifier(
 
 
 class LogOdds(keras.losses.SparseCategoricalCrossentropy):
-    """Log odds of the wrong classes: what cross-entropy is a function of.
+    """Log odds of the wrong classes, a loss whose gradient does not vanish.
 
-    With ``m = log(sum of exp of the other logits) - (right logit)``, cross-entropy is
-    ``softplus(m)``. Both have the same gradient for each image but for a positive factor, so
-    FGSM, BIM and PGD, which take its sign, are the same attacks. But where a classifier is sure,
-    float32 rounds the factor to 0 and cross-entropy's gradient with it, which would look like
-    robustness; the gradient of ``m`` stays.
+    Cross-entropy is ``softplus(m)`` of these log odds ``m = log(sum of exp of the other logits) -
+    (logit of the label)``. For each image, the gradients of both differ by a positive factor only,
+    so that FGSM, BIM and PGD, which use its sign, are the same attacks. Where a classifier is
+    confident, float32 rounds that factor to 0, and cross-entropy's gradient with it, which would
+    look like robustness; the gradient of ``m`` remains.
 
     Example:
         >>> float(LogOdds()(np.array([0]), np.array([[50.0, 0.0]], np.float32)))
@@ -96,7 +96,7 @@ class LogOdds(keras.losses.SparseCategoricalCrossentropy):
     """
 
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
-        """Log odds of each prediction."""
+        """Log odds of the wrong classes for each prediction."""
         logits = tf.convert_to_tensor(y_pred)
         own = tf.one_hot(tf.reshape(tf.cast(y_true, tf.int32), [-1]), tf.shape(logits)[-1])
         others = tf.where(own > 0, logits.dtype.min, logits)
@@ -105,13 +105,13 @@ class LogOdds(keras.losses.SparseCategoricalCrossentropy):
 
 @functools.cache
 def _art_class() -> Any:
-    """ART's classifier, with the loss as a graph, and gradients of own classes in one pass."""
+    """ART's classifier with the loss as a graph and the gradients of own classes in one pass."""
     base = import_extra("art.estimators.classification", "evaluate").TensorFlowV2Classifier
 
     class GraphClassifier(base):  # type: ignore[misc,valid-type]
         def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
-            # ART runs the loss operation by operation, which takes longer than a small model. In
-            # one graph with the model, its last bits would differ, and signs of tiny gradients.
+            # ART runs the loss eagerly, which takes longer than a small model. In one graph with
+            # the model, its last bits would differ, and with them signs of tiny gradients.
             pixels = tf.convert_to_tensor(x, tf.float32)
             with tf.GradientTape() as tape:
                 tape.watch(pixels)
@@ -126,7 +126,7 @@ def _art_class() -> Any:
         def class_gradient(
             self, x: Any, label: Any = None, training_mode: bool = False, **kwargs: Any
         ) -> Any:
-            # ART makes one pass over the whole batch for every class that occurs in it.
+            # ART makes one pass over the batch for every class that occurs in it.
             if label is None:
                 return super().class_gradient(x, label, training_mode, **kwargs)
             labels = np.broadcast_to(np.asarray(label, np.int32), len(x))
@@ -136,12 +136,12 @@ def _art_class() -> Any:
 
 
 def own_gradient(model: Callable[..., Any], images: Any, labels: Any) -> FloatArray:
-    """Gradient of one output for each image.
+    """Gradient of one output per image.
 
     Args:
         model: Function of a batch of images that returns ``(batch, classes)``.
         images: Batch of images.
-        labels: Which output, for each image.
+        labels: Index of the output, for each image.
 
     Returns:
         Array of the shape of ``images``.
@@ -165,17 +165,26 @@ def attackable(
     draws: int = 1,
     gradient: Gradient = "smooth",
 ) -> Any:
-    """A classifier as ART sees it, alone or through a defence.
+    """Wrap a classifier, alone or behind a defence, as an ART classifier for pixels from 0 to 1.
 
-    Another gradient stands in for that of the defence (BPDA). Where it is random, the
-    attacker sees the mean of the logits over several draws (EOT).
+    The gradient of the defence is replaced by another one (BPDA). The logits behind a random
+    defence are averaged over several draws (EOT).
 
     Args:
-        classifier: The classifier; attacked images have pixels from 0 to 1.
+        classifier: The classifier.
         input_shape: Shape of one image.
-        defence: What stands in front.
-        draws: How many draws of a random defence are averaged.
-        gradient: See ``differentiable``.
+        defence: The defence; ``None``: the classifier is alone.
+        draws: Number of draws of a random defence.
+        gradient: As for ``differentiable``.
+
+    Returns:
+        What ``art_classifier`` returns.
+
+    Example:
+        >>> from fd_keras.evaluation.defences import defence
+        >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+        >>> attackable(Classifier(model), (1, 2, 1), defence("bits:5")).nb_classes
+        2
 
     References:
         Athalye et al., "Obfuscated Gradients Give a False Sense of Security", ICML 2018.
@@ -195,14 +204,18 @@ def attackable(
 def differentiable(
     defence: Defence, gradient: Gradient = "smooth"
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A defence on tensors of pixels from 0 to 1, with a gradient that leads somewhere.
+    """Make a function of tensors, pixels from 0 to 1, that transforms images and has a gradient.
 
-    A quantisation table runs in the graph; anything else is called from it.
+    A quantisation table runs in the graph; any other defence is called from it.
 
     Args:
-        defence: Any defence.
-        gradient: ``"smooth"``: that of ``defence.smooth``, if it has it. Otherwise, and with
-            ``"straight-through"``, the identity's.
+        defence: The defence.
+        gradient: ``"smooth"``: the gradient of ``defence.smooth``, if it has one. Otherwise, and
+            with ``"straight-through"``, the identity's gradient.
+
+    Returns:
+        A differentiable function from float32 ``(batch, height, width, channels)`` to the same
+        shape.
 
     Example:
         >>> from fd_keras.evaluation.defences import defence

@@ -1,4 +1,4 @@
-"""What a defence saves, what it costs, against whom, and whether anything else does better."""
+"""Evaluate defences under gray-box, adaptive and black-box attacks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
@@ -25,101 +26,90 @@ from fd_keras.evaluation.accuracies import accuracy_row
 from fd_keras.evaluation.defences import CANDIDATES, Defence, defence, no_defence
 from fd_keras.evaluation.measurements import (
     detection_entries,
-    example_pictures,
     milliseconds_per_image,
+    picture_entries,
 )
 from fd_keras.evaluation.protocols import Protocol, protocol_named
 from fd_keras.evaluation.report import EvaluationReport
 from fd_keras.evaluation.sanity import Outcome, check_outcomes
-from fd_keras.evaluation.selection import select
+from fd_keras.evaluation.selection import best_setting, select, split
 from fd_keras.evaluation.store import ArrayStore
-from fd_keras.evaluation.tuning import Contestant, best_setting
-from fd_keras.evaluation.workbench import ImageSet, Workbench, correct
+from fd_keras.evaluation.workbench import AttackedImages, Workbench
 
 DEFAULT_DEFENCES = ("liu2019", "zigzag15", "JPEG", "bit depth", "median", "SLQ")
 
-# Attacking through them takes thousands of runs of a method that needs about a second.
+# An attack through them runs them thousands of times, at about a second each.
 _TOO_SLOW_TO_ATTACK_THROUGH = ("TVM", "quilting")
 _TIMED_IMAGES = 16
-_LIMITABLE = (
-    *("FGSM", "BIM", "PGD", "DeepFool", "CW-L2", "Square", "AutoAttack"),
-    *("gray-box", "adaptive", "black-box", "feature distillation", *CANDIDATES),
-)
 _PACKAGES = ("fd-keras", "tensorflow", "keras", "numpy", "pillow", "adversarial-robustness-toolbox")
 
 
 def evaluate(
-    model: keras.Model,
+    classifier: keras.Model | Classifier,
     data: Any,
     defences: Sequence[Any] = DEFAULT_DEFENCES,
     protocol: str | Protocol = "linf-sweep",
     *,
-    value_range: Sequence[float] = (0, 255),
-    from_logits: bool = True,
     max_images: int = 1000,
-    limits: Mapping[str, int] | None = None,
     background: npt.ArrayLike | None = None,
-    class_names: Sequence[str] | None = None,
     false_positive_rate: float = 0.05,
     eot_draws: int = 4,
     seed: int = 1,
     cache_dir: str | os.PathLike[str] | None = None,
     console: Console | None = None,
 ) -> EvaluationReport:
-    """Attack a classifier with and without knowledge of its defences, and compare them.
+    """Evaluate defences of a classifier under gray-box, adaptive and black-box attacks.
 
-    Only images that the classifier alone gets right are used, so its accuracy without attack
-    and defence is 1 by construction. All attacks come from ART; the protocol says which.
+    Only images that the classifier alone classifies correctly are used, so that its accuracy
+    without attack and defence is 1 by construction. All attacks come from ART, with the
+    parameters that the protocol fixes.
 
-    Gray-box attacks are made on the classifier alone, once for all defences. Adaptive ones are
-    made through each defence, black-box ones by querying the classifier behind it; both are left
-    out for the slow TVM and quilting. An adaptive attacker puts other gradients in place of the
-    defence's (BPDA): that of a smooth stand-in, where rounding allows one, then the identity's on
-    the images that withstood. Where the defence is random, gradients are averaged (EOT). For the
-    classifier without defence, adaptive means that the attacker knows all there is. The evaluation
-    checks itself: an attacker who was too weak shows in ``report.checks``.
+    Gray-box attacks are made on the classifier alone, once for all defences. Adaptive attacks are
+    made through each defence, and black-box attacks query the classifier behind it; for the slow
+    TVM and quilting, both are left out. An adaptive attacker replaces the gradient of the defence
+    (BPDA): first by that of a smooth approximation, where there is one, and then, on the images
+    that withstood, by the identity's. For random defences, gradients are averaged over draws
+    (EOT). Without a defence, adaptive and gray-box attackers know the same.
 
-    Everything computed is kept in ``cache_dir`` under a hash of what it depends on. An
-    evaluation that was killed goes on where it was, and a further one computes what is new.
+    The evaluation checks its own attacker: signs that it was too weak are in ``report.checks``.
+
+    Results are kept in ``cache_dir`` under a hash of all that they depend on. An interrupted
+    evaluation resumes, and another one computes only what is new.
 
     Args:
-        model: Classifier with one image input and outputs ``(batch, classes)``, without the
-            layer. It must be the classifier alone: a model that contains the layer is
-            evaluated as a classifier of its own.
+        classifier: A ``Classifier``, or a Keras model that takes pixels from 0 to 255 and returns
+            logits. It must be the classifier alone: a model that contains the feature
+            distillation layer is evaluated as an undefended classifier of its own.
         data: ``(images, labels)``, a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of
-            batches ``(images, labels)``, in ``value_range``; labels are integers.
+            batches ``(images, labels)``; images in the classifier's value range, labels as
+            integers.
         defences: Names as ``fd_keras.evaluation.defences.defence`` takes them (``"liu2019"``,
             ``"jpeg:75"``, the path of a table's file), tables, layers or ``Defence`` objects.
-            The name of a family in ``CANDIDATES`` (``"JPEG"``), or a list of any of the above,
-            is tried on a tuning split, and its best setting is reported: the one with the best
-            mean of benign and mean gray-box accuracy.
-        protocol: A name in ``fd_keras.evaluation.PROTOCOLS``, or a ``Protocol``.
-        value_range: The pixel values that ``model`` takes.
-        from_logits: Whether ``model`` returns logits. Probabilities are turned into logits,
-            but where they are rounded to 0 or 1 an attack finds no gradient.
-        max_images: Use so many images that the model gets right. With a tuning split, every
-            second one of them tunes, and the others are reported.
-        limits: Fewer images for what is slow, by family of attack or defence or by threat
-            model, such as ``{"CW-L2": 50, "quilting": 20, "adaptive": 100}``. Attacks with a
-            limit take no part in tuning.
-        background: Benign images in ``value_range`` that quilting takes its patches from. They
-            are the tuning split if there is one.
-        class_names: Names of the classes, for pictures.
+            For a list of them, or the name of a family in ``CANDIDATES`` (``"JPEG"``), the
+            setting with the best mean of benign and mean gray-box accuracy on a validation split
+            is reported. Attacks that ``protocol.limits`` names take no part in this choice.
+        protocol: A ``Protocol``, or a name in ``fd_keras.evaluation.PROTOCOLS``. Its ``limits``
+            say how many images slow attacks and defences get.
+        max_images: Maximum number of correctly classified images. If settings are to be chosen,
+            every second one belongs to the validation split, and only the others, the test
+            split, are reported.
+        background: Benign images that quilting takes its patches from, in the classifier's value
+            range. Default: the validation split, if there is one.
         false_positive_rate: Share of benign images that detection may flag.
-        eot_draws: Draws of a random defence that an adaptive attacker averages over.
-        seed: Of random attacks and defences.
-        cache_dir: Default: ``fd_keras/evaluation`` in Keras' own directory (``~/.keras``, or
-            ``$KERAS_HOME``).
-        console: Where progress bars go. Default: nowhere.
+        eot_draws: Number of draws of a random defence that an adaptive attacker averages over.
+        seed: Seed of random attacks and defences.
+        cache_dir: Directory of the results. Default: ``fd_keras/evaluation`` in the directory of
+            Keras (``~/.keras``, or ``$KERAS_HOME``).
+        console: Where progress bars are shown. Default: nowhere.
 
     Returns:
-        The report: ``rows``, ``checks``, ``table()``, ``to_html(path)``, ...
+        The report, with ``rows``, ``checks``, ``table()``, ``to_html(path)`` and more.
 
     Raises:
-        ImportError: An extra is missing.
-        ValueError: Model, data and arguments do not fit: labels outside the classes, images
-            outside ``value_range`` or of a size that the model does not take, logits where
-            probabilities are announced or the other way round, no image classified correctly.
+        ImportError: An extra is not installed.
+        ValueError: Classifier, data and arguments do not fit: labels outside the classes, images
+            outside the value range or of another shape, probabilities where logits are expected
+            or the other way round, no image that is classified correctly.
         TypeError: ``data`` or a defence is of an unknown type.
 
     Example:
@@ -128,8 +118,8 @@ def evaluate(
         >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
         >>> images = np.eye(64, dtype=np.float32).reshape(64, 8, 8, 1)[:10] / 2
         >>> report = evaluate(
-        ...     model, (images, np.arange(10)), ["none"], Protocol("one", "", (fgsm(2.55),)),
-        ...     value_range=(0, 1), cache_dir=tempfile.mkdtemp()
+        ...     Classifier(model, value_range=(0, 1)), (images, np.arange(10)), ["none"],
+        ...     Protocol("one", "", gray_box=(fgsm(2.55),)), cache_dir=tempfile.mkdtemp()
         ... )
         >>> [(row["threat_model"], row["accuracy"]) for row in report.rows]
         [('benign', 1.0), ('gray-box', 1.0)]
@@ -137,187 +127,167 @@ def evaluate(
     References:
         BPDA and EOT: Athalye et al., ICML 2018. Smooth rounding: Shin & Song, "JPEG-resistant
         Adversarial Images", 2017. Carlini et al., "On Evaluating Adversarial Robustness",
-        arXiv:1902.06705. Tramer et al.,
-        "On Adaptive Attacks to Adversarial Example Defenses", NeurIPS 2020.
+        arXiv:1902.06705. Tramer et al., "On Adaptive Attacks to Adversarial Example Defenses",
+        NeurIPS 2020.
     """
     import_extra("art.attacks.evasion", "evaluate")
     started = time.monotonic()
-    chosen = protocol_named(protocol)
-    limits = _checked_limits(limits or {})
-    classifier = Classifier(model, value_range=value_range, from_logits=from_logits)
-    selection = select(classifier, data, max_images=max_images, batch_size=32)
-    families = [_candidates(entry) for entry in defences]
-    tuning, reported = _split(selection, any(len(family) > 1 for family in families))
-    if background is None:
-        patches = 255 * tuning.unit_images() if len(tuning) else None
-    else:
-        patches = 255 * unit_images(np.asarray(background), classifier.value_range)
+    classifier, protocol = Classifier.of(classifier), protocol_named(protocol)
+    families = [_settings_of(entry) for entry in defences]
+    selected = select(classifier, data, max_images=max_images, batch_size=32)
+    chooses = any(len(family) > 1 for family in families)
+    validation, test = split(selected) if chooses else (selected[:0], selected)
+    patches = _patches(background, validation, classifier)
+    settings = [[defence(s, background=patches, seed=seed) for s in family] for family in families]
     with progress_bars(console, unit="images") as progress:
-        bench = Workbench(
-            classifier,
-            ArrayStore(cache_dir or default_cache_dir()),
-            seed=seed,
-            eot_draws=eot_draws,
-            progress=progress,
+        store = ArrayStore(cache_dir or default_cache_dir())
+        bench = Workbench(classifier, store, seed=seed, eot_draws=eot_draws, progress=progress)
+        evaluation = _Evaluation(protocol, validation, test, bench)
+        chosen = evaluation.choose(settings)
+        results = [evaluation.result(*entry) for entry in chosen.values()]
+        defended = [result.defence for result in results]
+        detection = detection_entries(
+            defended, evaluation.gray_box, validation, bench, false_positive_rate
         )
-        plan = _Plan(chosen, limits, tuning, reported, bench)
-        contestants = plan.contestants(
-            [[defence(c, background=patches, seed=seed) for c in family] for family in families]
-        )
-        names = [contestant.defence for contestant in contestants]
-        outcomes = [plan.outcomes(contestant.defence) for contestant in contestants]
-        detection = detection_entries(names, plan.gray_box, tuning, bench, false_positive_rate)
-        pictures = example_pictures(names, plan.gray_box, bench, class_names)
-        times = milliseconds_per_image(names, 255 * reported[:_TIMED_IMAGES].unit_images())
+        pictures = picture_entries(defended, evaluation.gray_box, bench)
+        times = milliseconds_per_image(defended, 255 * test[:_TIMED_IMAGES].unit_images())
     return EvaluationReport(
-        rows=[_row(c.defence, *pair) for c, found in zip(contestants, outcomes) for pair in found],
-        defences=[_entry(contestant, times) for contestant in contestants],
-        checks=[
-            check
-            for contestant, found in zip(contestants, outcomes)
-            for check in check_outcomes(contestant.defence.name, _under_attack(found))
-        ],
+        rows=[row for result in results for row in result.rows()],
+        defences=[result.entry(times) for result in results],
+        checks=[check for result in results for check in result.checks()],
         detection=detection,
         settings={
-            **_about(classifier, selection, tuning, reported),
-            "protocol": chosen.name,
-            "protocol_description": chosen.description,
-            "attacks": {
-                "gray-box": [attack.to_dict() for attack in chosen.gray_box],
-                "adaptive": [attack.to_dict() for attack in chosen.adaptive],
-                "black-box": [attack.to_dict() for attack in chosen.black_box],
-            },
-            "limits": dict(limits),
+            **_image_settings(classifier, selected, validation, test),
+            **_protocol_settings(protocol),
             "eot_draws": eot_draws,
             "seed": seed,
-            "command": shlex.join(sys.argv),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-            "versions": _versions(),
+            **_run_settings(),
             "seconds": round(time.monotonic() - started, 1),
         },
         pictures=pictures,
     )
 
 
-# Typing alias: images, and which of them stay right.
-_Outcome = tuple[ImageSet, npt.NDArray[np.bool_]]
+@dataclass(frozen=True)
+class _Result:
+    """A defence, the settings it was chosen from, and the images it keeps right."""
+
+    defence: Defence
+    chosen_from: Sequence[str]
+    correct: Sequence[tuple[AttackedImages, npt.NDArray[np.bool_]]]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Its accuracies, as a report holds them."""
+        return [_row(self.defence, images, correct) for images, correct in self.correct]
+
+    def checks(self) -> list[dict[str, Any]]:
+        """Sanity checks of the attacks on it."""
+        outcomes = [
+            Outcome(images.attack, images.threat_model, correct)
+            for images, correct in self.correct
+            if images.attack is not None
+        ]
+        return check_outcomes(self.defence.name, outcomes)
+
+    def entry(self, times: Mapping[str, float]) -> dict[str, Any]:
+        """Name, settings and milliseconds per image, as a report holds them."""
+        return {
+            "name": self.defence.name,
+            "family": self.defence.family,
+            "settings": self.defence.settings,
+            "ms_per_image": times[self.defence.name],
+            "chosen_from": list(self.chosen_from),
+        }
 
 
-class _Plan:
-    """Which images are attacked how, and what becomes of them."""
+class _Evaluation:
+    """The attacks of a protocol on the validation and test splits."""
 
     def __init__(
         self,
         protocol: Protocol,
-        limits: Mapping[str, int],
-        tuning: LabelledImages,
-        reported: LabelledImages,
+        validation: LabelledImages,
+        test: LabelledImages,
         bench: Workbench,
     ) -> None:
         self._protocol = protocol
-        self._limits = limits
-        self._tuning = tuning
-        self._reported = reported
+        self._validation = validation
+        self._test = test
         self._bench = bench
-        self.gray_box = [self._limited(ImageSet(reported, a)) for a in protocol.gray_box]
-        self.gray_box = [images for images in self.gray_box if len(images.images)]
+        limited = [self._limited(AttackedImages(test, attack)) for attack in protocol.gray_box]
+        self.gray_box = [images for images in limited if len(images.images)]
         for images in self.gray_box:
             bench.generate(images)
 
-    def contestants(self, families: Sequence[Sequence[Defence]]) -> list[Contestant]:
-        """The undefended classifier, and the best of each family, each once."""
-        attacked = [
-            ImageSet(self._tuning, attack)
-            for attack in self._protocol.gray_box
-            if attack.family not in self._limits
-        ]
-        if not attacked and any(len(family) > 1 for family in families):
-            raise ValueError(
-                "`limits` must leave a gray-box attack without a limit to tune on. "
-                f"Received: limits={dict(self._limits)!r}, protocol={self._protocol.name!r}"
-            )
-        found = {"none": Contestant(no_defence())}
+    def choose(
+        self, families: Sequence[Sequence[Defence]]
+    ) -> dict[str, tuple[Defence, Sequence[str]]]:
+        """No defence and the best setting of each family, by name, each with all names tried."""
+        chosen: dict[str, tuple[Defence, Sequence[str]]] = {"none": (no_defence(), ())}
         for family in families:
-            if len(family) == 1:
-                contestant = Contestant(family[0])
+            if len(family) > 1:
+                best = self._best(family)
+                chosen[best.name] = best, [candidate.name for candidate in family]
             else:
-                for images in attacked:
-                    self._bench.generate(images)
-                contestant = best_setting(
-                    family,
-                    ImageSet(self._tuning),
-                    attacked,
-                    self._bench,
-                    self._limits.get(family[0].family),
-                )
-            name = contestant.defence.name
-            if name not in found or contestant.chosen_from:
-                found[name] = contestant
-        return list(found.values())
+                chosen.setdefault(family[0].name, (family[0], ()))
+        return chosen
 
-    def outcomes(self, defence: Defence) -> list[_Outcome]:
-        """What a defence makes of benign and attacked images."""
-        sets = [ImageSet(self._reported), *self.gray_box]
+    def _best(self, family: Sequence[Defence]) -> Defence:
+        limits = self._protocol.limits
+        attacks = [a for a in self._protocol.gray_box if a.family not in limits]
+        if not attacks:
+            raise ValueError(
+                "`protocol` must have a gray-box attack without a limit, to choose settings by. "
+                f"Received: protocol={self._protocol.name!r} with limits={dict(limits)!r}"
+            )
+        attacked = [AttackedImages(self._validation, attack) for attack in attacks]
+        for images in attacked:
+            self._bench.generate(images)
+        limit = limits.get(family[0].family)
+        benign, *attacked = (i.first(limit) for i in (AttackedImages(self._validation), *attacked))
+        return best_setting(family, benign, attacked, self._bench)
+
+    def result(self, defence: Defence, chosen_from: Sequence[str]) -> _Result:
+        """Attack the classifier behind a defence, and classify benign and attacked images."""
+        sets = [AttackedImages(self._test), *self.gray_box]
         if defence.family not in _TOO_SLOW_TO_ATTACK_THROUGH:
-            sets += [ImageSet(self._reported, a, defence) for a in self._protocol.adaptive]
-            sets += [ImageSet(self._reported, a, defence) for a in self._protocol.black_box]
-        limited = [self._limited(full).first(self._limits.get(defence.family)) for full in sets]
+            attacks = (*self._protocol.adaptive, *self._protocol.black_box)
+            sets += [AttackedImages(self._test, attack, defence) for attack in attacks]
+        limited = [self._limited(images, defence) for images in sets]
         limited = [images for images in limited if len(images.images)]
         for images in limited:
             self._bench.generate(images)
-        result = []
         total = sum(len(images.images) for images in limited)
         with self._bench.bar(f"Classifying behind {defence.name}", total) as advance:
-            for images in limited:
-                logits = self._bench.logits(images, defence, on_batch=advance)
-                result.append((images, correct(logits, images.images.labels)))
-        return result
+            correct = [(i, self._bench.correct(i, defence, on_batch=advance)) for i in limited]
+        return _Result(defence, chosen_from, correct)
 
-    def _limited(self, images: ImageSet) -> ImageSet:
-        keys = [images.threat_model, *([images.attack.family] if images.attack else [])]
-        found = [self._limits[key] for key in keys if key in self._limits]
-        return images.first(min(found, default=None))
+    def _limited(self, images: AttackedImages, defence: Defence | None = None) -> AttackedImages:
+        names = [images.threat_model]
+        names += [images.attack.family] if images.attack else []
+        names += [defence.family] if defence else []
+        return images.first(self._protocol.limit(*names))
 
 
-def _candidates(entry: Any) -> Sequence[Any]:
+def _settings_of(entry: Any) -> Sequence[Any]:
+    """All settings that an entry of ``defences`` stands for."""
     if isinstance(entry, str) and entry in CANDIDATES:
         return CANDIDATES[entry]
-    if isinstance(entry, (list, tuple)):
-        return entry
-    return (entry,)
+    return entry if isinstance(entry, (list, tuple)) else (entry,)
 
 
-def _split(selection: LabelledImages, tunes: bool) -> tuple[LabelledImages, LabelledImages]:
-    """Every second image to tune on, if anything is tuned, and the others to report."""
-    if not tunes:
-        return selection[:0], selection
-    if len(selection) < 2:
-        raise ValueError(
-            "`data` must hold two images that `model` classifies correctly, one to tune on and "
-            f"one to report. Received: {len(selection)}"
-        )
-    return selection[::2], selection[1::2]
+def _patches(
+    background: npt.ArrayLike | None, validation: LabelledImages, classifier: Classifier
+) -> npt.NDArray[np.float32] | None:
+    """Benign images for quilting, pixels from 0 to 255."""
+    if background is not None:
+        return 255 * unit_images(np.asarray(background), classifier.value_range)
+    return 255 * validation.unit_images() if len(validation) else None
 
 
-def _checked_limits(limits: Mapping[str, int]) -> Mapping[str, int]:
-    for key, count in limits.items():
-        if key not in _LIMITABLE or not isinstance(count, int) or count < 0:
-            raise ValueError(
-                f"`limits` must map some of {_LIMITABLE} to whole numbers, not negative. "
-                f"Received: limits={dict(limits)!r}"
-            )
-    return limits
-
-
-def _under_attack(outcomes: Sequence[_Outcome]) -> list[Outcome]:
-    return [
-        Outcome(images.attack, images.threat_model, right)
-        for images, right in outcomes
-        if images.attack is not None
-    ]
-
-
-def _row(defence: Defence, images: ImageSet, right: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def _row(
+    defence: Defence, images: AttackedImages, correct: npt.NDArray[np.bool_]
+) -> dict[str, Any]:
     about: dict[str, Any] = {}
     if images.attack is not None:
         attack = images.attack
@@ -331,44 +301,55 @@ def _row(defence: Defence, images: ImageSet, right: npt.NDArray[np.bool_]) -> di
         defence=defence.name,
         family=defence.family,
         threat_model=images.threat_model,
-        correct=int(right.sum()),
-        count=len(right),
+        correct=int(correct.sum()),
+        count=len(correct),
         **about,
     )
 
 
-def _entry(contestant: Contestant, times: Mapping[str, float]) -> dict[str, Any]:
-    return {
-        "name": contestant.defence.name,
-        "family": contestant.defence.family,
-        "settings": contestant.defence.settings,
-        "ms_per_image": times[contestant.defence.name],
-        "chosen_from": list(contestant.chosen_from),
-    }
-
-
-def _about(
+def _image_settings(
     classifier: Classifier,
-    selection: LabelledImages,
-    tuning: LabelledImages,
-    reported: LabelledImages,
+    selected: LabelledImages,
+    validation: LabelledImages,
+    test: LabelledImages,
 ) -> dict[str, Any]:
-    tuned = f"; every second of them, {len(tuning)}, only chose settings" if len(tuning) else ""
+    splits = ""
+    if len(validation):
+        splits = (
+            f" Every second of them ({len(validation)}) belongs to the validation split, which "
+            "only chose settings of defences."
+        )
     return {
         "model": classifier.model.name,
         "model_sha256": classifier.fingerprint,
-        "data_sha256": selection.fingerprint,
-        "value_range": list(selection.value_range),
-        "count": len(reported),
+        "data_sha256": selected.fingerprint,
+        "value_range": list(selected.value_range),
+        "count": len(test),
         "selection": (
-            f"Of {selection.seen} images, the {len(selection)} that the classifier alone gets "
-            f"right{tuned}. {len(reported)} are reported. Its accuracy on them without attack "
-            "and defence is 100 % by construction."
+            f"Of {selected.seen} images, the {len(selected)} that the classifier alone gets right."
+            f"{splits} {len(test)} are reported. Its accuracy on them without attack and defence "
+            "is 100 % by construction."
         ),
     }
 
 
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {
-        package: metadata.version(package) for package in _PACKAGES
+def _protocol_settings(protocol: Protocol) -> dict[str, Any]:
+    return {
+        "protocol": protocol.name,
+        "protocol_description": protocol.description,
+        "attacks": {
+            "gray-box": [attack.to_dict() for attack in protocol.gray_box],
+            "adaptive": [attack.to_dict() for attack in protocol.adaptive],
+            "black-box": [attack.to_dict() for attack in protocol.black_box],
+        },
+        "limits": dict(protocol.limits),
+    }
+
+
+def _run_settings() -> dict[str, Any]:
+    versions = {package: metadata.version(package) for package in _PACKAGES}
+    return {
+        "command": shlex.join(sys.argv),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "versions": {"python": platform.python_version(), **versions},
     }

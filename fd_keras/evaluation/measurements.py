@@ -1,4 +1,4 @@
-"""Measurements beside accuracy: time per image, detection, example pictures."""
+"""Entries of a report beside accuracies: time per image, detection rates, example pictures."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from scipy.special import softmax
 from fd_keras.data.labelled import LabelledImages
 from fd_keras.detection import conformal_threshold, roc_curve
 from fd_keras.evaluation.defences import Defence, no_defence
-from fd_keras.evaluation.workbench import ImageSet, Workbench, correct
+from fd_keras.evaluation.workbench import AttackedImages, Workbench, correct
 
 _ROUNDS = 5
-_SLOW = 0.5  # seconds for one image, from which one image and round must do
+_SLOW = 0.5  # seconds per image; a slower defence is timed once, on one image
+_PICTURES = 3
 
 
 def milliseconds_per_image(
     defences: Sequence[Defence], images: npt.NDArray[np.float32]
 ) -> Mapping[str, float]:
-    """Median time of each defence, all measured in turn in each round.
+    """Measure the median time of each defence.
+
+    All defences take turns in each of several rounds.
 
     Args:
-        defences: With different names.
-        images: Batch ``(n, height, width, channels)``, pixels 0..255; slow defences get its
-            first image only.
+        defences: Defences with different names.
+        images: ``(n, height, width, channels)``, pixels from 0 to 255. Slow defences get the first
+            image only.
 
     Returns:
-        Milliseconds by name.
+        Milliseconds per image, by name of the defence.
 
     Example:
         >>> from fd_keras.evaluation.defences import no_defence
@@ -60,42 +63,44 @@ def _seconds(defence: Defence, images: npt.NDArray[np.float32]) -> float:
 
 def detection_entries(
     defences: Sequence[Defence],
-    gray_box: Sequence[ImageSet],
-    tuning: LabelledImages,
+    gray_box: Sequence[AttackedImages],
+    validation: LabelledImages,
     workbench: Workbench,
     false_positive_rate: float,
 ) -> list[dict[str, Any]]:
-    """Detection by every feature distillation of every gray-box attack, as in a report.
+    """Measure how well each feature distillation detects each gray-box attack.
 
-    The score is that of ``DistillationDetector``. Its threshold comes from the benign images
-    of the tuning split; without one, from every second reported image, and the others tell the
-    rate of false alarms. Only attacked images that fool the classifier count.
+    The score of an image is that of ``DistillationDetector``. The threshold comes from the benign
+    images of the validation split. Without one, it comes from every second benign image, and the
+    others give the rate of false positives. Of the attacked images, only those that fool the
+    classifier count.
 
     Args:
-        defences: Those that are no feature distillation are passed over.
-        gray_box: Reported images under attack.
-        tuning: Images that are not reported; may be empty.
-        workbench: Classifies them.
-        false_positive_rate: Of the threshold.
+        defences: Defences; only feature distillation detects.
+        gray_box: Images under gray-box attacks.
+        validation: The validation split; may be empty.
+        workbench: Classifies the images.
+        false_positive_rate: Share of benign images that may be flagged.
 
     Returns:
-        Nothing for attacks that fool no image, or if benign images are too few for the rate.
+        Dictionaries as ``EvaluationReport.detection`` takes them. There is none for an attack that
+        fools no image, nor for too few benign images for the rate.
     """
     entries = []
     for defence in defences:
         if defence.table is None or not gray_box:
             continue
-        reported = max((images.images for images in gray_box), key=len)
-        benign = _scores(ImageSet(reported), defence, workbench)
-        if len(tuning):
-            calibration = _scores(ImageSet(tuning), defence, workbench)
+        most = max((images.images for images in gray_box), key=len)
+        benign = _scores(AttackedImages(most), defence, workbench)
+        if len(validation):
+            calibration = _scores(AttackedImages(validation), defence, workbench)
         else:
             calibration, benign = benign[::2], benign[1::2]
         if (len(calibration) + 1) * false_positive_rate < 1 or not len(benign):
             continue
         threshold = conformal_threshold(calibration, false_positive_rate)
         for images in gray_box:
-            fooled = ~correct(workbench.logits(images, no_defence()), images.images.labels)
+            fooled = ~workbench.correct(images, no_defence())
             if not fooled.any() or images.attack is None:
                 continue
             scores = _scores(images, defence, workbench)[fooled]
@@ -118,8 +123,10 @@ def detection_entries(
     return entries
 
 
-def _scores(images: ImageSet, defence: Defence, workbench: Workbench) -> npt.NDArray[np.floating]:
-    """Feature Squeezing's L1 distance between the probabilities with and without defence."""
+def _scores(
+    images: AttackedImages, defence: Defence, workbench: Workbench
+) -> npt.NDArray[np.floating]:
+    """Feature Squeezing's L1 distance between probabilities with and without the defence."""
     raw, distilled = (
         softmax(workbench.logits(images, chosen).astype(np.float64), axis=-1)
         for chosen in (no_defence(), defence)
@@ -127,24 +134,19 @@ def _scores(images: ImageSet, defence: Defence, workbench: Workbench) -> npt.NDA
     return np.asarray(np.abs(raw - distilled).sum(axis=-1))
 
 
-_PICTURES = 3
-
-
-def example_pictures(
+def picture_entries(
     defences: Sequence[Defence],
-    gray_box: Sequence[ImageSet],
+    gray_box: Sequence[AttackedImages],
     workbench: Workbench,
-    class_names: Sequence[str] | None,
 ) -> list[dict[str, Any]]:
-    """The first images that the first gray-box attack fools, through the first distillation.
+    """Show the first images that fool the classifier: benign, attacked and distilled.
 
-    They are taken in their order, whatever the defence makes of them.
+    They are not selected by what the defence makes of them.
 
     Args:
         defences: The first feature distillation among them is shown.
-        gray_box: The images of its first entry that has a bound are shown.
-        workbench: Classifies them.
-        class_names: Names of the classes; numbers if ``None``.
+        gray_box: The first entry whose attack has a bound is shown.
+        workbench: Classifies the images.
 
     Returns:
         Dictionaries as ``EvaluationReport.pictures`` takes them.
@@ -158,24 +160,24 @@ def example_pictures(
     labels = attacked.images.labels
     raw = workbench.logits(attacked, no_defence())
     shown = np.flatnonzero(~correct(raw, labels))[:_PICTURES]
+    names = workbench.classifier.class_names
+    name = str if names is None else names.__getitem__
     pictures = []
     for index in shown:
-        one = ImageSet(attacked.images[index : index + 1])
-        benign = _levels(one.images.unit_images())
+        benign = attacked.images[index : index + 1].unit_images()
         hit = workbench.pixels(attacked.first(int(index) + 1))[-1:]
         distilled = defence(255 * hit)
         predicted = workbench.classifier.logits(distilled / 255).argmax()
-        name = str if class_names is None else class_names.__getitem__
         pictures.append(
             {
                 "attack": attacked.attack.name,
                 "threat_model": attacked.threat_model,
                 "defence": defence.name,
                 "true": name(int(labels[index])),
-                "predicted_benign": name(int(labels[index])),  # by the choice of images
+                "predicted_benign": name(int(labels[index])),  # correct, as the images are selected
                 "predicted_attacked": name(int(raw[index].argmax())),
                 "predicted_distilled": name(int(predicted)),
-                "benign": benign[0],
+                "benign": _levels(benign)[0],
                 "attacked": _levels(hit)[0],
                 "distilled": _levels(distilled / 255)[0],
             }

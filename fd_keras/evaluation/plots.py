@@ -1,7 +1,7 @@
-"""Plots of an evaluation.
+"""Trade-offs, curves over epsilon, ROC curves and times of an evaluation, and their plots.
 
-Every function returns a ``matplotlib.figure.Figure``, small enough to be read on a phone.
-matplotlib comes with the extra ``evaluate``.
+Every function that plots returns a ``matplotlib.figure.Figure``, small enough to be read on a
+phone. matplotlib comes with the extra ``evaluate``.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fd_keras._pages import PAGE_INK, PAGE_PAPER, PAGE_SOFT, page_colors
-from fd_keras.evaluation.accuracies import OURS, UNDEFENDED
-from fd_keras.evaluation.grid import AccuracyGrid
-from fd_keras.plots import NamedPoint, empty_axes, place_names, short_name
+from fd_keras._pages import PAGE_PAPER, PAGE_SOFT, page_colors
+from fd_keras.evaluation.accuracies import OURS, UNDEFENDED, AccuracyGrid, Row
+from fd_keras.plots import PALETTE, NamedPoint, color_of, empty_axes, place_names, short_name
 
 
 class TradeOff(NamedTuple):
-    """What a defence keeps without an attack and under attack.
+    """Accuracy of a defence without an attack and under attack.
 
     Args:
-        defence: Its name.
-        family: What kind it is.
+        defence: Name of the defence.
+        family: Kind of defence.
         benign: Benign accuracy, from 0 to 1.
         attacked: Mean accuracy over attacks of one threat model.
     """
@@ -31,14 +30,14 @@ class TradeOff(NamedTuple):
     benign: float
     attacked: float
 
-    def beats(self, other: TradeOff) -> bool:
-        """Whether it is at least as good at both and better at one.
+    def dominates(self, other: TradeOff) -> bool:
+        """Whether it dominates another: no worse at both accuracies, and better at one.
 
         Args:
             other: Of the same threat model and attacks.
 
         Example:
-            >>> TradeOff("a", "", 0.9, 0.5).beats(TradeOff("b", "", 0.9, 0.4))
+            >>> TradeOff("a", "", 0.9, 0.5).dominates(TradeOff("b", "", 0.9, 0.4))
             True
         """
         mine, theirs = (self.benign, self.attacked), (other.benign, other.attacked)
@@ -46,12 +45,12 @@ class TradeOff(NamedTuple):
 
 
 class EpsilonCurve(NamedTuple):
-    """Accuracy of a defence under stronger and stronger attacks.
+    """Accuracy of a defence under attacks of growing epsilon.
 
     Args:
-        defence: Its name.
-        family: What kind it is.
-        epsilons: Ascending, on pixels from 0 to 1; 0 is benign.
+        defence: Name of the defence.
+        family: Kind of defence.
+        epsilons: In grey levels of 255, ascending; 0 is benign.
         accuracy: At each epsilon, from 0 to 1.
         low: Lower end of its 95 % interval.
         high: Upper end.
@@ -73,7 +72,8 @@ def trade_offs(grid: AccuracyGrid, threat_model: str) -> tuple[list[TradeOff], l
         threat_model: Of the attacks.
 
     Returns:
-        The defences that met any such attack, and the attacks that all of them met.
+        One point for each defence that any such attack was run on, and the attacks that were run
+        on all of them.
 
     Example:
         >>> trade_offs(AccuracyGrid([]), "gray-box")
@@ -90,10 +90,8 @@ def trade_offs(grid: AccuracyGrid, threat_model: str) -> tuple[list[TradeOff], l
     return points, attacks
 
 
-def swept_attacks(
-    rows: Sequence[Mapping[str, Any]], threat_model: str
-) -> list[tuple[str, str | None]]:
-    """Kinds of attack that were run at several strengths.
+def swept_attacks(rows: Sequence[Row], threat_model: str) -> list[tuple[str, str | None]]:
+    """Attacks that were run at several epsilons.
 
     Args:
         rows: Of a report.
@@ -106,22 +104,22 @@ def swept_attacks(
         >>> swept_attacks([], "gray-box")
         []
     """
-    strengths: dict[tuple[str, str | None], set[float]] = defaultdict(set)
+    swept: dict[tuple[str, str | None], set[float]] = defaultdict(set)
     for row in rows:
         if row["threat_model"] == threat_model and row["attack_family"] and row["epsilon"]:
-            strengths[row["attack_family"], row["norm"]].add(row["epsilon"])
-    return [kind for kind, epsilons in strengths.items() if len(epsilons) > 1]
+            swept[row["attack_family"], row["norm"]].add(row["epsilon"])
+    return [kind for kind, epsilons in swept.items() if len(epsilons) > 1]
 
 
 def epsilon_curves(
     grid: AccuracyGrid,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     threat_model: str,
     kind: tuple[str, str | None],
 ) -> list[EpsilonCurve]:
-    """Accuracy against epsilon: of every table, and of the best setting of each rival family.
+    """Accuracy against epsilon: of every table, and of the best setting of each other family.
 
-    Where several attacks of the kind have the same epsilon, the one that hurts most counts.
+    Where several attacks of the kind have the same epsilon, the strongest counts.
 
     Args:
         grid: The accuracies.
@@ -142,7 +140,8 @@ def epsilon_curves(
         if same_kind and row["threat_model"] == threat_model and row["epsilon"]:
             point = (row["accuracy"], *row["interval"])
             curve = points[row["defence"]]
-            curve[row["epsilon"]] = min(point, curve.get(row["epsilon"], point))
+            epsilon = 255 * row["epsilon"]
+            curve[epsilon] = min(point, curve.get(epsilon, point))
     best: dict[str, EpsilonCurve] = {}
     for name in (name for name in grid.defences if len(points[name]) > 1):
         benign, family = grid.benign(name), grid.families[name]
@@ -155,31 +154,25 @@ def epsilon_curves(
     return list(best.values())
 
 
-class _Look(NamedTuple):
-    color: str
-    marker: str
-
-
-# Middle tones, which stand out from white and from near-black, each with a shape of its own.
-_LOOKS = {
-    OURS: _Look("#e0561b", "*"),
-    UNDEFENDED: _Look(PAGE_INK, "X"),
-    "JPEG": _Look("#2f7fd1", "o"),
-    "bit depth": _Look("#7f8b97", "s"),
-    "median": _Look("#2a9d6f", "D"),
-    "SLQ": _Look("#9a63d6", "^"),
-    "TVM": _Look("#b08a00", "v"),
-    "quilting": _Look("#d14d8b", "P"),
+# A shape of its own for each family, beside its colour.
+_MARKERS = {
+    OURS: "*",
+    UNDEFENDED: "X",
+    "JPEG": "o",
+    "bit depth": "s",
+    "median": "D",
+    "SLQ": "^",
+    "TVM": "v",
+    "quilting": "P",
 }
-_OTHER = _Look("#4aa3a8", "h")
+_OTHER = "h"
 _STYLES = ("-", "--", "-.", ":")
 # Several tables in one plot keep the star and a warm colour.
-_OUR_COLORS = ("#e0561b", "#b3261e", "#e8a020", "#8a4b2a")
-_ROC_COLORS = ("#e0561b", "#2f7fd1", "#2a9d6f", "#9a63d6", "#b08a00", "#d14d8b", "#7f8b97")
+_OUR_COLORS = [PALETTE[name] for name in ("orange", "red", "amber", "brown")]
 
 
 def plot_trade_off(points: Sequence[TradeOff], threat_model: str) -> Any:
-    """Benign against attacked accuracy, with the front of defences that none beats at both.
+    """Benign against attacked accuracy, with the Pareto front of the defences.
 
     Feature distillation has stars, JPEG qualities are joined. A name that would cover another
     is left out.
@@ -200,23 +193,24 @@ def plot_trade_off(points: Sequence[TradeOff], threat_model: str) -> Any:
         1
     """
     with page_colors():
-        figure, axis = empty_axes(4.6, 4.0, grid_color=PAGE_SOFT)
-        front = [point for point in points if not any(other.beats(point) for other in points)]
+        figure, axis = empty_axes(4.6, 4.0)
+        front = [point for point in points if not any(other.dominates(point) for other in points)]
         front.sort(key=lambda point: (point.benign, -point.attacked))
         # Asking for at least x benign accuracy gets the next point of the front.
         _line(axis, front, color=PAGE_SOFT, linestyle="--", linewidth=1, drawstyle="steps-pre")
         jpeg = [point for point in points if point.family == "JPEG"]
         if len(jpeg) > 1:
             jpeg.sort(key=lambda point: point.benign)
-            _line(axis, jpeg, color=_LOOKS["JPEG"].color, linewidth=1, alpha=0.6)
+            _line(axis, jpeg, color=color_of("JPEG"), linewidth=1, alpha=0.6)
         for family in dict.fromkeys(point.family for point in points):
-            look = _LOOKS.get(family, _OTHER)
+            color = color_of(family)
             _line(
                 axis,
                 [point for point in points if point.family == family],
-                **{"color": look.color, "marker": look.marker, "linestyle": "", "label": family},
+                **{"color": color, "marker": _MARKERS.get(family, _OTHER), "linestyle": ""},
+                label=family,
                 markersize=13 if family == OURS else 6,
-                markeredgecolor=PAGE_PAPER if family == OURS else look.color,
+                markeredgecolor=PAGE_PAPER if family == OURS else color,
                 zorder=5 if family == OURS else 3,
             )
         axis.margins(0.12, 0.12)
@@ -232,10 +226,10 @@ def plot_trade_off(points: Sequence[TradeOff], threat_model: str) -> Any:
 
 
 def plot_epsilons(curves: Sequence[EpsilonCurve], threat_model: str) -> Any:
-    """Accuracy against the strength of an attack, with 95 % bands for feature distillation.
+    """Accuracy against epsilon, with 95 % bands for feature distillation.
 
     Args:
-        curves: What ``epsilon_curves`` returned for one attack.
+        curves: What ``epsilon_curves`` returned.
         threat_model: Of the accuracies.
 
     Returns:
@@ -245,23 +239,22 @@ def plot_epsilons(curves: Sequence[EpsilonCurve], threat_model: str) -> Any:
         ImportError: matplotlib is not installed.
 
     Example:
-        >>> curve = EpsilonCurve("none", "none", (0.0, 1 / 255), (1.0, 0.2), (0.9, 0.1), (1, 0.3))
+        >>> curve = EpsilonCurve("none", "none", (0.0, 1.0), (1.0, 0.2), (0.9, 0.1), (1.0, 0.3))
         >>> len(plot_epsilons([curve], "gray-box").axes)
         1
     """
     with page_colors():
-        figure, axis = empty_axes(4.6, 3.7, grid_color=PAGE_SOFT)
+        figure, axis = empty_axes(4.6, 3.7)
         drawn = 0
         for curve in curves:
             ours = curve.family == OURS
-            look = _LOOKS.get(curve.family, _OTHER)
-            if ours:
-                look = look._replace(color=_OUR_COLORS[drawn % len(_OUR_COLORS)])
-            x = [255 * epsilon for epsilon in curve.epsilons]
+            color = _OUR_COLORS[drawn % len(_OUR_COLORS)] if ours else color_of(curve.family)
             axis.plot(
-                x,
+                curve.epsilons,
                 _percents(curve.accuracy),
-                **{"color": look.color, "label": curve.defence, "marker": look.marker},
+                color=color,
+                label=curve.defence,
+                marker=_MARKERS.get(curve.family, _OTHER),
                 linestyle=_STYLES[drawn % len(_STYLES)] if ours else "-",
                 linewidth=2.4 if ours else 1.2,
                 markersize=9 if ours else 4,
@@ -270,11 +263,11 @@ def plot_epsilons(curves: Sequence[EpsilonCurve], threat_model: str) -> Any:
             if ours:
                 drawn += 1
                 low, high = _percents(curve.low), _percents(curve.high)
-                axis.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
+                axis.fill_between(curve.epsilons, low, high, color=color, alpha=0.15, linewidth=0)
         axis.set(xlabel="epsilon, in 1/255", ylabel=f"{threat_model} accuracy, %")
         axis.set(ylim=(-2, 102))
-        # Strengths usually double from one to the next, and 0 has to be there too.
-        ticks = sorted({255 * epsilon for curve in curves for epsilon in curve.epsilons})
+        # Epsilons usually double from one to the next, and 0 has to be there too.
+        ticks = sorted({epsilon for curve in curves for epsilon in curve.epsilons})
         smallest = next((tick for tick in ticks if tick > 0), 1.0)
         axis.set_xscale("symlog", base=2, linthresh=smallest, linscale=0.5)
         # The protocols' .0039 and .0078 are 1 and 2 grey levels; more digits would collide.
@@ -285,7 +278,7 @@ def plot_epsilons(curves: Sequence[EpsilonCurve], threat_model: str) -> Any:
 
 
 def plot_roc(found: Sequence[Mapping[str, Any]]) -> Any:
-    """Share of attacks found against false alarms, with a dot where the detector works.
+    """ROC curves of a detector, with a dot at its threshold.
 
     Args:
         found: Entries of a report's ``detection``, of one threat model.
@@ -303,12 +296,12 @@ def plot_roc(found: Sequence[Mapping[str, Any]]) -> Any:
         1
     """
     with page_colors():
-        figure, axis = empty_axes(4.6, 4.2, grid_color=PAGE_SOFT)
+        figure, axis = empty_axes(4.6, 4.2)
         axis.plot([0, 100], [0, 100], color=PAGE_SOFT, linewidth=0.8, linestyle=":")
         for number, entry in enumerate(found):
-            color = _ROC_COLORS[number % len(_ROC_COLORS)]
+            color = color_of(number)
             fpr, tpr = (_percents(entry["roc"][key]) for key in ("fpr", "tpr"))
-            style = _STYLES[number // len(_ROC_COLORS) % len(_STYLES)]
+            style = _STYLES[number // len(PALETTE) % len(_STYLES)]
             label = f"{entry['attack']}: AUC {entry['auc']:.3f}"
             axis.plot(fpr, tpr, color=color, linestyle=style, linewidth=1.6, label=label)
             works_at = 100 * entry["false_positive_rate"], 100 * entry["detection_rate"]
@@ -337,9 +330,9 @@ def plot_times(defences: Sequence[Mapping[str, Any]]) -> Any:
     """
     with page_colors():
         timed = sorted(defences, key=lambda entry: -entry["ms_per_image"])
-        figure, axis = empty_axes(4.6, 0.9 + 0.25 * len(timed), grid_color=PAGE_SOFT)
+        figure, axis = empty_axes(4.6, 0.9 + 0.25 * len(timed))
         times = [entry["ms_per_image"] for entry in timed]
-        colors = [_LOOKS.get(entry["family"], _OTHER).color for entry in timed]
+        colors = [color_of(entry["family"]) for entry in timed]
         bars = axis.barh([short_name(entry["name"]) for entry in timed], times, color=colors)
         axis.bar_label(bars, [f"{time:.3g}" for time in times], padding=3, fontsize=9)
         axis.set(xscale="log", xlabel="ms per image, median (logarithmic)")

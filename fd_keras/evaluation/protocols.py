@@ -1,10 +1,13 @@
-"""Named sets of attacks with fixed parameters, so that figures can be compared."""
+"""Named protocols: sets of attacks with fixed parameters."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
+from fd_keras._checks import checked_whole
 from fd_keras.evaluation.attacks import (
+    ATTACK_FAMILIES,
     Attack,
     autoattack,
     bim,
@@ -14,23 +17,32 @@ from fd_keras.evaluation.attacks import (
     pgd,
     square,
 )
+from fd_keras.evaluation.defences import CANDIDATES
 
-# So strong that a classifier which keeps its accuracy hides its gradient.
+# So strong that any classifier fails, unless its gradient is masked.
 _UNBOUNDED = pgd(127.5, 20)
+
+_LIMITABLE = (
+    *ATTACK_FAMILIES,
+    *("gray-box", "adaptive", "black-box", "feature distillation", *CANDIDATES),
+)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The attacks of an evaluation, by what the attacker knows.
-
-    All are made for images that the classifier alone gets right.
+    """The attacks of an evaluation, by threat model.
 
     Args:
-        name: What reports call it.
-        description: Where it comes from, one sentence.
+        name: Name in reports.
+        description: Origin of the attacks, in one sentence.
         gray_box: Attacks on the classifier alone.
-        adaptive: Attacks on the classifier behind each defence.
-        black_box: Attacks on the same without gradients.
+        adaptive: Attacks through each defence.
+        black_box: Attacks on the classifier behind each defence, without gradients.
+        limits: Maximum number of images for what is slow, by family of attack, family of defence
+            or threat model, such as ``{"CW-L2": 50, "quilting": 20, "adaptive": 100}``.
+
+    Raises:
+        ValueError: ``limits`` holds an unknown name, or something else than whole numbers.
 
     Example:
         >>> [attack.name for attack in PROTOCOLS["linf-sweep"].gray_box]
@@ -42,10 +54,39 @@ class Protocol:
     gray_box: tuple[Attack, ...] = ()
     adaptive: tuple[Attack, ...] = ()
     black_box: tuple[Attack, ...] = ()
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if any(name not in _LIMITABLE for name in self.limits):
+            raise ValueError(
+                f"`limits` must map some of {_LIMITABLE} to numbers of images. "
+                f"Received: limits={dict(self.limits)!r}"
+            )
+        limits = {
+            name: checked_whole(f"limits[{name!r}]", count, 0)
+            for name, count in self.limits.items()
+        }
+        object.__setattr__(self, "limits", limits)
+
+    def limit(self, *names: str) -> int | None:
+        """The smallest limit for any of several names.
+
+        Args:
+            names: Families of attacks or defences, and threat models.
+
+        Returns:
+            A number of images; ``None`` where there is no limit.
+
+        Example:
+            >>> few = Protocol("few", "", limits={"adaptive": 100, "quilting": 20})
+            >>> few.limit("adaptive", "PGD", "quilting"), few.limit("gray-box", "PGD", "JPEG")
+            (20, None)
+        """
+        return min((self.limits[name] for name in names if name in self.limits), default=None)
 
 
 def _evademl(name: str, dataset: str, fast: Attack, small: Attack) -> Protocol:
-    """FGSM, BIM, DeepFool and CW-L2, and what an attacker who knows the defence makes of it."""
+    """FGSM, BIM, DeepFool and CW-L2, with adaptive PGD and Square at the same bounds."""
     assert fast.epsilon is not None
     assert small.epsilon is not None
     return Protocol(
@@ -77,7 +118,7 @@ def _sweep() -> Protocol:
     )
 
 
-# The platform gives bounds for pixels from 0 to 1: .0078 and .004 step .002 on ImageNet, .0156 and
+# EvadeML-Zoo gives bounds for pixels from 0 to 1: .0078 and .004 step .002 on ImageNet, .0156 and
 # .008 step .0012 on CIFAR-10.
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -95,21 +136,25 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-def protocol_named(protocol: str | Protocol) -> Protocol:
-    """A protocol as it is, or the one of that name.
+def protocol_named(protocol: str | Protocol, limits: Mapping[str, int] | None = None) -> Protocol:
+    """Return a protocol as it is, or the one of that name.
+
+    Args:
+        protocol: A protocol, or a name in ``PROTOCOLS``.
+        limits: Replaces the limits of the protocol; ``None``: they stay.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: There is no protocol of that name, or ``limits`` do not fit.
 
     Example:
-        >>> protocol_named("linf-sweep").description
-        'PGD with 20 steps at 1, 2, 4 and 8 /255.'
+        >>> protocol_named("linf-sweep", {"adaptive": 100}).limits
+        {'adaptive': 100}
     """
-    if isinstance(protocol, Protocol):
-        return protocol
-    if protocol not in PROTOCOLS:
-        raise ValueError(
-            f"`protocol` must be a Protocol or one of {tuple(PROTOCOLS)}. "
-            f"Received: protocol={protocol!r}"
-        )
-    return PROTOCOLS[protocol]
+    if not isinstance(protocol, Protocol):
+        if protocol not in PROTOCOLS:
+            raise ValueError(
+                f"`protocol` must be a Protocol or one of {tuple(PROTOCOLS)}. "
+                f"Received: protocol={protocol!r}"
+            )
+        protocol = PROTOCOLS[protocol]
+    return protocol if limits is None else replace(protocol, limits=limits)

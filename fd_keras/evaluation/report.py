@@ -1,4 +1,4 @@
-"""What an evaluation found: figures, checks and how to get them again."""
+"""Evaluation reports: accuracies, sanity checks and settings, as JSON, table or HTML page."""
 
 from __future__ import annotations
 
@@ -8,20 +8,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from fd_keras._console import text_table
 from fd_keras._files import DocumentFormat
-from fd_keras.evaluation.accuracies import THREAT_MODELS, check_rows, is_number
-from fd_keras.evaluation.grid import AccuracyGrid
-from fd_keras.evaluation.text_table import TableFormat, text_table
+from fd_keras._pages import render_page
+from fd_keras.evaluation.accuracies import (
+    BENIGN,
+    THREAT_MODELS,
+    AccuracyGrid,
+    Row,
+    check_rows,
+    is_number,
+)
+from fd_keras.evaluation.page import page_fields
 from fd_keras.evaluation.verdict import verdict
 
 _FORMAT = DocumentFormat("fd_keras.evaluation_report", 1, "evaluation report")
 _LISTS = ("rows", "defences", "checks", "detection")
 
-# What each entry must have; a figure without its threat model is refused.
+# What each entry must have; an accuracy without its threat model is refused.
 _KEYS = {
     "defences": ("name", "family", "settings", "ms_per_image", "chosen_from"),
     "checks": ("name", "passed", "detail", "defence"),
@@ -39,26 +47,26 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """The result of an evaluation.
+    """Result of an evaluation.
 
     Args:
-        rows: One dictionary per figure, as ``accuracy_row`` makes it: ``defence``, ``family``,
+        rows: One dictionary per accuracy, as ``accuracy_row`` makes it: ``defence``, ``family``,
             ``attack`` (``"none"`` for benign images), ``attack_family``, ``threat_model``
             (``"benign"``, ``"gray-box"``, ``"adaptive"`` or ``"black-box"``), ``norm``,
-            ``epsilon``, ``accuracy``, ``correct``, ``count``, ``interval`` (95 %, Wilson) and
-            ``split``.
+            ``epsilon`` (on pixels from 0 to 1), ``accuracy``, ``correct``, ``count``,
+            ``interval`` (95 %, Wilson) and ``split`` (``"test"``).
         defences: ``name``, ``family``, ``settings``, ``ms_per_image`` (median, or ``None``) and
-            ``chosen_from`` (names of the settings tried on the tuning split) of each defence.
+            ``chosen_from`` (names of the settings tried on the validation split) of each defence.
         checks: ``name``, ``passed``, ``detail`` and ``defence`` of each sanity check.
         detection: ``defence``, ``attack``, ``threat_model``, ``auc``, ``detection_rate``,
             ``false_positive_rate_target``, ``false_positive_rate`` and ``roc`` (``{"fpr": [...],
             "tpr": [...]}``) of each detector and attack.
-        settings: All that is needed to run it again, by name; any JSON.
+        settings: Whatever is needed to run it again, by name; any JSON.
         pictures: Examples: ``attack``, ``threat_model``, ``defence``, the texts ``true``,
             ``predicted_benign``, ``predicted_attacked`` and ``predicted_distilled``, and the
             uint8 arrays ``(height, width, channels)`` ``benign``, ``attacked`` and
-            ``distilled``. They are in the HTML page and not in the JSON, and take no part in
-            ``==``.
+            ``distilled``. They are shown on the HTML page, but neither written as JSON nor
+            compared by ``==``.
 
     Raises:
         ValueError: An entry lacks something, contradicts itself or cannot be written as JSON.
@@ -98,11 +106,11 @@ class EvaluationReport:
 
     @property
     def verdict(self) -> str:
-        """What was found, in a few sentences that name every threat model."""
+        """Summary in a few sentences that name every threat model."""
         return verdict(self.grid, self.checks)
 
-    def table(self, format: TableFormat = "text") -> str:
-        """Accuracies in percent by defence and attack, each column with its threat model.
+    def table(self, format: Literal["text", "markdown"] = "text") -> str:
+        """Accuracies in percent by defence and attack, one table for each threat model.
 
         Args:
             format: ``"text"`` or ``"markdown"``.
@@ -111,9 +119,26 @@ class EvaluationReport:
             ValueError: There is no such format.
 
         Example:
-            See ``text_table``.
+            >>> from fd_keras.evaluation.accuracies import accuracy_row
+            >>> row = {"defence": "none", "family": "none", "correct": 9, "count": 10}
+            >>> attacked = {"threat_model": "gray-box", "attack": "FGSM .03", "correct": 2}
+            >>> rows = [accuracy_row(**row, threat_model="benign")]
+            >>> print(EvaluationReport([*rows, accuracy_row(**{**row, **attacked})]).table())
+            accuracy            gray-box
+            in %       benign   FGSM .03
+            ----------------------------
+            none         90.0       20.0
+            <BLANKLINE>
+            10 images
         """
-        return text_table(self.grid, format)
+        if format not in ("text", "markdown"):
+            raise ValueError(f"`format` must be 'text' or 'markdown'. Received: format={format!r}")
+        models = self.grid.threat_models or [BENIGN]
+        blocks = [_block(self.grid, model, format == "markdown") for model in models]
+        counts = [row["count"] for row in self.rows]
+        low, high = min(counts, default=0), max(counts, default=0)
+        blocks.append(f"{high} images" if low == high else f"{low} to {high} images")
+        return "\n\n".join(blocks)
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The report as JSON, without the pictures.
@@ -122,7 +147,7 @@ class EvaluationReport:
             path: File to write, replaced atomically; ``None``: none.
 
         Returns:
-            The text, with one line per figure.
+            The text, with one line per accuracy.
 
         Raises:
             OSError: The file cannot be written.
@@ -175,7 +200,7 @@ class EvaluationReport:
             ``path``.
 
         Raises:
-            ImportError: matplotlib is not installed.
+            ImportError: matplotlib or Jinja2 is not installed.
             OSError: The file cannot be written.
 
         Example:
@@ -183,10 +208,23 @@ class EvaluationReport:
             >>> EvaluationReport([]).to_html(tempfile.mkdtemp() + "/report.html").name
             'report.html'
         """
-        from fd_keras.evaluation.page import write_report_page
-
-        write_report_page(self, path)
+        parts = (self.grid, self.rows, self.defences, self.detection, self.pictures)
+        render_page(path, "report.html.j2", report=self, **page_fields(*parts))
         return Path(path)
+
+
+def _block(grid: AccuracyGrid, threat_model: str, markdown: bool) -> str:
+    """One table; its first column is benign, and every head says the threat model."""
+    columns = [pair for pair in grid.columns if pair[0] in (BENIGN, threat_model)]
+    between = ": " if markdown else "\n"
+    heads = [model if model == BENIGN else f"{model}{between}{attack}" for model, attack in columns]
+    met = [n for n in grid.defences if threat_model == BENIGN or grid.attacks(threat_model, n)]
+    body = [[name, *(_percent(grid.row(name, *column)) for column in columns)] for name in met]
+    return text_table(["accuracy\nin %", *heads], body, markdown=markdown)
+
+
+def _percent(row: Row | None) -> str:
+    return "-" if row is None else f"{100 * row['accuracy']:.1f}"
 
 
 def _plain_json(name: str, value: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Checks on an evaluation itself, on whether its attacker was as strong as it could be.
+"""Sanity checks of an evaluation: signs that its attacks were too weak.
 
-A defence that hides its gradient looks strong under weak attacks. What gives it away is listed
-by Athalye et al. (ICML 2018) and Carlini et al. ("On Evaluating Adversarial Robustness",
+A defence that masks its gradient looks strong under weak attacks. The signs of it are listed by
+Athalye et al. (ICML 2018) and Carlini et al. ("On Evaluating Adversarial Robustness",
 arXiv:1902.06705).
 """
 
@@ -23,12 +23,12 @@ _ABOUT_ZERO = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Which images stay right under one attack.
+    """Which images are classified correctly under one attack.
 
     Args:
         attack: The attack.
         threat_model: ``"gray-box"``, ``"adaptive"`` or ``"black-box"``.
-        correct: ``(n,)``, for the first ``n`` images of the evaluation.
+        correct: Booleans ``(n,)``, for the first ``n`` images of the evaluation.
 
     Example:
         >>> from fd_keras.evaluation.attacks import fgsm
@@ -42,32 +42,33 @@ class Outcome:
 
     @property
     def accuracy(self) -> float:
-        """Share of images that stay right."""
+        """Share of images that are classified correctly."""
         return float(self.correct.mean())
 
     @property
     def title(self) -> str:
-        """Threat model and name."""
+        """Threat model and name of the attack."""
         return f"{self.threat_model} {self.attack.name}"
 
 
 def check_outcomes(defence: str, outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
-    """Check what happened to one defence.
+    """Check whether the attacks on one defence were as strong as they should be.
 
     * An adaptive attacker is never weaker than a gray-box one at the same bound.
-    * Accuracy falls to about 0 when the bound no longer binds, and never rises with it.
+    * Accuracy falls to about 0 for a bound that allows everything, and never rises with the bound.
     * More iterations never help the defender.
-    * An attack without gradients is not stronger than one with them.
+    * An attack without gradients is not stronger than one with gradients.
 
-    "Never" is up to noise: two standard errors of the paired difference, and one image.
+    Differences within noise are allowed: two standard errors of the paired difference, or one
+    image.
 
     Args:
-        defence: Its name.
-        outcomes: All attacks on it.
+        defence: Name of the defence.
+        outcomes: Outcomes of all attacks on it.
 
     Returns:
         One dictionary per check, with ``name``, ``passed``, ``detail`` and ``defence``. Checks
-        without the attacks they need are left out.
+        that lack the attacks that they compare are left out.
 
     Example:
         >>> from fd_keras.evaluation.attacks import pgd
@@ -90,12 +91,12 @@ def check_outcomes(defence: str, outcomes: Sequence[Outcome]) -> list[dict[str, 
     return [{**check, "defence": defence} for check in found if check]
 
 
-# Typing alias: whether a comparison holds, and a sentence on it.
+# Typing alias: whether a comparison holds, and a sentence that says what was found.
 _Finding = tuple[bool, str]
 
 
 def _combined(name: str, findings: Iterator[_Finding]) -> dict[str, object] | None:
-    """All comparisons of one check, failures first."""
+    """One check: its failures, or else all of its comparisons."""
     ordered = sorted(findings, key=lambda finding: finding[0])
     if not ordered:
         return None
@@ -153,12 +154,12 @@ def _series(
 
 
 def _bound(outcome: Outcome) -> float:
-    assert outcome.attack.epsilon is not None  # the others are left out above
+    assert outcome.attack.epsilon is not None  # only bounded attacks are compared
     return outcome.attack.epsilon
 
 
 def _not_above(stronger: Outcome, weaker: Outcome) -> _Finding:
-    """Whether ``stronger`` leaves no more images right than ``weaker``, up to noise."""
+    """Whether the accuracy under ``stronger`` is not above that under ``weaker``, up to noise."""
     count = min(len(stronger.correct), len(weaker.correct))
     gap = stronger.correct[:count].astype(float) - weaker.correct[:count]
     noise = max(2 * gap.std() / np.sqrt(count), 1 / count)

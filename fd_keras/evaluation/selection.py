@@ -1,32 +1,46 @@
-"""The images of an evaluation: those that the classifier alone gets right."""
+"""Select the images of an evaluation, and the best setting of a family of defences."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, batches_with_labels
+from fd_keras.evaluation.defences import Defence
+from fd_keras.evaluation.workbench import AttackedImages, Workbench
 
 
 def select(
     classifier: Classifier, data: Any, *, max_images: int, batch_size: int
 ) -> LabelledImages:
-    """Read labelled images until enough are found that the classifier gets right.
+    """Select the first images that the classifier alone classifies correctly.
 
     Args:
         classifier: The classifier without any defence.
         data: ``(images, labels)``, a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of
             batches ``(images, labels)``; images in the classifier's value range, labels as
             integers.
-        max_images: Stop when so many are found.
+        max_images: Maximum number of images.
         batch_size: Number of images classified at once.
+
+    Returns:
+        The images, with their indices in ``data`` and the number of images that were read.
 
     Raises:
         ValueError: Images, labels and classifier do not fit, or no image is classified
             correctly.
-        TypeError: ``data`` is nothing of the above.
+        TypeError: ``data`` is of another type.
+
+    Example:
+        >>> import keras
+        >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+        >>> images = np.array([[[[9], [0]]], [[[9], [0]]], [[[0], [9]]]])
+        >>> data = images, np.array([1, 0, 1])
+        >>> select(Classifier(model), data, max_images=9, batch_size=2).indices
+        array([1, 2])
     """
     images, labels, indices, seen, found = [], [], [], 0, 0
     for batch, classes in batches_with_labels(data, batch_size):
@@ -51,3 +65,59 @@ def select(
         np.concatenate(indices),
         seen,
     )
+
+
+def split(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
+    """Split images alternately into a validation and a test split.
+
+    Args:
+        images: At least two images.
+
+    Returns:
+        The images at even and at odd positions.
+
+    Raises:
+        ValueError: There are fewer than two images.
+
+    Example:
+        >>> images = LabelledImages(np.zeros((3, 1, 1, 1)), np.array([5, 6, 7]), (0, 1))
+        >>> validation, test = split(images)
+        >>> validation.labels, test.labels
+        (array([5, 7]), array([6]))
+    """
+    if len(images) < 2:
+        raise ValueError(
+            "`data` must hold two images that `model` classifies correctly, one for the validation "
+            f"split and one for the test split. Received: {len(images)}"
+        )
+    return images[::2], images[1::2]
+
+
+def best_setting(
+    candidates: Sequence[Defence],
+    benign: AttackedImages,
+    attacked: Sequence[AttackedImages],
+    workbench: Workbench,
+) -> Defence:
+    """Select the candidate with the best mean of benign and mean gray-box accuracy.
+
+    Args:
+        candidates: Settings of one family of defences.
+        benign: Benign images of the validation split.
+        attacked: The same images under gray-box attacks.
+        workbench: Classifies them.
+
+    Returns:
+        The best candidate; the first of several.
+    """
+    total = len(candidates) * sum(len(images.images) for images in (benign, *attacked))
+    with workbench.bar(f"Validating: {candidates[0].family}", total) as advance:
+
+        def accuracy(images: AttackedImages, candidate: Defence) -> float:
+            return float(workbench.correct(images, candidate, on_batch=advance).mean())
+
+        def score(candidate: Defence) -> float:
+            under_attack = [accuracy(images, candidate) for images in attacked]
+            return accuracy(benign, candidate) + float(np.mean(under_attack))
+
+        return max(candidates, key=score)

@@ -1,4 +1,4 @@
-"""Arrays that are computed once and kept on disk under what they depend on."""
+"""Arrays on disk, each named by a hash of what it depends on."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from fd_keras._files import atomic_path
 
 
 class ArrayStore:
-    """A directory of arrays, each named by a hash of what it was computed from.
+    """A directory of arrays, each named by a hash of what it depends on.
 
-    A process that is killed loses the array it was working on and no other. Several may
+    A killed process loses the array that it was computing and no other. Several processes may
     write to one directory at once.
 
     Args:
-        directory: Made if missing.
+        directory: Created if missing.
 
     Example:
         >>> import tempfile
@@ -39,10 +39,10 @@ class ArrayStore:
     def array(
         self, parts: Mapping[str, Any], compute: Callable[[], npt.NDArray[Any]]
     ) -> npt.NDArray[Any]:
-        """The array that depends on ``parts``, computed and kept unless it is there.
+        """Load an array, or compute and keep it if it is not there yet.
 
         Args:
-            parts: Plain JSON types, everything that ``compute`` depends on.
+            parts: Everything that the array depends on, as plain JSON types.
             compute: Returns the array.
         """
         name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

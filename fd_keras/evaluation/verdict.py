@@ -1,22 +1,21 @@
-"""What an evaluation found, in a few plain sentences."""
+"""Summary of an evaluation in a few sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fd_keras.evaluation.accuracies import OURS
-from fd_keras.evaluation.grid import AccuracyGrid
+from fd_keras.evaluation.accuracies import OURS, AccuracyGrid, Mean
 
 _ADAPTIVE = "adaptive"
 _BLACK_BOX = "black-box"
 
 
 def verdict(grid: AccuracyGrid, checks: Sequence[Mapping[str, Any]]) -> str:
-    """Say what feature distillation gained, what it cost, and what did better.
+    """State the gain and cost of feature distillation, and compare it with the best baseline.
 
-    Of several tables it speaks of the one with the largest sum of benign and attacked accuracy,
-    and says so. A rival counts as a rival where it keeps at least as much benign accuracy.
+    Of several tables, the one with the largest sum of benign and attacked accuracy is described,
+    and the text says so. Only baselines of no less benign accuracy are compared with it.
 
     Args:
         grid: The accuracies.
@@ -32,7 +31,7 @@ def verdict(grid: AccuracyGrid, checks: Sequence[Mapping[str, Any]]) -> str:
     trust = _trust(checks)
     failed = any(not check["passed"] for check in checks)
     found = " ".join(sentence for sentence in _findings(grid) if sentence)
-    # Who reads one sentence only must read the failure.
+    # A reader of the first sentence only must learn of the failure.
     return " ".join([trust, found] if failed else [found, trust]).strip()
 
 
@@ -41,25 +40,26 @@ def _findings(grid: AccuracyGrid) -> list[str]:
         return ["Nothing was evaluated."]
     base = grid.undefended
     if base is None:
-        return ["The bare classifier was not evaluated: nothing says what a defence gained."]
+        return ["The undefended classifier was not evaluated: no defence can be compared with it."]
     if not grid.threat_models:
         return ["No attack was run: these are benign accuracies only."]
     if not grid.ours:
         threat_model = grid.threat_models[0]
         attacks = grid.attacks(threat_model, base)
         left = grid.mean(base, threat_model, attacks)
-        stands = f" The bare classifier keeps {_percent(left)} {_under(threat_model, attacks)}."
-        return [f"No {OURS} was evaluated.{stands if left else ''}"]
+        under = _under(threat_model, attacks)
+        stands = f" The undefended classifier keeps {_percent(left)} {under}." if left else ""
+        return [f"No {OURS} was evaluated.{stands}"]
     for threat_model in grid.threat_models:
         attacks = grid.shared_attacks(threat_model, [base, *grid.ours])
         if attacks:
             subject = _best(grid, grid.ours, threat_model, attacks)
             return [
                 _gain(grid, subject, base, threat_model, attacks),
-                _against_rivals(grid, subject, threat_model, attacks),
+                _against_baselines(grid, subject, threat_model, attacks),
                 _if_known(grid, subject, threat_model, attacks),
             ]
-    return ["No attack was run on both the bare classifier and every table: nothing compares."]
+    return ["No attack was run on both the undefended classifier and every table."]
 
 
 def _best(
@@ -105,20 +105,20 @@ def _cost(grid: AccuracyGrid, subject: str, base: str) -> str:
     return "and costs no benign accuracy"
 
 
-def _against_rivals(
+def _against_baselines(
     grid: AccuracyGrid, subject: str, threat_model: str, attacks: Sequence[str]
 ) -> str:
     mine, benign = grid.mean(subject, threat_model, attacks), grid.benign(subject)
-    if not grid.rivals or mine is None or benign is None:
-        return "No rival defence was evaluated beside it."
+    if not grid.baselines or mine is None or benign is None:
+        return "No baseline was evaluated beside it."
     fair = {}
-    for name in grid.rivals:
+    for name in grid.baselines:
         kept, theirs = grid.benign(name), grid.mean(name, threat_model, attacks)
         if kept and theirs and kept.accuracy >= benign.accuracy:
             fair[name] = theirs
     if not fair:
-        return "No rival that met the same attacks keeps as much benign accuracy."
-    name = max(fair, key=lambda rival: fair[rival].accuracy)
+        return "No baseline that met the same attacks keeps as much benign accuracy."
+    name = max(fair, key=lambda baseline: fair[baseline].accuracy)
     theirs = fair[name]
     if theirs.accuracy == mine.accuracy:
         how = "does equally well"
@@ -127,19 +127,19 @@ def _against_rivals(
         if theirs.low <= mine.high and mine.low <= theirs.high:
             how = f"{how}, within the 95 % intervals"
     return (
-        f"The best rival at no less benign accuracy, {name}, {how}: "
+        f"The best baseline at no less benign accuracy, {name}, {how}: "
         f"{_percent(theirs)} ({threat_model})."
     )
 
 
 def _if_known(grid: AccuracyGrid, subject: str, threat_model: str, attacks: Sequence[str]) -> str:
-    """The attacker who knows takes what hurts most within the bounds of the attacks above."""
+    """The strongest adaptive or black-box attack within the epsilon of the attacks above."""
     if threat_model == _ADAPTIVE:
         return ""
     if not grid.attacks(_ADAPTIVE, subject):
         return (
-            "No adaptive attack was run: nothing here says what an attacker leaves who knows "
-            "the defence."
+            "No adaptive attack was run: the accuracy against an attacker who knows the defence "
+            "is unknown."
         )
     compared = [grid.row(subject, threat_model, attack) for attack in attacks]
     bound = max((row["epsilon"] for row in compared if row and row["epsilon"]), default=1.0)
@@ -150,7 +150,7 @@ def _if_known(grid: AccuracyGrid, subject: str, threat_model: str, attacks: Sequ
         if (row := grid.row(subject, model, attack)) and (row["epsilon"] or 0.0) <= bound
     ]
     if not known:
-        return "No adaptive attack within the same bounds was run."
+        return "No adaptive attack within the same epsilon was run."
     worst = min(known, key=lambda row: row["accuracy"])
     return (
         f"Where the attacker knows the defence, {worst['threat_model']} {worst['attack']} leaves "
@@ -184,5 +184,5 @@ def _listed(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + rest
 
 
-def _percent(mean: Any) -> str:
+def _percent(mean: Mean) -> str:
     return f"{100 * mean.accuracy:.1f} %"

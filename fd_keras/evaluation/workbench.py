@@ -1,4 +1,4 @@
-"""Attacked images and what a classifier makes of them, each computed once and kept."""
+"""Generate attacked images and classify images behind defences, keeping results on disk."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ from fd_keras.evaluation.defences import Defence
 from fd_keras.evaluation.store import ArrayStore
 from fd_keras.kernels import GRADIENTS, Gradient
 
-# Images in one file: what a killed process loses, and what memory must hold.
+# Images per file: what a killed process loses, and what memory must hold.
 _CHUNK = 16
 
-# Attacks that climb the classifier's own loss.
+# Attacks that follow the gradient of the loss.
 _BY_LOSS = ("FGSM", "BIM", "PGD")
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Images of an evaluation, attacked or not.
+class AttackedImages:
+    """Labelled images and the attack that is made on them.
 
     Args:
         images: The benign images.
-        attack: What is done to them; ``None``: nothing.
-        through: The defence that the attacker knows and attacks through.
+        attack: The attack; ``None``: the images stay benign.
+        through: The defence that the attacker knows and attacks through; ``None`` for gray-box
+            attacks, which are made on the classifier alone.
 
     Example:
-        >>> chosen = LabelledImages(np.zeros((3, 1, 1, 1)), np.array([0, 1, 0]), (0, 1), seen=3)
-        >>> ImageSet(chosen).threat_model
-        'benign'
+        >>> from fd_keras.evaluation import pgd
+        >>> benign = LabelledImages(np.zeros((3, 1, 1, 1)), np.array([0, 1, 0]), (0, 1))
+        >>> AttackedImages(benign).threat_model, AttackedImages(benign, pgd(4)).threat_model
+        ('benign', 'gray-box')
     """
 
     images: LabelledImages
@@ -49,7 +51,7 @@ class ImageSet:
 
     @property
     def threat_model(self) -> str:
-        """What the attacker knows."""
+        """``"benign"``, ``"gray-box"``, ``"adaptive"`` or ``"black-box"``."""
         if self.attack is None:
             return "benign"
         if self.through is None:
@@ -58,35 +60,39 @@ class ImageSet:
 
     @property
     def obstacle(self) -> Defence | None:
-        """The defence that gradients must pass; none at all where it leaves images alone."""
+        """The defence between attacker and classifier; ``None`` where it changes no image."""
         return None if self.through is None or self.through.family == "none" else self.through
 
     @property
     def title(self) -> str:
-        """For progress bars."""
+        """Attack and defence, as progress bars show them."""
         if self.attack is None:
             return "benign"
         behind = f" through {self.through.name}" if self.through else ""
         return f"{self.attack.name}{behind}"
 
-    def first(self, count: int | None) -> ImageSet:
-        """The first images of the set."""
-        return ImageSet(self.images[:count], self.attack, self.through)
+    def first(self, count: int | None) -> AttackedImages:
+        """The first ``count`` images; all of them if it is ``None``."""
+        return AttackedImages(self.images[:count], self.attack, self.through)
 
 
 class Workbench:
-    """Generates attacked images, and classifies images behind defences.
+    """Generates attacked images and classifies images behind defences.
 
-    Everything is computed in small parts that are kept in ``store`` under a hash of the
-    classifier, the images, the attack, the defence and the seed. Whatever was computed
-    before, by another evaluation or by one that was killed, is not computed again.
+    Images are processed in small chunks. Each result is kept in ``store`` under a hash of
+    classifier, images, attack, defence and seed, so that nothing is computed twice, also after
+    an interruption or in another evaluation.
 
     Args:
         classifier: The classifier.
-        store: Where the parts are kept.
-        seed: Of random attacks.
-        eot_draws: Draws of a random defence that an adaptive attacker averages over.
-        progress: Where bars are shown.
+        store: Where results are kept.
+        seed: Seed of random attacks.
+        eot_draws: Number of draws of a random defence whose logits an adaptive attacker
+            averages (EOT).
+        progress: Where progress bars are shown.
+
+    References:
+        EOT: Athalye et al., "Synthesizing Robust Adversarial Examples", ICML 2018.
     """
 
     def __init__(
@@ -105,8 +111,8 @@ class Workbench:
         self._progress = progress
         self._art: dict[tuple[str, int], dict[Gradient, Any]] = {}
 
-    def generate(self, images: ImageSet) -> None:
-        """Attack all images of a set that are not kept yet."""
+    def generate(self, images: AttackedImages) -> None:
+        """Attack those images whose attacked versions are not kept yet."""
         if images.attack is None:
             return
         with self.bar(f"Attacking: {images.title}", len(images.images)) as advance:
@@ -119,9 +125,18 @@ class Workbench:
         return bar(self._progress, text, total)
 
     def logits(
-        self, images: ImageSet, defence: Defence, *, on_batch: Advance | None = None
+        self, images: AttackedImages, defence: Defence, *, on_batch: Advance | None = None
     ) -> FloatArray:
-        """Logits of a set of images behind a defence, ``(n, classes)``."""
+        """Logits of images behind a defence.
+
+        Args:
+            images: Attacked, or benign.
+            defence: Transforms them before they are classified.
+            on_batch: Called with the number of images just classified.
+
+        Returns:
+            Array ``(n, classes)``.
+        """
         parts = []
         for chunk in _chunks(images):
             parts.append(self._chunk_logits(chunk, defence))
@@ -129,11 +144,26 @@ class Workbench:
                 on_batch(len(chunk.images))
         return np.concatenate(parts)
 
-    def pixels(self, images: ImageSet) -> FloatArray:
-        """All images of a set at once, pixels from 0 to 1; for small sets."""
+    def correct(
+        self, images: AttackedImages, defence: Defence, *, on_batch: Advance | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Which images are classified correctly behind a defence.
+
+        Args:
+            images: As for ``logits``.
+            defence: As for ``logits``.
+            on_batch: As for ``logits``.
+
+        Returns:
+            Boolean array ``(n,)``.
+        """
+        return correct(self.logits(images, defence, on_batch=on_batch), images.images.labels)
+
+    def pixels(self, images: AttackedImages) -> FloatArray:
+        """Attacked images, pixels from 0 to 1, all in memory."""
         return np.concatenate([self._pixels(chunk) for chunk in _chunks(images)])
 
-    def _chunk_logits(self, chunk: ImageSet, defence: Defence) -> FloatArray:
+    def _chunk_logits(self, chunk: AttackedImages, defence: Defence) -> FloatArray:
         parts = {
             "logits": self.classifier.fingerprint,
             "defence": _identity(defence),
@@ -146,21 +176,21 @@ class Workbench:
 
         return self._store.array(parts, compute)
 
-    def _pixels(self, chunk: ImageSet) -> FloatArray:
+    def _pixels(self, chunk: AttackedImages) -> FloatArray:
         images, attack = chunk.images, chunk.attack
         if attack is None:
             return images.unit_images()
         origin = self._origin(chunk)
 
         def compute() -> FloatArray:
-            # A seed of its own, so that a part does not depend on those before it.
+            # A seed of its own, so that a chunk does not depend on those before it.
             seed = int(array_hash(images.labels)[:8], 16) ^ self.seed
             return self._attacked(chunk, attack, seed)
 
         return self._store.array(origin, compute)
 
-    def _attacked(self, chunk: ImageSet, attack: Attack, seed: int) -> FloatArray:
-        """Attacked images: with each gradient, those that withstood the attack before."""
+    def _attacked(self, chunk: AttackedImages, attack: Attack, seed: int) -> FloatArray:
+        """Attack with one gradient after the other, each time the images that withstood so far."""
         labels, result = chunk.images.labels, chunk.images.unit_images()
         standing = np.ones(len(labels), bool)
         for gradient in _gradients(chunk):
@@ -172,8 +202,8 @@ class Workbench:
                 break
         return result
 
-    def _origin(self, chunk: ImageSet) -> dict[str, Any]:
-        """All that decides the pixels of a part."""
+    def _origin(self, chunk: AttackedImages) -> dict[str, Any]:
+        """All that decides the pixels of a chunk."""
         images = {
             "pixels": array_hash(chunk.images.images),
             "value range": list(chunk.images.value_range),
@@ -193,11 +223,11 @@ class Workbench:
             "art": import_extra("art", "evaluate").__version__,
         }
 
-    def _attacker(self, shape: tuple[int, ...], chunk: ImageSet, gradient: Gradient) -> Any:
+    def _attacker(self, shape: tuple[int, ...], chunk: AttackedImages, gradient: Gradient) -> Any:
         through, draws = chunk.obstacle, self._draws(chunk)
         defended = ("", 1) if through is None else (str(_identity(through)), draws)
         if defended not in self._art:
-            # Those of one defence at a time: each holds compiled graphs.
+            # Only those of one defence: each holds compiled graphs.
             self._art = {defended: {}}
         attackers = self._art[defended]
         if gradient not in attackers:
@@ -206,20 +236,20 @@ class Workbench:
             )
         return attackers[gradient]
 
-    def _draws(self, chunk: ImageSet) -> int:
-        """Only an attacker with gradients averages; one who queries gets single answers."""
+    def _draws(self, chunk: AttackedImages) -> int:
+        """Only an attacker with gradients averages; a query returns a single draw."""
         random = chunk.obstacle is not None and chunk.obstacle.random
         return self.eot_draws if random and chunk.threat_model == "adaptive" else 1
 
 
-def _chunks(images: ImageSet) -> Iterator[ImageSet]:
+def _chunks(images: AttackedImages) -> Iterator[AttackedImages]:
     for start in range(0, len(images.images), _CHUNK):
         chunk = images.images[start : start + _CHUNK]
-        yield ImageSet(chunk, images.attack, images.through)
+        yield AttackedImages(chunk, images.attack, images.through)
 
 
-def _gradients(images: ImageSet) -> tuple[Gradient, ...]:
-    """What the attacker puts in place of the defence's gradient, one after the other."""
+def _gradients(images: AttackedImages) -> tuple[Gradient, ...]:
+    """The gradients that an attacker puts in place of the defence's own, one after the other."""
     smooth = images.obstacle is not None and images.obstacle.smooth is not None
     return GRADIENTS[::-1] if smooth and images.threat_model == "adaptive" else GRADIENTS[:1]
 

@@ -1,4 +1,4 @@
-"""Training images in a new order for every epoch, and those that are held out."""
+"""Training images in a new order for every epoch, and the validation images."""
 
 from __future__ import annotations
 
@@ -8,82 +8,64 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fd_keras._checks import check_pixels, checked_labels
+from fd_keras._checks import check_pixels
 from fd_keras.classifier import Classifier
 from fd_keras.data.batches import described
 from fd_keras.data.labelled import LabelledImages, batches_with_labels
 
-# Where no images to check on are given, at most this share of the training images is held out.
-_MOST_HELD_OUT = 0.2
+# Share of the training images that becomes the validation split where none is given.
+_VALIDATION_SHARE = 0.2
 
 
-def in_memory(data: Any, value_range: tuple[float, float]) -> LabelledImages | None:
-    """Arrays ``(images, labels)``; ``None`` where ``data`` is something else.
-
-    Args:
-        data: Anything.
-        value_range: Lowest and highest pixel value.
-
-    Raises:
-        ValueError: They are arrays and do not fit each other.
-
-    Example:
-        >>> len(in_memory((np.zeros((3, 8, 8, 1)), [[0], [1], [2]]), (0, 255)))
-        3
-    """
-    if not isinstance(data, (tuple, list)) or len(data) != 2 or np.ndim(data[0]) != 4:
-        return None
-    images, labels = np.asarray(data[0]), np.asarray(data[1])
-    if labels.ndim == 2 and labels.shape[1] == 1:  # as keras.datasets.cifar10 has them
-        labels = labels[:, 0]
-    return LabelledImages(images, checked_labels(labels, len(images)), value_range)
-
-
-def held_out(
+def training_and_validation(
     train_data: Any,
     validation_data: Any,
+    classifier: Classifier,
     *,
-    value_range: tuple[float, float],
     most: int,
     batch_size: int,
     seed: int,
 ) -> tuple[LabelledImages | Any, LabelledImages]:
-    """What is trained on, and the images that are held out from it.
+    """What is trained on, and the validation images, which are never trained on.
 
     Args:
         train_data: Arrays ``(images, labels)``, a ``tf.data.Dataset`` of batches or a
-            ``PyDataset`` (Keras 2: ``Sequence``).
-        validation_data: Anything that holds labelled images; ``None``: a part of ``train_data``.
-        value_range: Lowest and highest pixel value of both.
-        most: Number of images that are held out at most.
+            ``PyDataset`` (Keras 2: ``Sequence``). Arrays are checked here, data sets batch by
+            batch while they are trained on.
+        validation_data: Labelled images of any kind that ``fd_keras.evaluate`` takes. ``None``:
+            a fifth of ``train_data``.
+        classifier: What is trained; it tells the value range and the classes.
+        most: Maximum number of validation images.
         batch_size: Number of images read at once.
         seed: Of the choice from ``train_data``.
 
     Returns:
-        ``LabelledImages`` or the data set that was given, and the held-out images.
+        ``LabelledImages`` or the data set that was given, and the validation images. Each image
+        of ``LabelledImages`` keeps its index in the data that it is from.
 
     Raises:
-        ValueError: There is nothing to hold out.
+        ValueError: There are no validation images, or the arrays do not fit the classifier.
         TypeError: ``train_data`` is of another type.
 
     Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
         >>> data = np.zeros((10, 8, 8, 1)), np.arange(10)
-        >>> [len(part) for part in held_out(
-        ...     data, None, value_range=(0, 255), most=5, batch_size=4, seed=1
-        ... )]
-        [8, 2]
+        >>> train, validation = training_and_validation(
+        ...     data, None, Classifier(model), most=5, batch_size=4, seed=1
+        ... )
+        >>> len(train), len(validation), set(train.indices) & set(validation.indices)
+        (8, 2, set())
     """
-    train = in_memory(train_data, value_range)
+    train = _arrays(train_data, classifier)
     if train is None and not isinstance(train_data, (tf.data.Dataset, keras.utils.Sequence)):
         raise TypeError(
             "`train_data` must be the arrays (images, labels), a tf.data.Dataset of batches or a "
             f"PyDataset, which can be read in every epoch. Received: {described(train_data)}"
         )
     if validation_data is not None:
-        return train_data if train is None else train, _first(
-            validation_data, value_range, most, batch_size
-        )
-    count = min(most, int(_MOST_HELD_OUT * len(train))) if train is not None else 0
+        validation = _first(validation_data, classifier.value_range, most, batch_size)
+        return train_data if train is None else train, validation
+    count = min(most, int(_VALIDATION_SHARE * len(train))) if train is not None else 0
     if train is None or count == 0:
         raise ValueError(
             "`validation_data` is needed where `train_data` is a data set, or of less than five "
@@ -91,41 +73,6 @@ def held_out(
         )
     order = np.random.default_rng(seed).permutation(len(train))
     return train[np.sort(order[count:])], train[np.sort(order[:count])]
-
-
-def undefended_correct(classifier: Classifier, images: LabelledImages) -> int:
-    """How many images the classifier alone gets right, once all fits together.
-
-    Args:
-        classifier: The classifier.
-        images: What is held out.
-
-    Raises:
-        ValueError: Images, labels and classifier do not fit.
-    """
-    batches = batches_with_labels((images.images, images.labels), 128)
-    return sum(int(classifier.correct(*batch).sum()) for batch in batches)
-
-
-def check_training_images(train: LabelledImages | Any, classifier: Classifier) -> None:
-    """Refuse arrays that do not fit the classifier; data sets are checked batch by batch.
-
-    Args:
-        train: What ``held_out`` returned.
-        classifier: The classifier.
-
-    Raises:
-        ValueError: Images or labels do not fit.
-    """
-    if not isinstance(train, LabelledImages):
-        return
-    check_pixels(train.images, classifier.value_range)
-    classes = classifier.model.output_shape[-1]
-    if train.labels.min() < 0 or train.labels.max() >= classes:
-        raise ValueError(
-            f"`train_data` must have labels from 0 to {classes - 1}, the classes of `model`. "
-            f"Received: labels from {train.labels.min()} to {train.labels.max()}"
-        )
 
 
 def shuffled_batches(
@@ -163,9 +110,27 @@ def shuffled_batches(
     return batches.apply(count).prefetch(2)
 
 
+def _arrays(data: Any, classifier: Classifier) -> LabelledImages | None:
+    """Arrays that fit the classifier; ``None`` where ``data`` is something else."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2 or np.ndim(data[0]) != 4:
+        return None
+    images, labels = next(batches_with_labels(data, max(1, len(data[0]))), (None, None))
+    if images is None or labels is None:
+        raise ValueError(f"`train_data` holds no image. Received: {described(data)}")
+    check_pixels(images, classifier.value_range)
+    classes = classifier.model.output_shape[-1]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"`train_data` must have labels from 0 to {classes - 1}, the classes of `classifier`. "
+            f"Received: labels from {labels.min()} to {labels.max()}"
+        )
+    return LabelledImages(images, labels, classifier.value_range)
+
+
 def _first(
     data: Any, value_range: tuple[float, float], most: int, batch_size: int
 ) -> LabelledImages:
+    """The first images of any data."""
     images, labels, count = [], [], 0
     for batch, classes in batches_with_labels(data, batch_size):
         images.append(batch[: most - count])

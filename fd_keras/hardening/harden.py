@@ -1,38 +1,36 @@
-"""Fine-tuning a classifier behind its layer, on distilled and attacked images."""
+"""Fine-tune a classifier behind its layer, on distilled and attacked images."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
 from fd_keras._checks import checked, checked_whole
 from fd_keras._files import claim
 from fd_keras.classifier import Classifier
-from fd_keras.data.labelled import LabelledImages
-from fd_keras.hardening.copies import copied
-from fd_keras.hardening.data import (
-    check_training_images,
-    held_out,
-    shuffled_batches,
-    undefended_correct,
-)
-from fd_keras.hardening.model import Augment, AverageWeights, HardeningModel
-from fd_keras.hardening.progress import TrainingView
-from fd_keras.hardening.recipe import Recipe
+from fd_keras.data.labelled import LabelledImages, batches_with_labels
+from fd_keras.hardening.clone import clone_classifier
+from fd_keras.hardening.data import shuffled_batches, training_and_validation
+from fd_keras.hardening.model import AverageWeights, HardeningModel, classifier_behind
+from fd_keras.hardening.progress import training_progress
+from fd_keras.hardening.recipe import Recipe, Training, warm_up_cosine
 from fd_keras.hardening.record import Record
 from fd_keras.hardening.result import HardenResult, result_of
-from fd_keras.hardening.schedule import warm_up_cosine
 from fd_keras.layer import FeatureDistillation
+from fd_keras.tables import QuantizationTable
+
+Settings = TypeVar("Settings", Recipe, Training)
 
 _IDENTITY = "hardening.json"
 _BACKUP = "backup"
@@ -42,36 +40,29 @@ _LEARNING_RATE = 1e-3
 
 
 def harden(
-    model: keras.Model,
+    classifier: Classifier | keras.Model,
     layer: FeatureDistillation,
     train_data: Any,
     validation_data: Any = None,
+    recipe: Recipe | None = None,
+    training: Training | None = None,
     *,
-    attack_budget: float = 4.0,
     max_benign_loss: float = 0.01,
-    epochs: int = 5,
-    batch_size: int = 128,
-    optimizer: Any = None,
-    augment: Augment | None = None,
-    from_logits: bool = True,
-    dtype_policy: str | None = None,
-    jit_compile: bool = False,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-    max_held_out: int = 1000,
+    max_validation_images: int = 1000,
     directory: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     seed: int = 1,
     console: Console | None = None,
-    **recipe: Any,
 ) -> HardenResult:
-    """Fine-tune a classifier behind its layer until attacks through the layer do less.
+    """Fine-tune a classifier behind its layer, so that attacks through the layer do less.
 
-    A copy of the classifier learns on distilled images, part of them attacked through the layer
-    while it learns. After every epoch, images that are held out are classified, and attacked with
-    10 steps of PGD through the layer, with either gradient for rounding. The result is the epoch
-    with the best accuracy under that attack among those that lose no more benign accuracy than
-    permitted: that of the original classifier without layer, less that of the hardened one behind
-    it. If every epoch loses more, it is the one that loses least, and the result says so.
+    A clone of the classifier learns on distilled images, part of them attacked through the layer
+    while it learns. After every epoch, the validation images are classified, and attacked with 10
+    steps of PGD through the layer, with either surrogate gradient of rounding. The result is the
+    epoch with the best accuracy under that attack among those whose benign loss is permitted:
+    the benign accuracy of the original classifier without the layer, less that of the hardened
+    one behind it. If every epoch loses more, it is the one that loses least, and the result says
+    so.
 
     It is ``HardeningModel`` with ``compile`` and ``fit``: mixed precision, ``tf.data``,
     ``tf.distribute`` (call it in the strategy's scope) and callbacks work as in any training. A
@@ -83,52 +74,43 @@ def harden(
     without gradients: ``fd_keras.evaluate`` has them.
 
     Args:
-        model: Trained classifier with one image input, without the layer. It stays as it is.
-        layer: The layer that it will stand behind. It stays as it is, too.
+        classifier: A ``Classifier`` with the layer's value range, or a Keras model that takes
+            pixels in that range and returns logits; with one image input, and without the layer.
+            It is not changed.
+        layer: The layer that it will stand behind; it is not changed.
         train_data: The arrays ``(images, labels)``, a ``tf.data.Dataset`` of batches or a
             ``PyDataset`` (Keras 2: ``Sequence``), in the layer's value range; integer labels.
-        validation_data: Labelled images to hold out, as ``fd_keras.evaluate`` takes them.
-            Default: a fifth of ``train_data``, if these are arrays.
-        attack_budget: Largest change of a pixel in grey levels, whatever the value range: 4 means
-            4/255. 0: nothing is attacked.
+        validation_data: Labelled images that choose the epoch, as ``fd_keras.evaluate`` takes
+            them. Default: a fifth of ``train_data``, if these are arrays, which is then not
+            trained on.
+        recipe: The attack on training images (``epsilon`` in grey levels of 255), and the loss.
+            Default: ``Recipe()``.
+        training: Epochs, batch size, optimiser, augmentation, precision and callbacks. Default:
+            ``Training()``.
         max_benign_loss: Share of the images by which benign accuracy may fall.
-        epochs: Passes over ``train_data``.
-        batch_size: For arrays; data sets come in their own.
-        optimizer: What ``compile`` takes; it is copied. Default: Adam, with a learning rate that
-            rises to 0.001 and falls in a cosine over all epochs.
-        augment: Function of a batch of images and a seed of two integers, such as
-            ``tf.image.stateless_random_flip_left_right``, applied to training images.
-        from_logits: Whether ``model`` returns logits. With probabilities, gradients vanish where
-            they are rounded to 0 or 1.
-        dtype_policy: Keras' name of a policy to train with, such as ``"mixed_bfloat16"``; the
-            result has the model's own.
-        jit_compile: Whether to compile with XLA.
-        callbacks: Further Keras callbacks.
-        max_held_out: Number of held-out images at most.
-        directory: Where the state of the training, its figures and TensorBoard's logs are kept.
-            Default: nowhere, and it cannot be resumed.
-        overwrite: Whether to throw away a training in ``directory``.
-        seed: Of all that is drawn: held-out images, order, random starts.
+        max_validation_images: Maximum number of validation images.
+        directory: Where the state of the training, its accuracies and TensorBoard's logs are
+            kept. Default: nowhere, and it cannot be resumed.
+        overwrite: Whether to delete a training in ``directory``.
+        seed: Of all random numbers: validation split, order, random starts.
         console: Where progress is shown. Default: nowhere.
-        **recipe: Further arguments of ``Recipe``: steps and gradient of the attack, shares and
-            weights of the losses, random tables and grids, learning the table, averaging.
 
     Returns:
-        The hardened classifier, its layer, and what they were measured at.
+        The hardened classifier, its layer, and their accuracies.
 
     Raises:
         ValueError: An argument does not fit, or ``directory`` holds another training.
-        TypeError: ``train_data`` or ``layer`` is of an unknown type.
+        TypeError: ``train_data``, ``layer``, ``recipe`` or ``training`` is of another type.
 
     Example:
-        >>> import numpy as np
         >>> model = keras.Sequential(
         ...     [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
         ... )
         >>> images = np.random.default_rng(1).integers(0, 256, (100, 8, 8, 1))
         >>> labels = (images.mean((1, 2, 3)) > 127).astype(int)
         >>> layer = FeatureDistillation("liu2019")
-        >>> result = harden(model, layer, (images, labels), attack_budget=2, epochs=1)
+        >>> recipe, training = Recipe(epsilon=2), Training(epochs=1)
+        >>> result = harden(model, layer, (images, labels), recipe=recipe, training=training)
         >>> [(row["defence"], row["threat_model"]) for row in result.rows][:2]
         [('undefended', 'benign'), ('layer only', 'benign')]
         >>> folder = tempfile.mkdtemp()
@@ -139,43 +121,47 @@ def harden(
     References:
         See ``Recipe``.
     """
-    chosen = Recipe(attack_budget=attack_budget, **recipe)
+    recipe = _settings("recipe", recipe, Recipe)
+    training = _settings("training", training, Training)
     allowed = float(checked("max_benign_loss", max_benign_loss, 0, 1))
-    _check_pair(model, layer)
-    classifier = Classifier(model, value_range=layer.value_range, from_logits=from_logits)
-    batch_size = checked_whole("batch_size", batch_size, 1)
+    classifier = classifier_behind(layer, classifier)
     seed = checked_whole("seed", seed, 0)
-    most = checked_whole("max_held_out", max_held_out, 1)
-    train, held = held_out(
+    train, validation = training_and_validation(
         train_data,
         validation_data,
-        value_range=classifier.value_range,
-        most=most,
-        batch_size=batch_size,
+        classifier,
+        most=checked_whole("max_validation_images", max_validation_images, 1),
+        batch_size=training.batch_size,
         seed=seed,
     )
-    check_training_images(train, classifier)
-    undefended = undefended_correct(classifier, held)
-    training = HardeningModel(
-        model,
-        layer,
-        chosen,
-        from_logits=from_logits,
-        augment=augment,
-        dtype_policy=dtype_policy,
-        seed=seed,
+    undefended = _correct_count(classifier, validation)
+    run = _Run(
+        HardeningModel(
+            classifier,
+            layer,
+            recipe,
+            augment=training.augment,
+            dtype_policy=training.dtype_policy,
+            seed=seed,
+        ),
+        training,
+        train,
+        validation,
+        seed,
     )
-    run = _Run(training, train, held, checked_whole("epochs", epochs, 1), batch_size, seed)
-    training.compile(optimizer=run.optimizer(optimizer), jit_compile=jit_compile)
+    run.model.compile(optimizer=run.optimizer(), jit_compile=training.jit_compile)
     settings = {
-        "recipe": chosen.to_dict(),
+        "recipe": recipe.to_dict(),
         "model_sha256": classifier.fingerprint,
         "table": layer.quantization_table.to_dict(),
         "data": train.fingerprint if isinstance(train, LabelledImages) else type(train).__name__,
-        "held_out": held.fingerprint,
-        "optimizer": _without_names(keras.optimizers.serialize(training.optimizer)),
-        "dtype_policy": dtype_policy,
-        **{"epochs": epochs, "batch_size": batch_size, "seed": seed, "max_benign_loss": allowed},
+        "validation": validation.fingerprint,
+        "optimizer": _without_names(keras.optimizers.serialize(run.model.optimizer)),
+        "dtype_policy": training.dtype_policy,
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
+        "seed": seed,
+        "max_benign_loss": allowed,
     }
     with ExitStack() as stack:
         if directory is None:
@@ -183,18 +169,18 @@ def harden(
         else:
             home = Path(directory)
             _claim(home, settings, overwrite)
-        record = Record(home, undefended / len(held) - allowed)
-        run.fit(record, home, callbacks, console, logs=directory is not None)
+        record = Record(home, undefended / len(validation) - allowed)
+        run.fit(record, home, console, logs=directory is not None)
         weights, table = record.best()
-    hardened = copied(model)
+    hardened = clone_classifier(classifier.model)
     hardened.set_weights(weights)
     return result_of(
         record,
         hardened,
         _with_table(layer, table),
         undefended=undefended,
-        count=len(held),
-        recipe=chosen,
+        count=len(validation),
+        recipe=recipe,
         max_benign_loss=allowed,
         settings=settings,
     )
@@ -202,60 +188,52 @@ def harden(
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """A training, its data, and how long it lasts."""
+    """A model to fit, its data, and how it is fitted."""
 
-    training: HardeningModel
+    model: HardeningModel
+    training: Training
     train: LabelledImages | Any
-    held: LabelledImages
-    epochs: int
-    batch_size: int
+    validation: LabelledImages
     seed: int
 
-    def optimizer(self, given: Any) -> Any:
+    def optimizer(self) -> Any:
         """A copy of the optimiser that was given, or the default."""
-        if given is not None:
-            optimizer = keras.optimizers.get(given)
+        if self.training.optimizer is not None:
+            optimizer = keras.optimizers.get(self.training.optimizer)
             return type(optimizer).from_config(optimizer.get_config())
         batches = self._batches()
         if batches is None:  # a data set of unknown length
             return keras.optimizers.Adam(_LEARNING_RATE)
-        return keras.optimizers.Adam(warm_up_cosine(_LEARNING_RATE, batches * self.epochs))
+        return keras.optimizers.Adam(warm_up_cosine(_LEARNING_RATE, batches * self.training.epochs))
 
-    def fit(
-        self,
-        record: Record,
-        home: Path,
-        callbacks: Sequence[keras.callbacks.Callback],
-        console: Console | None,
-        *,
-        logs: bool,
-    ) -> None:
+    def fit(self, record: Record, home: Path, console: Console | None, *, logs: bool) -> None:
         """Train for the epochs that are left."""
-        validation = tf.data.Dataset.from_tensor_slices((self.held.images, self.held.labels))
-        validation = validation.batch(self.batch_size)
+        validation = tf.data.Dataset.from_tensor_slices(
+            (self.validation.images, self.validation.labels)
+        ).batch(self.training.batch_size)
         if record.start is None:
-            start = self.training.evaluate(validation, verbose=0, return_dict=True)
+            start = self.model.evaluate(validation, verbose=0, return_dict=True)
             record.begin({name: float(value) for name, value in start.items()})
-        if len(record.epochs) >= self.epochs:
+        if len(record.epochs) >= self.training.epochs:
             return
         epoch = tf.Variable(0, dtype=tf.int32)
         data = self.train
         if isinstance(data, LabelledImages):
-            data = shuffled_batches(data, self.batch_size, self.seed, epoch)
-        own = [
+            data = shuffled_batches(data, self.training.batch_size, self.seed, epoch)
+        callbacks = [
             keras.callbacks.LambdaCallback(on_epoch_begin=lambda number, _: epoch.assign(number)),
             AverageWeights(),
             record,
             keras.callbacks.BackupAndRestore(str(home / _BACKUP), delete_checkpoint=False),
         ]
         if logs:
-            own.append(keras.callbacks.TensorBoard(str(home / _LOGS), write_graph=False))
-        with TrainingView(console, self.epochs, self._batches()) as view:
-            self.training.fit(
+            callbacks.append(keras.callbacks.TensorBoard(str(home / _LOGS), write_graph=False))
+        with training_progress(console, self.training.epochs, self._batches()) as progress:
+            self.model.fit(
                 data,
-                epochs=self.epochs,
+                epochs=self.training.epochs,
                 validation_data=validation,
-                callbacks=[*own, view.callback, *callbacks],
+                callbacks=[*callbacks, progress, *self.training.callbacks],
                 shuffle=not isinstance(data, tf.data.Dataset),
                 verbose=0,
             )
@@ -263,31 +241,22 @@ class _Run:
     def _batches(self) -> int | None:
         """In one epoch; ``None`` where a data set cannot tell."""
         if isinstance(self.train, LabelledImages):
-            return len(self.train) // min(self.batch_size, len(self.train))
+            return len(self.train) // min(self.training.batch_size, len(self.train))
         if isinstance(self.train, tf.data.Dataset):
             count = int(self.train.cardinality())
             return count if count > 0 else None
         return len(self.train)
 
 
-def _check_pair(model: keras.Model, layer: FeatureDistillation) -> None:
-    if not isinstance(layer, FeatureDistillation):
-        raise TypeError(f"`layer` must be a FeatureDistillation. Received: layer={layer!r}")
-    if layer.data_format != "channels_last":
-        raise ValueError(
-            "`layer` must take images with channels last. "
-            f"Received: layer with data_format={layer.data_format!r}"
-        )
-    if not isinstance(model, keras.Model) or not model.trainable_weights:
-        raise ValueError(
-            f"`model` must be a Keras model with trainable weights. Received: model={model!r}"
-        )
-    shape = getattr(model, "input_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
-        raise ValueError(
-            "`model` must take images of one size, (batch, height, width, channels). "
-            f"Received: model {model.name!r} with inputs of shape {shape}"
-        )
+def _settings(name: str, given: Settings | None, kind: type[Settings]) -> Settings:
+    if given is not None and not isinstance(given, kind):
+        raise TypeError(f"`{name}` must be a {kind.__name__}. Received: {name}={given!r}")
+    return kind() if given is None else given
+
+
+def _correct_count(classifier: Classifier, images: LabelledImages) -> int:
+    batches = batches_with_labels((images.images, images.labels), 128)
+    return sum(int(np.sum(classifier.correct(*batch))) for batch in batches)
 
 
 def _claim(home: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
@@ -309,6 +278,6 @@ def _without_names(config: Any) -> Any:
     return config if config is None or isinstance(config, (bool, int, float, str)) else repr(config)
 
 
-def _with_table(layer: FeatureDistillation, table: Any) -> FeatureDistillation:
+def _with_table(layer: FeatureDistillation, table: QuantizationTable) -> FeatureDistillation:
     config = {**layer.get_config(), "quantization_table": table.to_dict()}
     return FeatureDistillation.from_config(config)

@@ -1,67 +1,57 @@
-"""The Keras model that is fitted: a classifier behind the quantisation, and its own attacker."""
+"""The Keras model that hardening fits: a classifier behind the layer, with its own attacker."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from fd_keras._compat import descend
-from fd_keras.hardening.copies import copied
+from fd_keras.classifier import Classifier, as_logits
+from fd_keras.hardening.clone import clone_classifier
 from fd_keras.hardening.layer import TrainingDistillation
-from fd_keras.hardening.objective import as_logits, cross_entropy, divergence, perturbed, targets
-from fd_keras.hardening.recipe import Recipe, step_size
-from fd_keras.hardening.views import PLAIN, View, random_view
+from fd_keras.hardening.objective import cross_entropy, pgd
+from fd_keras.hardening.recipe import Augment, Recipe
 from fd_keras.kernels import GRADIENTS, Gradient
 from fd_keras.layer import FeatureDistillation
 
-# Of the PGD that checks held-out images; enough to rank epochs, not to report a robustness.
+# Of the PGD on validation images; enough to rank epochs, not to report a robustness.
 CHECK_STEPS = 10
 
-# Typing alias: a batch of images and a seed of two integers, to other images.
-Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-
-# Typing alias: a batch of images to outputs.
-Classifier = Callable[[tf.Tensor], tf.Tensor]
-
-
-class _Seeds(NamedTuple):
-    """Pairs of integers, one for each thing that is drawn in a batch."""
-
-    augment: tf.Tensor
-    view: tf.Tensor
-    start: tf.Tensor
-    gradient: tf.Tensor
+# What is drawn in each batch. Other numbers than those of the published trainings would draw
+# other random starts.
+_AUGMENT, _START = 0, 2
 
 
 class HardeningModel(keras.Model):
-    """Trains a copy of a classifier on distilled and attacked images, with ``compile`` and ``fit``.
+    """Trains a clone of a classifier on distilled and attacked images.
 
     ``compile`` takes any optimiser and no loss; ``fit`` takes batches ``(images, labels)`` with
     images in the layer's value range and integer labels, all of Keras' callbacks, and the
-    ``AverageWeights`` that belongs to this model. ``evaluate`` classifies benign images, and
-    attacks them with 10 steps of PGD through the layer, once with each gradient for rounding; an
-    image must withstand both. It returns ``benign_accuracy`` and ``adaptive_accuracy`` of the
-    averaged classifier. All that is drawn at random depends on
-    ``seed`` and the optimiser's count of batches alone, so that a resumed training goes on as if
-    it had not stopped.
+    ``AverageWeights`` that belongs to this model. ``evaluate`` returns ``benign_accuracy`` and
+    ``adaptive_accuracy`` of the averaged weights: images count for the latter that withstand 10
+    steps of PGD through the layer with either surrogate gradient of rounding. All random numbers
+    depend on ``seed`` and the optimiser's count of batches alone, so that a resumed training
+    repeats those of one that never stopped.
 
     Args:
-        model: The classifier; it stays as it is.
-        layer: The ``FeatureDistillation`` that it will stand behind.
-        recipe: What it is trained on.
-        from_logits: Whether ``model`` returns logits; else probabilities.
-        augment: Function of a batch of images and a seed of two integers, for TensorFlow's
-            ``stateless`` operations, that is applied to each batch of training images first.
-        dtype_policy: Keras' name of a policy, such as ``"mixed_bfloat16"``, that the copy is
-            trained with; ``None`` keeps the model's own.
-        seed: Of all that is drawn.
+        classifier: A ``Classifier``, or a Keras model that takes pixels in the layer's value
+            range and returns logits. It is not changed.
+        layer: The ``FeatureDistillation`` that it will stand behind; it is not changed.
+        recipe: The attack on training images, and the loss on them.
+        augment: Function of a batch of training images and a seed of two integers, for
+            TensorFlow's ``stateless`` operations. Default: none.
+        dtype_policy: Name of a Keras dtype policy to train with, such as ``"mixed_bfloat16"``.
+            Default: the classifier's own.
+        seed: Of all random numbers.
 
     Raises:
-        ValueError: The model cannot be copied.
+        ValueError: Classifier and layer do not fit each other, or the classifier cannot be
+            cloned.
+        TypeError: ``layer`` is no ``FeatureDistillation``.
 
     Example:
         >>> model = keras.Sequential(
@@ -80,19 +70,21 @@ class HardeningModel(keras.Model):
 
     def __init__(
         self,
-        model: keras.Model,
+        classifier: Classifier | keras.Model,
         layer: FeatureDistillation,
         recipe: Recipe,
         *,
-        from_logits: bool = True,
         augment: Augment | None = None,
         dtype_policy: str | None = None,
         seed: int = 1,
     ) -> None:
         super().__init__(name="hardening", dtype=dtype_policy, autocast=False)
+        # No Keras object, so that its model is neither trained nor saved as a part of this one.
+        self._original = classifier_behind(layer, classifier)
+        model = self._original.model
         self.recipe = recipe
-        self.classifier = copied(model, dtype_policy=dtype_policy)
-        self.averaged = copied(model)
+        self.classifier = clone_classifier(model, dtype_policy=dtype_policy)
+        self.averaged = clone_classifier(model)
         self.distillation = TrainingDistillation(
             layer, model.input_shape[-1], rate=recipe.table_rate
         )
@@ -101,9 +93,6 @@ class HardeningModel(keras.Model):
         self._average = _averager(averages, self.classifier.weights, recipe.averaging)
         self._averages: Callable[[], Sequence[Any]] = lambda: averages
         self.averaged.trainable = False
-        # A closure: as an attribute, the original would be trained and saved as a part of this.
-        self._original: Classifier = lambda images: model(images, training=False)
-        self._from_logits = from_logits
         self._augment = augment
         self._seed = seed
         self._mean_loss = keras.metrics.Mean(name="loss")
@@ -123,35 +112,41 @@ class HardeningModel(keras.Model):
     def train_step(self, data: Any) -> dict[str, Any]:
         """Attack a part of a batch, and take one step on all of it."""
         images, labels = _images_and_labels(data)
-        seeds = self._seeds()
         if self._augment is not None:
-            images = tf.ensure_shape(self._augment(images, seeds.augment), images.shape)
-        view = random_view(
-            seeds.view,
-            self.distillation.channels,
-            step_jitter=self.recipe.step_jitter,
-            random_grids=self.recipe.random_grids,
-        )
-        count = self._attacked_count(images)
-        attacked = self._attacked(images[:count], labels[:count], view, seeds)
+            images = tf.ensure_shape(self._augment(images, self._drawn(_AUGMENT)), images.shape)
+        recipe, count, mixed = self.recipe, self._attacked_count(images), images
+        if recipe.attacks:
+            attacked = self._attacked(
+                self.classifier,
+                images[:count],
+                labels[:count],
+                steps=recipe.attack_steps,
+                gradient=recipe.attack_gradient,
+                seed=self._drawn(_START),
+            )
+            mixed = tf.concat([attacked, images[count:]], 0)
+        teacher = self._logits(self._original.model, images) if recipe.soft_labels else None
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
-            loss, benign_logits, attacked_logits = self._loss(images, attacked, labels, view)
+            logits = self._logits(self.classifier, self.distillation(mixed), training=True)
+            loss = cross_entropy(labels, logits, teacher, recipe.soft_labels)
+            if self.classifier.losses:
+                loss += tf.cast(tf.add_n(self.classifier.losses), loss.dtype)
             # The optimiser adds up the gradients of all replicas.
-            loss = loss / tf.distribute.get_strategy().num_replicas_in_sync
+            loss = loss / replicas
         descend(self.optimizer, tape, loss, self.trainable_variables)
-        self._mean_loss.update_state(loss * tf.distribute.get_strategy().num_replicas_in_sync)
-        if attacked_logits is not None:
-            self._adaptive.update_state(_right(labels[:count], attacked_logits))
-        if self.recipe.keeps_benign:  # they are the last ones of the batch
-            first = tf.shape(labels)[0] - tf.shape(benign_logits)[0]
-            self._benign.update_state(_right(labels[first:], benign_logits))
-        benign = [self._benign] if self.recipe.keeps_benign else []
-        return self._results(self._mean_loss, *benign)
+        self._mean_loss.update_state(loss * replicas)
+        right = _right(labels, logits)
+        if recipe.attacks:
+            self._adaptive.update_state(right[:count])
+        if recipe.keeps_benign:
+            self._benign.update_state(right[count:])
+        return self._results(self._mean_loss, *([self._benign] if recipe.keeps_benign else []))
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Classify a batch, and attack it with PGD."""
         images, labels = _images_and_labels(data)
-        self._benign.update_state(_right(labels, self._behind(self.averaged, images)))
+        self._benign.update_state(_right(labels, self._behind_layer(self.averaged, images)))
         if self.recipe.attacks:
             withstood = [self._withstood(images, labels, gradient) for gradient in GRADIENTS]
             self._adaptive.update_state(tf.reduce_prod(tf.stack(withstood), 0))
@@ -170,114 +165,64 @@ class HardeningModel(keras.Model):
         shown = [*metrics, *([self._adaptive] if self.recipe.attacks else [])]
         return {metric.name: metric.result() for metric in shown}
 
-    def _loss(
-        self, images: tf.Tensor, attacked: tf.Tensor | None, labels: tf.Tensor, view: View
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
-        """The loss, and the logits of benign and of attacked images."""
-        recipe = self.recipe
-        benign = images
-        if attacked is not None and not recipe.trades:
-            benign = images[tf.shape(attacked)[0] :]
-        parts = [] if attacked is None else [self.distillation.distil(attacked, view)]
-        parts.append(self.distillation.distil(benign, view))
-        if recipe.consistency:
-            parts.append(benign)
-        outputs = self._logits(self.classifier, tf.concat(parts, 0), training=True)
-        split = list(tf.split(outputs, [tf.shape(part)[0] for part in parts]))
-        attacked_logits = None if attacked is None else split.pop(0)
-        wanted = self._targets(images, labels, outputs.shape[-1])
-        if attacked_logits is None:
-            loss = cross_entropy(wanted, split[0])
-        elif recipe.trades:
-            twins = split[0][: tf.shape(attacked_logits)[0]]
-            loss = cross_entropy(wanted, split[0])
-            loss += recipe.trades * divergence(twins, attacked_logits)
-        else:
-            loss = cross_entropy(wanted, tf.concat([attacked_logits, split[0]], 0))
-        if recipe.consistency:
-            both = divergence(split[0], split[1]) + divergence(split[1], split[0])
-            loss += recipe.consistency * both / 2
-        if self.classifier.losses:
-            loss += tf.cast(tf.add_n(self.classifier.losses), loss.dtype)
-        return loss, split[0], attacked_logits
-
     def _attacked(
-        self, images: tf.Tensor, labels: tf.Tensor, view: View, seeds: _Seeds
-    ) -> tf.Tensor | None:
-        recipe = self.recipe
-        if not recipe.attacks:
-            return None
-
-        def through(gradient: Gradient) -> tf.Tensor:
-            return perturbed(
-                images,
-                labels,
-                lambda x: self._behind(self.classifier, x, view, gradient),
-                budget=self._in_pixels(recipe.attack_budget),
-                steps=recipe.attack_steps,
-                step_size=self._in_pixels(recipe.step_size),
-                value_range=self.distillation.value_range,
-                seed=seeds.start,
-            )
-
-        if recipe.attack_gradient != "random":
-            return through(recipe.attack_gradient)
-        smooth = tf.random.stateless_uniform((), seeds.gradient) < 0.5
-        return tf.cond(smooth, lambda: through("smooth"), lambda: through("straight-through"))
-
-    def _withstood(self, images: tf.Tensor, labels: tf.Tensor, gradient: Gradient) -> tf.Tensor:
-        """1 for images that the averaged classifier gets right under attack, else 0."""
-        budget = self._in_pixels(self.recipe.attack_budget)
-        attacked = perturbed(
-            images,
-            labels,
-            lambda x: self._behind(self.averaged, x, gradient=gradient),
-            budget=budget,
-            steps=CHECK_STEPS,
-            step_size=step_size(budget, CHECK_STEPS),
-            value_range=self.distillation.value_range,
-            seed=tf.constant([self._seed, 0]),
-        )
-        return _right(labels, self._behind(self.averaged, attacked))
-
-    def _behind(
         self,
         classifier: keras.Model,
         images: tf.Tensor,
-        view: View = PLAIN,
-        gradient: Gradient = "straight-through",
+        labels: tf.Tensor,
+        *,
+        steps: int,
+        gradient: Gradient,
+        seed: tf.Tensor,
     ) -> tf.Tensor:
-        """Logits behind the layer, as at inference: attacks leave no trace in batch statistics."""
-        return self._logits(
-            classifier, self.distillation.distil(images, view, gradient), training=False
+        """Images attacked through the layer."""
+        return pgd(
+            images,
+            labels,
+            lambda x: self._behind_layer(classifier, x, gradient),
+            epsilon=self.recipe.epsilon,
+            steps=steps,
+            value_range=self.distillation.value_range,
+            seed=seed,
         )
 
-    def _logits(self, classifier: keras.Model, images: tf.Tensor, training: bool) -> tf.Tensor:
-        return as_logits(classifier(images, training=training), from_logits=self._from_logits)
+    def _withstood(self, images: tf.Tensor, labels: tf.Tensor, gradient: Gradient) -> tf.Tensor:
+        """1 for images that the averaged classifier gets right under attack, else 0."""
+        attacked = self._attacked(
+            self.averaged,
+            images,
+            labels,
+            steps=CHECK_STEPS,
+            gradient=gradient,
+            seed=tf.constant([self._seed, 0]),
+        )
+        return _right(labels, self._behind_layer(self.averaged, attacked))
 
-    def _targets(self, images: tf.Tensor, labels: tf.Tensor, classes: int) -> tf.Tensor:
-        soft = None
-        if self.recipe.soft_labels:
-            soft = as_logits(self._original(images), from_logits=self._from_logits)
-        return targets(labels, soft, self.recipe.soft_labels, classes)
+    def _behind_layer(
+        self, classifier: keras.Model, images: tf.Tensor, gradient: Gradient = "straight-through"
+    ) -> tf.Tensor:
+        """Logits as at inference: attacks must not count for batch normalisation."""
+        return self._logits(classifier, self.distillation(images, gradient=gradient))
+
+    def _logits(
+        self, classifier: keras.Model, images: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
+        outputs = classifier(images, training=training)
+        return as_logits(outputs, from_logits=self._original.from_logits)
 
     def _attacked_count(self, images: tf.Tensor) -> Any:
-        if images.shape[0] is not None:
-            return self.recipe.attacked_count(images.shape[0])
+        if images.shape[0] is not None or not self.recipe.attacks:
+            return self.recipe.attacked_count(images.shape[0] or 0)
         share = self.recipe.attacked_share * tf.cast(tf.shape(images)[0], tf.float32)
         return tf.cast(tf.math.ceil(share), tf.int32)
 
-    def _in_pixels(self, grey_levels: float) -> float:
-        low, high = self.distillation.value_range
-        return grey_levels * (high - low) / 255
-
-    def _seeds(self) -> _Seeds:
+    def _drawn(self, number: int) -> tf.Tensor:
+        """The seed of one of the things that are drawn in each batch, on each replica."""
         batch = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int32)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         context = tf.distribute.get_replica_context()
         seed = tf.stack([self._seed, batch * replicas + context.replica_id_in_sync_group])
-        fold = tf.random.experimental.stateless_fold_in
-        return _Seeds(*(fold(seed, number) for number in range(len(_Seeds._fields))))
+        return tf.random.experimental.stateless_fold_in(seed, number)
 
 
 class AverageWeights(keras.callbacks.Callback):
@@ -295,10 +240,59 @@ class AverageWeights(keras.callbacks.Callback):
         self.model.average_weights()
 
 
+def classifier_behind(
+    layer: FeatureDistillation, classifier: Classifier | keras.Model
+) -> Classifier:
+    """The classifier, if it can be trained behind the layer.
+
+    Args:
+        layer: The layer.
+        classifier: A ``Classifier`` with the layer's value range, or a Keras model, which is
+            taken to have it and to return logits.
+
+    Raises:
+        ValueError: They do not fit each other.
+        TypeError: ``layer`` is no ``FeatureDistillation``.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 8)])
+        >>> layer = FeatureDistillation("liu2019", value_range=(0, 1))
+        >>> classifier_behind(layer, model).value_range
+        (0.0, 1.0)
+    """
+    if not isinstance(layer, FeatureDistillation):
+        raise TypeError(f"`layer` must be a FeatureDistillation. Received: layer={layer!r}")
+    if layer.data_format != "channels_last":
+        raise ValueError(
+            "`layer` must take images with channels last. "
+            f"Received: layer with data_format={layer.data_format!r}"
+        )
+    model = classifier.model if isinstance(classifier, Classifier) else classifier
+    if not isinstance(model, keras.Model) or not model.trainable_weights:
+        raise ValueError(
+            "`classifier` must be a Classifier or a Keras model, with trainable weights. "
+            f"Received: classifier={classifier!r}"
+        )
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
+        raise ValueError(
+            "`classifier` must take images of one size, (batch, height, width, channels). "
+            f"Received: model {model.name!r} with inputs of shape {shape}"
+        )
+    if not isinstance(classifier, Classifier):
+        return Classifier(model, value_range=layer.value_range)
+    if classifier.value_range != layer.value_range:
+        raise ValueError(
+            "`classifier` and `layer` must have the same value_range. Received: classifier with "
+            f"value_range={classifier.value_range}, layer with value_range={layer.value_range}"
+        )
+    return classifier
+
+
 def _averager(
     averages: Sequence[Any], weights: Sequence[Any], momentum: float
 ) -> Callable[[tf.Tensor], None]:
-    """The update of all weights as one graph."""
+    """The update of all averages as one graph."""
     pairs = list(zip(averages, weights))
 
     @tf.function

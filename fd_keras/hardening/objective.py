@@ -1,4 +1,4 @@
-"""Attacking a batch inside a training step, as TensorFlow operations."""
+"""The loss of hardening, and the attack inside its training step."""
 
 from __future__ import annotations
 
@@ -8,135 +8,96 @@ import tensorflow as tf
 
 from fd_keras.evaluation.classifiers import LogOdds
 
-# Smallest probability whose logarithm is taken, for models that return probabilities.
-_LEAST_PROBABILITY = 1e-30
 
-
-def as_logits(outputs: tf.Tensor, *, from_logits: bool) -> tf.Tensor:
-    """What a model returned as float32 logits.
-
-    Args:
-        outputs: ``(batch, classes)``.
-        from_logits: Whether they are logits; else probabilities.
-
-    Example:
-        >>> as_logits(tf.constant([[1.0, 1.0]]), from_logits=False).numpy().tolist()
-        [[0.0, 0.0]]
-    """
-    outputs = tf.cast(outputs, tf.float32)
-    return outputs if from_logits else tf.math.log(tf.maximum(outputs, _LEAST_PROBABILITY))
-
-
-def targets(labels: tf.Tensor, soft: tf.Tensor | None, share: float, classes: int) -> tf.Tensor:
-    """Probabilities to be predicted: the label's, mixed with another classifier's.
+def cross_entropy(
+    labels: tf.Tensor,
+    logits: tf.Tensor,
+    teacher_logits: tf.Tensor | None = None,
+    teacher_share: float = 0.0,
+) -> tf.Tensor:
+    """Mean cross-entropy with labels that may be softened by a teacher's probabilities.
 
     Args:
-        labels: Classes ``(batch,)``.
-        soft: The other classifier's logits ``(batch, classes)``; ``None``: there is none.
-        share: Of the other classifier, from 0 to 1.
-        classes: Number of classes.
+        labels: True classes ``(batch,)``.
+        logits: ``(batch, classes)``.
+        teacher_logits: Logits of the teacher ``(batch, classes)``; no gradient reaches them.
+        teacher_share: Weight of the teacher's probabilities in the targets, from 0 to 1.
 
     Returns:
-        Tensor ``(batch, classes)``.
+        Scalar.
 
     Example:
-        >>> targets(tf.constant([1]), tf.zeros((1, 2)), 0.5, 2).numpy().tolist()
-        [[0.25, 0.75]]
-    """
-    hard = tf.one_hot(labels, classes)
-    if soft is None:
-        return hard
-    return (1 - share) * hard + share * tf.stop_gradient(tf.nn.softmax(soft))
-
-
-def cross_entropy(wanted: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Mean cross-entropy of a batch.
-
-    Args:
-        wanted: Probabilities ``(batch, classes)``.
-        logits: ``(batch, classes)``.
-
-    Example:
-        >>> round(float(cross_entropy(tf.constant([[1.0, 0.0]]), tf.zeros((1, 2)))), 4)
+        >>> round(float(cross_entropy(tf.constant([1]), tf.zeros((1, 2)))), 4)
         0.6931
+
+    References:
+        Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
     """
-    return _mean(tf.nn.softmax_cross_entropy_with_logits(wanted, logits))
+    targets = tf.one_hot(labels, logits.shape[-1])
+    if teacher_logits is not None:
+        soft = tf.stop_gradient(tf.nn.softmax(teacher_logits))
+        targets = (1 - teacher_share) * targets + teacher_share * soft
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
 
 
-def divergence(reference: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Mean Kullback-Leibler divergence from one classifier's prediction to another's.
-
-    Args:
-        reference: Logits ``(batch, classes)``, whose probabilities weigh.
-        logits: Logits ``(batch, classes)``.
-
-    Example:
-        >>> float(divergence(tf.zeros((1, 2)), tf.zeros((1, 2))))
-        0.0
-    """
-    expected, found = tf.nn.log_softmax(reference), tf.nn.log_softmax(logits)
-    return _mean(tf.reduce_sum(tf.exp(expected) * (expected - found), -1))
-
-
-def _mean(values: tf.Tensor) -> tf.Tensor:
-    """The mean, or 0 of nothing: the benign part of a last, small batch may be empty."""
-    count = tf.cast(tf.size(values), values.dtype)
-    return tf.math.divide_no_nan(tf.reduce_sum(values), count)
-
-
-def perturbed(
+def pgd(
     images: tf.Tensor,
     labels: tf.Tensor,
     logits: Callable[[tf.Tensor], tf.Tensor],
     *,
-    budget: float,
+    epsilon: float,
     steps: int,
-    step_size: float,
     value_range: tuple[float, float],
     seed: tf.Tensor,
+    step_size: float | None = None,
 ) -> tf.Tensor:
-    """Images that signed gradient steps from a random start made to be misread.
+    """PGD from a random start, in graph.
 
-    What is ascended is the log odds of the wrong classes, whose gradient does not vanish where
-    a classifier is sure.
+    It ascends the log odds of the wrong classes, whose gradient does not vanish where a
+    classifier is sure.
 
     Args:
         images: float32 ``(batch, height, width, channels)`` within ``value_range``.
         labels: True classes ``(batch,)``.
         logits: Differentiable function of images that returns ``(batch, classes)``.
-        budget: Largest change of a pixel, in the unit of the images.
-        steps: Number of steps.
-        step_size: Change of a pixel in one step.
+        epsilon: Largest change of a pixel, in grey levels of 255 whatever the value range.
+        steps: Number of steps. 1 is FGSM from a random start.
         value_range: Lowest and highest pixel value.
         seed: Two integers, of the random start.
+        step_size: Change of a pixel in one step, in grey levels of 255. Default:
+            ``1.25 * epsilon`` for one step, else ``2.5 * epsilon / steps``.
 
     Returns:
         Tensor of the shape of ``images``, without a gradient.
 
     Example:
-        >>> images = tf.constant([[[[0.5], [0.4]]]])
-        >>> attacked = perturbed(
-        ...     images, tf.constant([0]), lambda x: tf.reshape(x, (-1, 2)), budget=0.1, steps=4,
-        ...     step_size=0.1, value_range=(0, 1), seed=tf.constant([1, 2]),
+        >>> images = tf.constant([[[[51.0], [40.0]]]])
+        >>> attacked = pgd(
+        ...     images, tf.constant([0]), lambda x: tf.reshape(x, (-1, 2)), epsilon=4, steps=10,
+        ...     value_range=(0, 255), seed=tf.constant([1, 2]),
         ... )
-        >>> attacked.numpy().ravel().round(3).tolist()
-        [0.4000000059604645, 0.5]
+        >>> attacked.numpy().ravel().tolist()
+        [47.0, 44.0]
 
     References:
-        Wong et al., "Fast is better than free", ICLR 2020; Madry et al., ICLR 2018.
+        Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018;
+        Wong et al., "Fast is better than free", ICLR 2020 (one step).
     """
+    if step_size is None:
+        step_size = 1.25 * epsilon if steps == 1 else 2.5 * epsilon / steps
     odds = LogOdds()
     low, high = value_range
-    lowest, highest = tf.maximum(images - budget, low), tf.minimum(images + budget, high)
+    radius, stride = (levels * (high - low) / 255 for levels in (epsilon, step_size))
+    lowest, highest = tf.maximum(images - radius, low), tf.minimum(images + radius, high)
 
     def step(x: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(x)
             ascended = tf.reduce_sum(odds.call(labels, tf.cast(logits(x), tf.float32)))
-        moved = x + step_size * tf.sign(tape.gradient(ascended, x))
+        moved = x + stride * tf.sign(tape.gradient(ascended, x))
         return [tf.clip_by_value(moved, lowest, highest)]
 
-    noise = tf.random.stateless_uniform(tf.shape(images), seed, -budget, budget)
+    noise = tf.random.stateless_uniform(tf.shape(images), seed, -radius, radius)
     start = tf.clip_by_value(images + noise, lowest, highest)
     if steps == 1:
         attacked = step(start)[0]

@@ -1,89 +1,88 @@
-"""What a classifier is trained on while it is hardened."""
+"""What a classifier is trained on while it is hardened, for how long and with which optimiser."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any
+
+import keras
+import tensorflow as tf
 
 from fd_keras._checks import SMALLEST_EPSILON, checked, checked_whole
+from fd_keras.kernels import GRADIENTS, Gradient
 
-AttackGradient = Literal["smooth", "straight-through", "random"]
+# Typing alias: a batch of images and a seed of two integers, to other images.
+Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
-ATTACK_GRADIENTS: tuple[AttackGradient, ...] = get_args(AttackGradient)
-
-_SHARES = ("attacked_share", "soft_labels", "averaging")
-_WEIGHTS = ("trades", "consistency", "step_jitter", "table_rate")
+_WARM_UP = 0.05  # share of the training
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What each batch of training images is turned into, and the loss on it.
+    """The attack on training images, and the loss on them.
 
-    All images pass the quantisation. Part of every batch is attacked through it first, with
-    gradients that stand in for that of rounding; the classifier then learns on the attacked
-    images and on the others.
+    A part of every batch is attacked through the layer, with a surrogate gradient for rounding
+    (BPDA). The whole batch is then distilled, and the loss is its mean cross-entropy.
 
     Args:
-        attack_budget: Largest change of a pixel in grey levels, whatever the value range: 4 means
-            4/255. 0: no attack, the classifier only learns distilled images.
-        attack_steps: 1: one signed gradient step of 1.25 budgets from a random start (FGSM-RS).
-            More: PGD with steps of 2.5 budgets divided by their number.
-        attack_gradient: What stands for the gradient of rounding while images are attacked.
-            ``"smooth"`` makes much stronger attacks than ``"straight-through"``; ``"random"``
-            takes one of the two for each batch.
+        epsilon: Largest change of a pixel by the attack, in grey levels of 255 whatever the
+            value range: 4 means 4/255. 0: no attack, the classifier only learns distilled images.
+        attack_steps: Steps of the attack. 1: FGSM from a random start, with a step of 1.25
+            epsilon. More: PGD, with steps of 2.5 epsilon divided by their number.
+        attack_gradient: Surrogate gradient of rounding. ``"smooth"`` makes much stronger attacks
+            than ``"straight-through"``, the identity's.
         attacked_share: Part of every batch that is attacked, from 0 to 1.
-        trades: 0: the loss on attacked images is their cross-entropy, and they stand in for
-            their benign versions. More: the batch stays benign, and this is the weight of the
-            Kullback-Leibler divergence between the predictions for benign and attacked images.
-        consistency: Weight of the divergence between the predictions for benign images with and
-            without the quantisation.
-        soft_labels: Share of the original classifier's probabilities for the benign image,
-            without quantisation, in what is to be predicted, from 0 to 1.
-        step_jitter: Each batch multiplies every step by a random factor from ``exp(-jitter)`` to
-            ``exp(jitter)``.
-        random_grids: Whether each batch shifts the grid of blocks by a random offset.
-        table_rate: How fast the logarithms of the steps move beside the weights, in what the
-            optimiser moves a weight by (Adam) or its square (SGD). 0: the table is fixed.
-        averaging: Momentum of the moving average of the weights, which is what is checked and
-            handed back; smaller in the first batches. 0: the weights as they are.
+        soft_labels: Weight of the original classifier's probabilities in the targets, from 0 to
+            1: knowledge distillation, with the original as the teacher. It sees the benign images
+            without the layer.
+        table_rate: Learning rate of the logarithms of the table's steps: that of the weights
+            times this number (Adam) or its square (SGD). 0: the table is fixed.
+        averaging: Momentum of the moving average of the weights, from 0 to below 1; it is smaller
+            in the first batches. The averaged weights are what is validated and returned. 0: no
+            averaging.
 
     Raises:
-        ValueError: A number is out of its range, or two settings contradict each other.
+        ValueError: A number is out of its range, or ``attack_gradient`` is unknown.
 
     Example:
-        >>> Recipe(attack_budget=2, attack_steps=5).step_size
-        1.0
+        >>> Recipe(epsilon=2, attack_steps=5).attacks
+        True
 
     References:
         Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018
-        (PGD); Wong et al., "Fast is better than free", ICLR 2020 (FGSM-RS); Zhang et al.,
-        "Theoretically Principled Trade-off between Robustness and Accuracy", ICML 2019 (TRADES);
-        Das et al., "SHIELD", KDD 2018 (training on compressed images).
+        (PGD); Wong et al., "Fast is better than free", ICLR 2020 (FGSM from a random start);
+        Athalye et al., "Obfuscated Gradients Give a False Sense of Security", ICML 2018 (BPDA);
+        Das et al., "SHIELD", KDD 2018 (training on compressed images); Hinton et al., "Distilling
+        the Knowledge in a Neural Network", arXiv:1503.02531; Salamah et al., "JPEG Inspired Deep
+        Learning", ICLR 2025 (learning the table).
     """
 
-    attack_budget: float = 4.0
+    epsilon: float = 4.0
     attack_steps: int = 1
-    attack_gradient: AttackGradient = "smooth"
+    attack_gradient: Gradient = "smooth"
     attacked_share: float = 0.5
-    trades: float = 0.0
-    consistency: float = 0.0
     soft_labels: float = 0.0
-    step_jitter: float = 0.0
-    random_grids: bool = False
     table_rate: float = 0.0
     averaging: float = 0.999
 
     def __post_init__(self) -> None:
-        for name in _SHARES:
+        for name in ("attacked_share", "soft_labels", "averaging"):
             checked(name, getattr(self, name), 0, 1)
-        for name in _WEIGHTS:
-            checked(name, getattr(self, name))
+        checked("table_rate", self.table_rate)
         checked_whole("attack_steps", self.attack_steps, 1)
-        self._check_budget()
-        if self.attack_gradient not in ATTACK_GRADIENTS:
+        epsilon = self.epsilon
+        if not isinstance(epsilon, (int, float)) or not (
+            epsilon == 0 or SMALLEST_EPSILON <= epsilon <= 255
+        ):
             raise ValueError(
-                f"`attack_gradient` must be one of {ATTACK_GRADIENTS}. "
+                f"`epsilon` must be 0, or grey levels from {SMALLEST_EPSILON} to 255: for 0.0078 "
+                f"of pixels from 0 to 1, write 2. Received: epsilon={epsilon!r}"
+            )
+        if self.attack_gradient not in GRADIENTS:
+            raise ValueError(
+                f"`attack_gradient` must be one of {GRADIENTS}. "
                 f"Received: attack_gradient={self.attack_gradient!r}"
             )
         if self.averaging == 1:
@@ -91,42 +90,16 @@ class Recipe:
                 "`averaging` must be below 1, or the weights stay as they are. "
                 "Received: averaging=1"
             )
-        if self.trades and not self.attacks:
-            raise ValueError(
-                "`trades` needs attacked images. Received: trades="
-                f"{self.trades!r}, attack_budget={self.attack_budget!r}, "
-                f"attacked_share={self.attacked_share!r}"
-            )
-        if self.consistency and not self.keeps_benign:
-            raise ValueError(
-                "`consistency` compares benign images. Received: consistency="
-                f"{self.consistency!r}, attacked_share=1"
-            )
-
-    def _check_budget(self) -> None:
-        budget = self.attack_budget
-        if not isinstance(budget, (int, float)) or not (
-            budget == 0 or SMALLEST_EPSILON <= budget <= 255
-        ):
-            raise ValueError(
-                f"`attack_budget` must be 0, or grey levels from {SMALLEST_EPSILON} to 255: for "
-                f"0.0078 of pixels from 0 to 1, write 2. Received: attack_budget={budget!r}"
-            )
 
     @property
     def attacks(self) -> bool:
         """Whether any image is attacked."""
-        return self.attack_budget > 0 and self.attacked_share > 0
+        return self.epsilon > 0 and self.attacked_share > 0
 
     @property
     def keeps_benign(self) -> bool:
-        """Whether benign images stay in every batch."""
-        return not self.attacks or self.trades > 0 or self.attacked_share < 1
-
-    @property
-    def step_size(self) -> float:
-        """Of one attack step, in grey levels."""
-        return step_size(self.attack_budget, self.attack_steps)
+        """Whether every batch has benign images, too."""
+        return not self.attacks or self.attacked_share < 1
 
     def attacked_count(self, count: int) -> int:
         """How many images of a batch are attacked.
@@ -145,15 +118,88 @@ class Recipe:
         return asdict(self)
 
 
-def step_size(budget: float, steps: int) -> float:
-    """Size of one of so many steps that reach every corner of the budget.
+@dataclass(frozen=True)
+class Training:
+    """How long a classifier is trained, and how its weights are moved.
 
     Args:
-        budget: Largest change of a pixel.
-        steps: Number of steps.
+        epochs: Passes over the training images.
+        batch_size: Number of images in a batch of arrays; data sets come in their own.
+        optimizer: What ``compile`` takes; it is copied. Default: Adam, with a learning rate that
+            rises to 0.001 and falls in a cosine over all epochs.
+        augment: Function of a batch of training images and a seed of two integers, such as
+            ``tf.image.stateless_random_flip_left_right``. Default: none.
+        dtype_policy: Name of a Keras dtype policy to train with, such as ``"mixed_bfloat16"``;
+            the result has the classifier's own.
+        jit_compile: Whether to compile the training step with XLA.
+        callbacks: Further Keras callbacks.
+
+    Raises:
+        ValueError: A number is out of its range, or Keras does not know the optimiser or the
+            policy.
+        TypeError: ``augment`` cannot be called, or ``callbacks`` are of another type.
 
     Example:
-        >>> step_size(4, 1), step_size(4, 10)
-        (5.0, 1.0)
+        >>> Training(epochs=2, optimizer="sgd").batch_size
+        128
     """
-    return 1.25 * budget if steps == 1 else 2.5 * budget / steps
+
+    epochs: int = 5
+    batch_size: int = 128
+    optimizer: Any = None
+    augment: Augment | None = None
+    dtype_policy: str | None = None
+    jit_compile: bool = False
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+
+    def __post_init__(self) -> None:
+        checked_whole("epochs", self.epochs, 1)
+        checked_whole("batch_size", self.batch_size, 1)
+        for name, known in (
+            ("optimizer", keras.optimizers.get),
+            ("dtype_policy", keras.mixed_precision.Policy),
+        ):
+            value = getattr(self, name)
+            try:
+                if value is not None:
+                    known(value)
+            except (ValueError, TypeError) as error:
+                raise ValueError(
+                    f"`{name}` must be one that Keras knows ({error}). Received: {name}={value!r}"
+                ) from error
+        if self.augment is not None and not callable(self.augment):
+            raise TypeError(
+                "`augment` must be a function of images and a seed. "
+                f"Received: augment={self.augment!r}"
+            )
+        callbacks = tuple(self.callbacks)
+        if not all(isinstance(callback, keras.callbacks.Callback) for callback in callbacks):
+            raise TypeError(
+                f"`callbacks` must be Keras callbacks. Received: callbacks={self.callbacks!r}"
+            )
+        object.__setattr__(self, "callbacks", callbacks)
+
+
+def warm_up_cosine(learning_rate: float, steps: int) -> Any:
+    """A learning rate that rises from 0 in the first 20th, then falls to 0 in a cosine.
+
+    Args:
+        learning_rate: The highest.
+        steps: Batches of the whole training.
+
+    Returns:
+        A schedule for any Keras optimiser.
+
+    Example:
+        >>> schedule = warm_up_cosine(0.1, 100)
+        >>> [round(float(schedule(step)), 3) for step in (0, 5, 100)]
+        [0.0, 0.1, 0.0]
+
+    References:
+        Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017.
+    """
+    steps = max(2, steps)
+    warm_up = max(1, round(_WARM_UP * steps))
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, steps - warm_up, warmup_target=learning_rate, warmup_steps=warm_up
+    )

@@ -1,4 +1,4 @@
-"""What a training found epoch by epoch, and the best weights so far, on disk."""
+"""Accuracies of every epoch and the weights of the best one, on disk."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _ROUNDING = 1e-6
 
 
 def rank(figures: Mapping[str, float], allowed: float) -> tuple[bool, float, float]:
-    """What epochs are compared by; larger is better.
+    """A key to compare epochs by; larger is better.
 
-    Epochs that keep the benign accuracy come first, by their accuracy under attack (or benign
-    accuracy where nothing is attacked), then the others by benign accuracy. Of equals, the other
-    accuracy decides.
+    Epochs with at least the allowed benign accuracy come first, by their accuracy under attack
+    (by benign accuracy where nothing is attacked), then the others by benign accuracy. Between
+    equals, the other accuracy decides.
 
     Args:
         figures: ``val_benign_accuracy`` and, if anything is attacked, ``val_adaptive_accuracy``.
-        allowed: The benign accuracy to be kept.
+        allowed: Smallest benign accuracy that is allowed, from 0 to 1.
 
     Example:
         >>> rank({"val_benign_accuracy": 0.9, "val_adaptive_accuracy": 0.6}, 0.89)
@@ -48,14 +48,15 @@ def rank(figures: Mapping[str, float], allowed: float) -> tuple[bool, float, flo
 
 
 class Record(keras.callbacks.Callback):
-    """Keeps the figures of every epoch, and the averaged weights of the best one.
+    """Keeps loss and accuracies of every epoch, and averaged weights and table of the best one.
 
-    It goes on where an earlier, interrupted training was when ``fit`` does. It must come before
-    ``BackupAndRestore`` among the callbacks: an epoch that is backed up is then recorded too.
+    In a directory of an interrupted training, it goes on from there when ``fit`` does. It must
+    come before ``BackupAndRestore`` among the callbacks: an epoch that is backed up is then
+    recorded too.
 
     Args:
         directory: Where ``history.json``, ``best.npz`` and ``best_table.json`` are.
-        allowed: The benign accuracy to be kept.
+        allowed: Smallest benign accuracy that is allowed, from 0 to 1.
 
     Example:
         >>> import tempfile
@@ -83,7 +84,7 @@ class Record(keras.callbacks.Callback):
         return ranks.index(max(ranks)) if ranks else None
 
     def begin(self, start: Mapping[str, float]) -> None:
-        """Keep the figures before training."""
+        """Keep the accuracies before training."""
         self.start = dict(start)
         self._write()
 
@@ -98,7 +99,7 @@ class Record(keras.callbacks.Callback):
         del self.epochs[epoch:]
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Keep its figures and, if it is the best one, its weights and table."""
+        """Keep its loss and accuracies and, if it is the best one, its weights and table."""
         self.epochs.append({name: float(value) for name, value in (logs or {}).items()})
         if self.best_epoch == epoch:
             self._write_best(self.model)

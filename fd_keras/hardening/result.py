@@ -1,4 +1,4 @@
-"""A hardened classifier, and what it was measured at."""
+"""A hardened classifier, its layer, and their accuracies on the validation images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 import keras
 
+from fd_keras._checks import validate_value_range
+from fd_keras._console import text_table
 from fd_keras._files import DocumentFormat, atomic_path
-from fd_keras.evaluation.accuracies import accuracy_row
+from fd_keras.evaluation.accuracies import accuracy_row, check_rows
 from fd_keras.hardening.model import CHECK_STEPS
 from fd_keras.hardening.recipe import Recipe
 from fd_keras.hardening.record import ADAPTIVE, BENIGN, Record
@@ -25,26 +27,27 @@ _FORMAT = DocumentFormat("fd_keras.harden_result", 1, "result of hardening")
 _MODEL = "model.keras"
 _TABLE = "table.json"
 _RESULT = "result.json"
+_FIELDS = ("rows", "history", "best_epoch", "max_benign_loss", "settings")
 
 
 @dataclass(frozen=True, eq=False)
 class HardenResult:
-    """The hardened classifier, its layer, and their accuracies on held-out images.
+    """A hardened classifier, its layer, and their accuracies on the validation images.
 
-    The held-out images chose the epoch, so their figures flatter it a little, and the attack on
-    them is a short one: report what ``fd_keras.evaluate`` finds on other images.
+    The validation images chose the epoch, so these accuracies are a little too high, and the
+    attack is a short one: report what ``fd_keras.evaluate`` finds on a test split.
 
     Args:
         model: The classifier with the new weights, without the layer.
         layer: The layer that it was trained behind.
-        rows: Accuracies as ``fd_keras.evaluation.accuracies.accuracy_row`` makes them, of the
-            classifier alone (``"undefended"``), of the original behind the layer (``"layer
-            only"``) and of the hardened one behind it (``"hardened"``).
-        history: Figures of every epoch; those that begin with ``val_`` are of the averaged weights
-            on held-out images.
-        best_epoch: Which of them the weights are of, from 1.
-        max_benign_loss: The constraint.
-        settings: All that is needed to run it again, by name; any JSON.
+        rows: Accuracies as ``fd_keras.evaluation.accuracies.accuracy_row`` makes them: of the
+            original alone (``"undefended"``), of the original behind the layer (``"layer
+            only"``) and of the hardened classifier behind the layer (``"hardened"``).
+        history: Loss and accuracies of every epoch; those that begin with ``val_`` are of the
+            averaged weights on the validation images.
+        best_epoch: The epoch that the weights are of, from 1.
+        max_benign_loss: Share of the images by which benign accuracy was allowed to fall.
+        settings: All that is needed to run it again, by name; plain JSON types.
 
     Example:
         >>> model = keras.Sequential(
@@ -82,16 +85,16 @@ class HardenResult:
 
     @property
     def benign_loss(self) -> float:
-        """Benign accuracy of the original alone, less that of the hardened one behind its layer."""
+        """Benign accuracy of the original alone, less that of the hardened one behind the layer."""
         return self.accuracy(UNDEFENDED) - self.accuracy(HARDENED)
 
     @property
     def within_benign_loss(self) -> bool:
-        """Whether the benign loss is one that was permitted."""
+        """Whether the benign loss is at most ``max_benign_loss``."""
         return self.benign_loss <= self.max_benign_loss + 1e-9
 
     def accuracy(self, subject: str, threat_model: str = "benign") -> float:
-        """One figure on the held-out images.
+        """One accuracy on the validation images.
 
         Args:
             subject: ``"undefended"``, ``"layer only"`` or ``"hardened"``.
@@ -143,47 +146,56 @@ class HardenResult:
 
         Raises:
             OSError: A file cannot be read.
-            ValueError: The files are of another kind or version.
+            ValueError: A file is of another kind or version; the message names it.
 
         Example:
             See ``fd_keras.harden``.
         """
         home = Path(directory)
-        return _FORMAT.read(home / _RESULT, lambda content: cls._from_content(home, content))
-
-    @classmethod
-    def _from_content(cls, home: Path, content: Mapping[str, Any]) -> HardenResult:
-        layer = FeatureDistillation(
-            QuantizationTable.load(home / _TABLE), value_range=content["value_range"]
-        )
-        return cls(
-            keras.models.load_model(home / _MODEL, compile=False),
-            layer,
-            content["rows"],
-            content["history"],
-            content["best_epoch"],
-            content["max_benign_loss"],
-            content["settings"],
-        )
+        value_range, fields = _FORMAT.read(home / _RESULT, _checked_content)
+        table = QuantizationTable.load(home / _TABLE)
+        layer = FeatureDistillation(table, value_range=value_range)
+        return cls(_loaded_model(home / _MODEL), layer, **fields)
 
     def __str__(self) -> str:
-        lines = [f"Accuracy on {self.rows[0]['count']} held-out images, in %"]
+        rows = []
         for row in self.rows:
             low, high = (100 * end for end in row["interval"])
             attack = "" if row["attack"] == "none" else f", {row['attack']}"
-            lines.append(
-                f"{row['defence']:<12}{row['threat_model'] + attack:<26}"
-                f"{100 * row['accuracy']:6.1f} [{low:.1f}-{high:.1f}]"
+            accuracy = f"{100 * row['accuracy']:.1f}"
+            rows.append(
+                [row["defence"], row["threat_model"] + attack, accuracy, f"{low:.1f}-{high:.1f}"]
             )
+        table = text_table(["classifier", "threat model", "accuracy", "95 % interval"], rows)
         kept = "within" if self.within_benign_loss else "MORE than"
-        lines.append(
+        lines = [
+            f"Accuracy on {self.rows[0]['count']} validation images, in %",
+            table,
             f"Epoch {self.best_epoch} of {len(self.history)}; benign loss "
             f"{100 * self.benign_loss:+.1f} points, {kept} the permitted "
-            f"{100 * self.max_benign_loss:g}"
-        )
+            f"{100 * self.max_benign_loss:g}",
+        ]
         if not self.within_benign_loss:
             lines.append("No epoch kept to it; this is the one that lost least")
         return "\n".join(lines)
+
+
+def _checked_content(content: Mapping[str, Any]) -> tuple[tuple[float, float], dict[str, Any]]:
+    """The value range, and what else ``result.json`` holds."""
+    check_rows(content["rows"])
+    fields = {name: content[name] for name in _FIELDS}
+    return validate_value_range(content["value_range"]), fields
+
+
+def _loaded_model(path: Path) -> keras.Model:
+    path.stat()  # a missing file is an OSError here, not a ValueError of Keras
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises whatever zipfile or a model's own code raises
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"`directory` holds no model that Keras can load ({reason}). Received: {path}"
+        ) from error
 
 
 def result_of(
@@ -203,42 +215,36 @@ def result_of(
         record: With one epoch at least.
         model: The classifier with the weights of the best epoch.
         layer: The layer with its table.
-        undefended: How many held-out images the original gets right alone.
-        count: Number of held-out images.
+        undefended: How many validation images the original gets right alone.
+        count: Number of validation images.
         recipe: What was trained on.
-        max_benign_loss: The constraint.
+        max_benign_loss: Share of the images by which benign accuracy may fall.
         settings: All that is needed to run it again.
     """
     best = record.best_epoch
     assert best is not None
     assert record.start is not None
-    figures = record.epochs[best]
-    trained = {name: figures[f"val_{name}"] for name in record.start}
-    rows = [_row(UNDEFENDED, "none", "benign", undefended, count)]
+    trained = {name: record.epochs[best][f"val_{name}"] for name in record.start}
+    rows = [_row(UNDEFENDED, "none", undefended, count)]
     for subject, accuracies in ((LAYER_ONLY, record.start), (HARDENED, trained)):
-        rows.append(_row(subject, "harden", "benign", round(accuracies[BENIGN] * count), count))
+        rows.append(_row(subject, "harden", round(accuracies[BENIGN] * count), count))
         if ADAPTIVE in accuracies:
-            attacked = round(accuracies[ADAPTIVE] * count)
-            rows.append(_row(subject, "harden", "adaptive", attacked, count, recipe.attack_budget))
+            withstood = round(accuracies[ADAPTIVE] * count)
+            rows.append(_row(subject, "harden", withstood, count, recipe.epsilon))
     return HardenResult(model, layer, rows, record.epochs, best + 1, max_benign_loss, settings)
 
 
 def _row(
-    subject: str, family: str, threat_model: str, correct: int, count: int, budget: float = 0.0
+    subject: str, family: str, correct: int, count: int, epsilon: float | None = None
 ) -> dict[str, Any]:
-    attack: dict[str, Any] = {}
-    if budget:
-        attack = {
-            "attack": f"PGD-{CHECK_STEPS} {budget:g}/255",
+    """An accuracy; ``epsilon``, in grey levels, is that of the adaptive attack."""
+    figure: dict[str, Any] = {"threat_model": "benign"}
+    if epsilon is not None:
+        figure = {
+            "threat_model": "adaptive",
+            "attack": f"PGD-{CHECK_STEPS} {epsilon:g}/255",
             "attack_family": "PGD",
             "norm": "inf",
-            "epsilon": budget / 255,
+            "epsilon": epsilon / 255,
         }
-    return accuracy_row(
-        defence=subject,
-        family=family,
-        threat_model=threat_model,
-        correct=correct,
-        count=count,
-        **attack,
-    )
+    return accuracy_row(defence=subject, family=family, correct=correct, count=count, **figure)

@@ -1,4 +1,4 @@
-"""The chief of a distributed search, which ends when the search does."""
+"""Run the chief of a distributed search until the search ends."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# As long as a worker waits for the chief.
+# Seconds; a worker waits as long for the chief.
 _WAIT_FOR_FIRST_WORKER = 60 * 60
 _POLL_SECONDS = 0.2
 
 
 def role() -> str:
-    """What this process is in a search: ``"alone"``, ``"chief"`` or ``"worker"``.
+    """The role of this process in a search: ``"alone"``, ``"chief"`` or ``"worker"``.
 
-    Keras Tuner's environment variables say it; see ``fd_keras.refine``.
+    It is read from Keras Tuner's environment variables, see ``fd_keras.refine``.
 
     Example:
         >>> role()
@@ -30,15 +30,15 @@ def role() -> str:
 def serve_until_over(search: Callable[[], None], oracle: Any, worker_timeout: float) -> None:
     """Serve the workers until all trials have ended.
 
-    Keras Tuner's own chief waits for ever for a worker that was killed, and for the first one.
+    Keras Tuner's own chief waits for ever where a worker was killed or none came.
 
     Args:
         search: The tuner's blocking ``search``, which starts the server.
         oracle: One of ``fd_keras.refinement.oracles``.
-        worker_timeout: Seconds without a sign after which all workers are lost.
+        worker_timeout: Seconds of silence after which all workers are taken for lost.
 
     Raises:
-        RuntimeError: All workers were lost, or none came; what they did is kept.
+        RuntimeError: All workers were lost, or none came; trials that ended are kept.
     """
     failed: list[BaseException] = []
 

@@ -1,11 +1,10 @@
-"""A table learnt by gradient: every step of every channel and band for itself."""
+"""Refine a quantisation table by gradient descent on its steps."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,26 +14,20 @@ import tensorflow as tf
 from rich.console import Console
 
 from fd_keras._checks import checked, checked_whole
-from fd_keras._console import bar, progress_bars
-from fd_keras._files import default_cache_dir
+from fd_keras._console import bar, progress_bars, text_table
 from fd_keras.classifier import Classifier
-from fd_keras.evaluation.protocols import Protocol, protocol_named
+from fd_keras.evaluation.accuracies import BENIGN, OURS
+from fd_keras.evaluation.protocols import Protocol
 from fd_keras.kernels import clip_straight_through, distil
 from fd_keras.presets import TableLike, as_table
-from fd_keras.refinement.experiment import Laboratory, halved, score_of
-from fd_keras.refinement.result import Contender
-from fd_keras.refinement.scoring import (
-    BENIGN,
-    ScoredImages,
-    TableScorer,
-    model_outputs,
-    objective_value,
-)
+from fd_keras.refinement.experiment import Experiment
+from fd_keras.refinement.result import ScoredDefence
+from fd_keras.refinement.scoring import TableScorer
 from fd_keras.tables import QuantizationTable
 
 _STEP_RANGE = (1.0, 255.0)
-_LEAST_PROBABILITY = 1e-30
-_BATCH = 16  # each with an attacked twin, and the network's activations are kept
+_BATCH = 16  # each with its benign twin, and the network's activations are kept
+_LEAST_MULTIPLIER = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,19 +35,18 @@ class LearnResult:
     """A learnt table beside the one that it started from.
 
     Args:
-        learnt: The best table, which is the first one where no other was better.
+        learnt: The best table; the first one where no other was better.
         started: The table that was started from.
-        history: For each epoch: ``objective`` and ``benign_loss`` on the selecting half, and
-            ``multiplier``, the price of a lost benign image.
-        max_benign_loss: The constraint.
+        history: For each epoch: ``objective`` and ``benign_loss`` on the validation split, and
+            the Lagrange ``multiplier`` of the benign loss.
+        max_benign_loss: The constraint, from 0 to 1.
 
     Example:
-        >>> learn_table  # doctest: +ELLIPSIS
-        <function learn_table at 0x...>
+        See ``learn_table``.
     """
 
-    learnt: Contender
-    started: Contender
+    learnt: ScoredDefence
+    started: ScoredDefence
     history: Sequence[Mapping[str, float]]
     max_benign_loss: float
 
@@ -66,24 +58,22 @@ class LearnResult:
 
     @property
     def gain(self) -> float:
-        """By how much it is better under attack than the first table, on held-back images."""
-        return self.learnt.held_back.attacked - self.started.held_back.attacked
+        """Gain in mean accuracy under attack on the test split, from -1 to 1."""
+        return self.learnt.test.attacked - self.started.test.attacked
 
     def __str__(self) -> str:
-        lines = ["Gray-box accuracy on held-back images, in %: benign, mean under attack"]
-        for contender in (self.started, self.learnt):
-            figures = contender.held_back
-            low, high = (100 * end for end in figures.interval(BENIGN))
-            lines.append(
-                f"{contender.name:<10}{100 * figures.benign:6.1f} [{low:.0f}-{high:.0f}]"
-                f"{100 * figures.attacked:8.1f}"
-            )
-        lines.append(f"learnt - started: {100 * self.gain:+.1f} points")
-        return "\n".join(lines)
+        rows = []
+        for defence in (self.started, self.learnt):
+            low, high = (100 * end for end in defence.test.interval(BENIGN))
+            benign = f"{100 * defence.test.benign:.1f} [{low:.0f}-{high:.0f}]"
+            rows.append((defence.name, benign, f"{100 * defence.test.attacked:.1f}"))
+        head = ("test split, gray-box", "benign, %", "mean under attack, %")
+        gain = f"learnt - started: {100 * self.gain:+.1f} points"
+        return f"{text_table(head, rows)}\n{gain}"
 
 
 def learn_table(
-    model: keras.Model,
+    classifier: Classifier | keras.Model,
     data: Any,
     protocol: str | Protocol | Mapping[str, npt.ArrayLike] = "linf-sweep",
     table: TableLike = "liu2019",
@@ -91,37 +81,30 @@ def learn_table(
     max_benign_loss: float = 0.01,
     epochs: int = 10,
     learning_rate: float = 0.03,
-    value_range: Sequence[float] = (0, 255),
-    from_logits: bool = True,
     max_images: int = 1000,
-    limits: Mapping[str, int] | None = None,
     seed: int = 1,
     cache_dir: str | os.PathLike[str] | None = None,
     console: Console | None = None,
 ) -> LearnResult:
-    """Refine every step of a table by gradient, from the table that a search found.
+    """Refine each step of each channel and band by gradient descent, starting from a table.
 
-    What is descended is the logarithm of the steps: the smooth error on attacked images plus a
-    price times the smooth error on benign ones. The price rises while more benign images are
-    lost than permitted, and falls otherwise (a Lagrange multiplier). Rounding is passed
-    straight through, so that a step's gradient is the rounding error it leaves. After every
-    epoch the table is scored as a search would, and the best one is kept.
+    Descended is the logarithm of the steps, on the smooth error on attacked images plus a
+    Lagrange multiplier times the smooth error on benign ones. The multiplier rises while more
+    benign images are lost than permitted, and falls otherwise. Rounding is passed straight
+    through, so that a step's gradient is the rounding error it leaves. After every epoch the
+    table is scored as a search scores it, and the best one is kept.
 
-    Halves, attacks and the held-back check are those of ``fd_keras.refine``, and so is the
-    threat model: gray-box.
+    Both splits, the attacks and the threat model, gray-box, are those of ``fd_keras.refine``.
 
     Args:
-        model: As for ``fd_keras.refine``.
+        classifier: As for ``fd_keras.refine``.
         data: As for ``fd_keras.refine``.
         protocol: As for ``fd_keras.refine``.
         table: Where to start; its colour space and cycle spins are kept.
-        max_benign_loss: Share of the benign images that a table may cost.
-        epochs: Passes over the selecting half.
+        max_benign_loss: Share of the benign images that a table may cost, from 0 to 1.
+        epochs: Passes over the validation split.
         learning_rate: Of Adam, in the natural logarithm of a step.
-        value_range: As for ``fd_keras.refine``.
-        from_logits: As for ``fd_keras.refine``.
-        max_images: As for ``fd_keras.refine``.
-        limits: As for ``fd_keras.refine``.
+        max_images: Number of images in both splits together.
         seed: Of the order of the images and of random attacks.
         cache_dir: As for ``fd_keras.refine``.
         console: Where progress is shown. Default: nowhere.
@@ -134,11 +117,11 @@ def learn_table(
         ValueError: An argument does not fit.
 
     Example:
-        >>> import tempfile
         >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+        >>> classifier = Classifier(model, value_range=(0, 1))
         >>> images = np.eye(64, dtype=np.float32).reshape(64, 8, 8, 1)[:10] / 2
         >>> learnt = learn_table(
-        ...     model, (images, np.arange(10)), {"darker": images / 2}, value_range=(0, 1), epochs=1
+        ...     classifier, (images, np.arange(10)), {"darker": images / 2}, epochs=1
         ... )
         >>> learnt.table.channels
         1
@@ -147,26 +130,27 @@ def learn_table(
         Esser et al., "Learned Step Size Quantization", ICLR 2020; Bengio et al., "Estimating or
         Propagating Gradients Through Stochastic Neurons", arXiv:1308.3432.
     """
-    classifier = Classifier(model, value_range=value_range, from_logits=from_logits)
-    attacks = protocol if isinstance(protocol, Mapping) else protocol_named(protocol)
-    lab = Laboratory(
+    allowed = float(checked("max_benign_loss", max_benign_loss, 0, 1))
+    checked_whole("epochs", epochs, 1)
+    start = as_table(table)
+    experiment = Experiment.of(
         classifier,
-        *halved(classifier, data, attacks, max_images=max_images, limits=limits or {}),
-        cache_dir=Path(cache_dir or default_cache_dir()),
-        seed=checked_whole("seed", seed, 0),
+        data,
+        protocol,
+        max_images=max_images,
+        seed=seed,
+        cache_dir=cache_dir,
         console=console,
     )
-    lab.attack()
-    allowed = float(checked("max_benign_loss", max_benign_loss, 0, 1))
-    scorer = TableScorer(classifier, lab.load(lab.selecting))
-    start = as_table(table)
-    descent = _Descent(classifier, scorer.images, start, learning_rate, allowed, lab.seed)
-    best, best_value, history = start, objective_value(scorer.score(start), allowed), []
+    experiment.attack()
+    scorer = experiment.scorer(experiment.validation)
+    descent = _Descent(experiment.classifier, scorer, start, learning_rate, allowed, seed)
+    best, best_value, history = start, scorer.score(start).objective(allowed), []
     with progress_bars(console) as progress, bar(progress, "Learning", epochs) as advance:
-        for _ in range(checked_whole("epochs", epochs, 1)):
+        for _ in range(epochs):
             descent.epoch()
             score = scorer.score(descent.table)
-            value = objective_value(score, allowed)
+            value = score.objective(allowed)
             history.append(
                 {
                     "objective": value,
@@ -177,33 +161,34 @@ def learn_table(
             if value > best_value:
                 best, best_value = descent.table, value
             advance(1)
-    checker = TableScorer(classifier, lab.load(lab.held_back))
+    test_scorer = experiment.scorer(experiment.test)
     learnt, started = (
-        Contender(name, "feature distillation", score_of(checker, t), score_of(scorer, t), t)
+        ScoredDefence(name, OURS, test_scorer.score(t).accuracies, scorer.score(t).accuracies, t)
         for name, t in (("learnt", best), ("started", start))
     )
     return LearnResult(learnt, started, history, allowed)
 
 
 class _Descent:
-    """Steps that go down the gradient, and the price of benign images that goes up."""
+    """Adam on the steps, and dual ascent on the multiplier of the benign loss."""
 
     def __init__(
         self,
         classifier: Classifier,
-        images: ScoredImages,
+        scorer: TableScorer,
         table: QuantizationTable,
         learning_rate: float,
         allowed: float,
         seed: int,
     ) -> None:
         self._classifier = classifier
-        self._images = images
+        self._labels, self._images = scorer.labels, scorer.images
+        self._pairs = [(a, i) for a in scorer.attacks for i in range(len(scorer.images[a]))]
         self._start = table
         self._allowed = allowed
         self._draw = np.random.default_rng(seed)
         self.multiplier = 1.0
-        steps = table.steps_for(images.sets[BENIGN].shape[-1])
+        steps = table.steps_for(scorer.images[BENIGN].shape[-1])
         # A layer's weight is what optimisers of Keras 2 and 3 both take.
         self._weight = keras.layers.Layer(dtype="float32").add_weight(
             name="log_steps", shape=steps.shape, initializer="zeros"
@@ -214,7 +199,7 @@ class _Descent:
 
     @property
     def table(self) -> QuantizationTable:
-        """The table of the present steps."""
+        """The table of the current steps."""
         steps = np.exp(np.asarray(tf.convert_to_tensor(self._weight), np.float64))
         provenance = {
             "source": "learn_table",
@@ -225,23 +210,23 @@ class _Descent:
         return QuantizationTable(steps.round(2), start.color_space, start.cycle_spins, provenance)
 
     def epoch(self) -> None:
-        """Once over all attacked images, each with its benign twin."""
-        pairs = [(a, i) for a in self._images.attacks for i in range(len(self._images.sets[a]))]
-        order = self._draw.permutation(len(pairs))
+        """One pass over all attacked images, each with its benign twin."""
+        order = self._draw.permutation(len(self._pairs))
         for first in range(0, len(order), _BATCH):
-            chosen = [pairs[i] for i in order[first : first + _BATCH]]
+            chosen = [self._pairs[i] for i in order[first : first + _BATCH]]
             indices = [index for _, index in chosen]
-            attacked = np.stack([self._images.sets[name][index] for name, index in chosen])
+            attacked = np.stack([self._images[name][index] for name, index in chosen])
             gradient, lost = self._gradient(
-                tf.constant(self._images.sets[BENIGN][indices]),
+                tf.constant(self._images[BENIGN][indices]),
                 tf.constant(attacked),
-                tf.constant(self._images.labels[indices], tf.int32),
+                tf.constant(self._labels[indices], tf.int32),
                 tf.constant(self.multiplier, tf.float32),
             )
             self._optimizer.apply_gradients([(gradient, self._weight)])
             self._weight.assign(tf.clip_by_value(self._weight, *np.log(_STEP_RANGE)))
-            # In batches of 16 a loss of 1 % is rare: the price moves slowly and stays positive.
-            self.multiplier = max(0.05, self.multiplier + 0.5 * (float(lost) - self._allowed))
+            # In batches of 16 a loss of 1 % is rare: it moves slowly and stays positive.
+            moved = self.multiplier + 0.5 * (float(lost) - self._allowed)
+            self.multiplier = max(_LEAST_MULTIPLIER, moved)
 
     def _eager_gradient(
         self, benign: tf.Tensor, attacked: tf.Tensor, labels: tf.Tensor, multiplier: tf.Tensor
@@ -258,14 +243,11 @@ class _Descent:
         return tape.gradient(loss, weight), lost
 
     def _margins(self, images: tf.Tensor, steps: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """By how much the right logit exceeds the largest other one."""
+        """By how much the logit of the label exceeds the largest other one."""
         table = self._start
         distilled = distil(
             255 * images, steps, color_space=table.color_space, cycle_spins=table.cycle_spins
         )
-        outputs = model_outputs(self._classifier, clip_straight_through(distilled / 255, 0.0, 1.0))
-        if not self._classifier.from_logits:
-            outputs = tf.math.log(tf.maximum(outputs, _LEAST_PROBABILITY))
-        own = tf.one_hot(labels, tf.shape(outputs)[-1])
-        right = tf.reduce_sum(own * outputs, -1)
-        return right - tf.reduce_max(outputs - own * 1e9, -1)
+        logits = self._classifier.unit_logits(clip_straight_through(distilled / 255, 0.0, 1.0))
+        own = tf.one_hot(labels, tf.shape(logits)[-1])
+        return tf.reduce_sum(own * logits, -1) - tf.reduce_max(logits - own * 1e9, -1)

@@ -1,16 +1,16 @@
-"""Keras Tuner's oracles, made to survive what happens to long searches.
+"""Keras Tuner's oracles, made reproducible and safe to kill and resume.
 
-What Keras Tuner 1.4.8 does otherwise, and what is different here:
+Differences from Keras Tuner 1.4.8:
 
-* ``seed=0`` is silently random: here it is a seed.
-* Files are written in place, so that a process killed meanwhile leaves a broken search: here
-  they are replaced atomically.
-* A trial that was being written when the process was killed counts as done and is never run;
-  one that was done but still listed as running is run again: here neither.
-* The Bayesian oracle forgets its random state, and the grid where it was: a search that was
-  killed and resumed here ends as one that was not.
-* With a chief and workers, a worker that is killed keeps its trial for ever, and the chief waits
-  for it for ever: here another worker gets the trial after ``worker_timeout`` seconds.
+* ``seed=0`` is a seed like any other; there it means a random one.
+* Files are replaced atomically; there a process that is killed while writing leaves a broken
+  search.
+* A trial that was being written when the process was killed is run, and one that had ended is
+  not run again; there it is the other way round.
+* A search that was killed and resumed ends as one that was not; there the Bayesian oracle loses
+  its random state and the grid its position.
+* The trial of a worker that is lost goes to another worker after ``worker_timeout`` seconds; there
+  the chief waits for ever.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _STATUS = trials.TrialStatus
 
 
 class _Guarded(keras_tuner.Oracle):
-    """Mixed into an oracle of Keras Tuner; see the module."""
+    """Mixed into an oracle of Keras Tuner; see the docstring of the module."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class _Guarded(keras_tuner.Oracle):
         return trial
 
     def get_trial(self, trial_id: str) -> Any:
-        self._hear(trial_id)  # this is what the heart of a worker beats with
+        self._hear(trial_id)  # a worker's sign of life
         return super().get_trial(trial_id)
 
     @keras_tuner.synchronized
@@ -136,7 +136,7 @@ class RandomOracle(_Guarded, keras_tuner.oracles.RandomSearchOracle):
 
 
 class BayesianOracle(_Guarded, keras_tuner.oracles.BayesianOptimizationOracle):
-    """A Gaussian process and its upper confidence bound."""
+    """Bayesian optimisation: a Gaussian process and its upper confidence bound."""
 
     def populate_space(self, trial_id: str) -> Any:
         """Values of a trial."""
@@ -151,7 +151,7 @@ class HyperbandOracle(_Guarded, keras_tuner.oracles.HyperbandOracle):
     """Hyperband: many trials on few images, the best of them on more."""
 
     def __init__(self, *, max_trials: int, starting_points: Any = (), **kwargs: Any) -> None:
-        # It draws its own trials and would take no others.
+        # It draws its own trials and takes no others.
         super().__init__(
             max_epochs=HYPERBAND_EPOCHS, factor=2, hyperband_iterations=max_trials, **kwargs
         )
@@ -162,7 +162,7 @@ class GridOracle(_Guarded, keras_tuner.oracles.GridSearchOracle):
     """All combinations in order."""
 
     def __init__(self, *, starting_points: Any = (), **kwargs: Any) -> None:
-        super().__init__(**kwargs)  # other points would be in nobody's order
+        super().__init__(**kwargs)  # other points have no place in its order
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on where the grid was."""

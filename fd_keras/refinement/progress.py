@@ -1,4 +1,4 @@
-"""Trials in TensorBoard: scalars, and hyperparameters in its HParams page."""
+"""Show the trials of a search on a console and in TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import tensorflow as tf
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from fd_keras._console import text_table
 from fd_keras.refinement.result import Trial, pareto_front
 
 _SHOWN = 8
@@ -59,30 +59,29 @@ def _drawn(trials: Sequence[Trial], max_trials: int, seconds_left: float) -> Gro
     scored = [trial for trial in trials if "score" in trial.metrics]
     if scored:
         best = max(scored, key=lambda trial: trial.metrics["score"])
-        benign, attacked = 100 * best.selection.benign, 100 * best.metrics["accuracy"]
-        kept = "" if best.metrics["score"] >= 0 else ", too lossy"
-        head += f"; best: {benign:.1f} % benign, {attacked:.1f} % under attack{kept}"
-    table = Table(
-        "trial", "benign %", "under attack %", "table", title="Front so far (selecting half)"
-    )
+        benign, attacked = 100 * best.validation.benign, 100 * best.metrics["accuracy"]
+        feasible = "" if best.metrics["score"] >= 0 else ", too lossy"
+        head += f"; best: {benign:.1f} % benign, {attacked:.1f} % under attack{feasible}"
     front = pareto_front([trial for trial in scored if trial.complete])
-    for trial in front[::-1][:_SHOWN]:
-        figures = trial.selection
-        table.add_row(
+    rows = [
+        (
             str(trial.number),
-            f"{100 * figures.benign:.1f}",
-            f"{100 * figures.attacked:.1f}",
-            "" if trial.table is None else _short(trial.table.steps.min(), trial.table.steps.max()),
+            f"{100 * trial.validation.benign:.1f}",
+            f"{100 * trial.validation.attacked:.1f}",
+            "" if trial.table is None else _steps(trial.table.steps.min(), trial.table.steps.max()),
         )
-    return Group(Text(head), table)
+        for trial in front[::-1][:_SHOWN]
+    ]
+    table = text_table(("trial", "benign, %", "under attack, %", "steps"), rows)
+    return Group(Text(head), Text("Pareto front on the validation split:"), Text(table))
 
 
-def _short(low: float, high: float) -> str:
-    return f"steps {low:g} to {high:g}"
+def _steps(low: float, high: float) -> str:
+    return f"{low:g} to {high:g}"
 
 
 class TrialLogger:
-    """Writes one run for each trial; ``tensorboard --logdir`` shows them.
+    """Writes a TensorBoard run for each trial: scalars, and hyperparameters for HParams.
 
     Args:
         directory: TensorBoard's; ``None``: nothing is written.
@@ -95,7 +94,7 @@ class TrialLogger:
         self._directory = None if directory is None else Path(directory)
 
     def log(self, trial: Any, metrics: Mapping[str, float]) -> None:
-        """Write what became of a trial.
+        """Write the metrics of a trial.
 
         Args:
             trial: ``keras_tuner.engine.trial.Trial``.

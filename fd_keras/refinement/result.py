@@ -1,4 +1,4 @@
-"""What a search found."""
+"""The result of a search: the best table, its Pareto front, baselines and all trials."""
 
 from __future__ import annotations
 
@@ -7,56 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from fd_keras._console import text_table
 from fd_keras._files import DocumentFormat
-from fd_keras.evaluation.accuracies import THREAT_MODELS, wilson_interval
-from fd_keras.refinement.scoring import BENIGN
+from fd_keras.evaluation.accuracies import BENIGN, THREAT_MODELS
+from fd_keras.refinement.scoring import Accuracies, threat_model
 from fd_keras.tables import QuantizationTable
 
-# Typing alias: how many images are right and how many there are, for benign ones and attacks.
-Counts = Mapping[str, tuple[int, int]]
-
 _FORMAT = DocumentFormat("fd_keras.refinement", 1, "result of a search")
-
-
-@dataclass(frozen=True, eq=False)
-class Figures:
-    """Accuracies of one defence on one half of the images.
-
-    Args:
-        counts: ``"benign"`` and names of attacks to (right, seen).
-
-    Example:
-        >>> figures = Figures({"benign": (99, 100), "FGSM": (40, 100), "BIM": (60, 100)})
-        >>> figures.benign, figures.attacked
-        (0.99, 0.5)
-    """
-
-    counts: Counts
-
-    @property
-    def benign(self) -> float:
-        """Accuracy without an attack."""
-        return self._share(BENIGN)
-
-    @property
-    def attacked(self) -> float:
-        """Mean accuracy over the attacks."""
-        return float(np.mean([self._share(name) for name in self.attacks]))
-
-    @property
-    def attacks(self) -> list[str]:
-        """Names of the attacks."""
-        return [name for name in self.counts if name != BENIGN]
-
-    def interval(self, name: str) -> tuple[float, float]:
-        """95 % Wilson interval of one accuracy."""
-        return wilson_interval(*self.counts[name])
-
-    def _share(self, name: str) -> float:
-        right, seen = self.counts[name]
-        return right / seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +24,9 @@ class Trial:
         number: Its place in the order of the search, from 0.
         status: Keras Tuner's, ``"COMPLETED"`` or ``"FAILED"``.
         values: Of the hyperparameters.
-        metrics: What was logged, see ``fd_keras.refinement.scoring.trial_metrics``.
+        metrics: Numbers by name, see ``fd_keras.refinement.tuner.trial_metrics``; and ``seconds``.
         table: The table; ``None`` for a failed trial.
-        selection: Accuracies on the selecting half, as far as they were seen.
+        validation: Accuracies on the images of the validation split that were classified.
     """
 
     number: int
@@ -77,52 +34,53 @@ class Trial:
     values: Mapping[str, Any]
     metrics: Mapping[str, float]
     table: QuantizationTable | None
-    selection: Figures
+    validation: Accuracies
 
     @property
     def complete(self) -> bool:
-        """Whether it saw all images."""
+        """Whether all images were classified."""
         return bool(self.metrics.get("complete"))
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
-    """A defence with its figures on both halves.
+class ScoredDefence:
+    """A defence with its accuracies on both splits.
 
     Args:
         name: What reports call it.
         family: What kind it is.
-        held_back: Accuracies on images that took no part in choosing.
-        selection: Accuracies on the selecting half; ``None`` for rivals, which chose nothing.
+        test: Accuracies on the test split.
+        validation: Accuracies on the validation split; ``None`` for baselines, which were not
+            chosen on it.
         table: Its table, if it is one.
     """
 
     name: str
     family: str
-    held_back: Figures
-    selection: Figures | None = None
+    test: Accuracies
+    validation: Accuracies | None = None
     table: QuantizationTable | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class RefineResult:
-    """The best table of a search, its Pareto front, all trials, and the held-back check.
+    """The best table of a search, its Pareto front and baselines, scored on the test split.
 
     Args:
         best: The table with the best objective.
-        front: Tables that none beats at both benign and attacked accuracy on the selecting
-            half, by rising benign accuracy.
-        rivals: What they are compared with.
+        front: The Pareto front of benign and attacked accuracy on the validation split, by
+            rising benign accuracy.
+        baselines: Other defences for comparison.
         trials: All trials in their order.
-        settings: Arguments and what they came to.
+        settings: The arguments of the search, and the images that they led to.
 
     Example:
         >>> RefineResult.load("search/result.json").table  # doctest: +SKIP
     """
 
-    best: Contender
-    front: Sequence[Contender]
-    rivals: Sequence[Contender]
+    best: ScoredDefence
+    front: Sequence[ScoredDefence]
+    baselines: Sequence[ScoredDefence]
     trials: Sequence[Trial] = field(repr=False)
     settings: Mapping[str, Any] = field(repr=False)
 
@@ -134,39 +92,86 @@ class RefineResult:
 
     @property
     def feasible(self) -> bool:
-        """Whether the best table keeps to ``max_benign_loss`` on the selecting half."""
-        assert self.best.selection is not None
-        return 1 - self.best.selection.benign <= self.settings["max_benign_loss"] + 1e-9
+        """Whether the best table keeps to ``max_benign_loss`` on the validation split."""
+        assert self.best.validation is not None
+        return self.best.validation.benign_loss <= self.settings["max_benign_loss"] + 1e-9
 
     def table_within(self, max_benign_loss: float) -> QuantizationTable:
         """The table of the front with the best accuracy under attack within a benign loss.
 
         Args:
-            max_benign_loss: On the selecting half, from 0 to 1.
+            max_benign_loss: Share of the validation split's benign images, from 0 to 1.
 
         Raises:
             ValueError: There is none.
         """
+        points = [(point.validation, point.table) for point in self.front]
         within = [
-            point
-            for point in self.front
-            if point.selection and 1 - point.selection.benign <= max_benign_loss + 1e-9
+            (accuracies.attacked, table)
+            for accuracies, table in points
+            if accuracies and table and accuracies.benign_loss <= max_benign_loss + 1e-9
         ]
         if not within:
             raise ValueError(
                 "`max_benign_loss` must leave a table of the front. "
                 f"Received: max_benign_loss={max_benign_loss!r}"
             )
-        best = max(within, key=lambda p: p.selection.attacked if p.selection else 0)
-        assert best.table is not None
-        return best.table
+        return max(within, key=lambda point: point[0])[1]
 
     def __str__(self) -> str:
-        return "\n".join(_summary(self))
+        best, settings = self.best, self.settings
+        assert best.validation is not None
+        completed = sum(trial.status == "COMPLETED" for trial in self.trials)
+        names = list(best.test.counts)
+        models = dict.fromkeys(threat_model(name) for name in names)
+        rows = [
+            (
+                name if name == threat_model(name) else f"{name} ({threat_model(name)})",
+                _cell(best.validation, name),
+                _cell(best.test, name),
+            )
+            for name in names
+        ]
+        head = ("accuracy in %, 95 % interval", "validation split", "test split")
+        lines = [
+            f"{completed} of {settings['max_trials']} trials completed, "
+            f"{settings['oracle']} oracle",
+            repr(self.table),
+            "",
+            text_table(head, rows),
+            "",
+            *_conclusions(self),
+            *(f"{model}: {THREAT_MODELS[model]}" for model in models if model != BENIGN),
+        ]
+        return "\n".join(lines)
 
     def to_markdown(self) -> str:
-        """The same figures as a page, with the front."""
-        return "\n".join(_page(self)) + "\n"
+        """The same figures as a page, with the front and the baselines."""
+        shown = (*self.front, *self.baselines)
+        names = list(shown[0].test.counts) if shown else []
+        rows = [
+            (
+                defence.name,
+                *(_cell(defence.test, name) for name in names),
+                f"{100 * defence.test.attacked:.1f}",
+            )
+            for defence in shown
+        ]
+        lines = [
+            "# Refinement",
+            "",
+            "```",
+            str(self),
+            "```",
+            "",
+            "## Front and baselines",
+            "",
+            "Accuracies on the test split in %, 95 % Wilson intervals in brackets. Threat model of "
+            "all attacks: gray-box. The tables of the front were chosen on the validation split.",
+            "",
+            text_table(("defence", *names, "mean under attack"), rows, markdown=True),
+        ]
+        return "\n".join(lines) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything as JSON, replacing ``path`` atomically.
@@ -179,12 +184,12 @@ class RefineResult:
         """
         content = {
             "settings": dict(self.settings),
-            "best": _contender_dict(self.best),
-            "front": [_contender_dict(point) for point in self.front],
-            "rivals": [_contender_dict(rival) for rival in self.rivals],
-            "trials": [_trial_dict(trial) for trial in self.trials],
+            "best": _defence_content(self.best),
+            "front": [_defence_content(point) for point in self.front],
+            "baselines": [_defence_content(baseline) for baseline in self.baselines],
+            "trials": [_trial_content(trial) for trial in self.trials],
         }
-        _FORMAT.write(path, content, rows=["trials"])
+        _FORMAT.write(path, content, rows=["front", "baselines", "trials"])
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RefineResult:
@@ -202,161 +207,103 @@ class RefineResult:
     @classmethod
     def _from_content(cls, content: Mapping[str, Any]) -> RefineResult:
         return cls(
-            _contender(content["best"]),
-            [_contender(point) for point in content["front"]],
-            [_contender(rival) for rival in content["rivals"]],
+            _defence(content["best"]),
+            [_defence(point) for point in content["front"]],
+            [_defence(baseline) for baseline in content["baselines"]],
             [_trial(trial) for trial in content["trials"]],
             content["settings"],
         )
 
 
 def pareto_front(points: Sequence[Any]) -> list[Any]:
-    """Those that no other beats at both benign and attacked accuracy, by rising benign one.
+    """The points that no other beats at both benign and attacked accuracy.
 
     Args:
-        points: Anything with a ``selection`` of ``Figures``; of equals, the first counts.
+        points: Anything with ``Accuracies`` as ``validation``; of equals, the first counts.
+
+    Returns:
+        The front, by rising benign accuracy.
 
     Example:
         >>> from types import SimpleNamespace
         >>> points = [
-        ...     SimpleNamespace(selection=Figures({"benign": (b, 10), "FGSM": (a, 10)}))
+        ...     SimpleNamespace(validation=Accuracies({"benign": (b, 10), "FGSM": (a, 10)}))
         ...     for b, a in ((9, 5), (8, 4), (7, 6))
         ... ]
-        >>> [point.selection.benign for point in pareto_front(points)]
+        >>> [point.validation.benign for point in pareto_front(points)]
         [0.7, 0.9]
     """
     front: list[Any] = []
-    ordered = sorted(points, key=lambda p: (-p.selection.benign, -p.selection.attacked))
+    ordered = sorted(points, key=lambda p: (-p.validation.benign, -p.validation.attacked))
     for point in ordered:
-        if not front or point.selection.attacked > front[-1].selection.attacked:
+        if not front or point.validation.attacked > front[-1].validation.attacked:
             front.append(point)
     return front[::-1]
 
 
-def _summary(result: RefineResult) -> list[str]:
-    settings, best = result.settings, result.best
-    assert best.selection is not None
-    done = sum(trial.status == "COMPLETED" for trial in result.trials)
-    lines = [
-        f"{done} of {settings['max_trials']} trials completed, {settings['oracle']} oracle",
-        repr(result.table),
-        "",
-        f"{'accuracy in %, 95 % interval':<30}{'selecting half':>20}{'held-back half':>20}",
-    ]
-    for name in best.held_back.counts:
-        model = threat_model(name)
-        label = name if name == model else f"{name} ({model})"
-        both = (_cell(figures, name) for figures in (best.selection, best.held_back))
-        lines.append(f"{label:<30}" + "".join(f"{cell:>20}" for cell in both))
-    lines.append("")
-    lines += verdicts(result)
-    models = dict.fromkeys(threat_model(name) for name in best.held_back.counts)
-    lines += [f"{model}: {THREAT_MODELS[model]}" for model in models if model != BENIGN]
-    return lines
-
-
-def verdicts(result: RefineResult) -> list[str]:
-    """What the figures of the best table mean, a sentence each."""
+def _conclusions(result: RefineResult) -> list[str]:
     best, allowed = result.best, result.settings["max_benign_loss"]
-    assert best.selection is not None
+    assert best.validation is not None
     sentences = []
     if not result.feasible:
-        sentences.append(
-            f"No table that was tried keeps to the permitted benign loss of {100 * allowed:g} %."
-        )
-    loss, low = 1 - best.held_back.benign, 1 - best.held_back.interval(BENIGN)[1]
-    within = "within" if low <= allowed else "NOT within"
+        sentences.append(f"No table that was tried keeps to a benign loss of {100 * allowed:g} %.")
+    low, high = (1 - end for end in reversed(best.test.interval(BENIGN)))
+    kept = "NOT kept, even at its lower end" if low > allowed else "kept, as far as it can tell"
     sentences.append(
-        f"Benign loss on the held-back half: {100 * loss:.1f} %, {within} its interval of the "
-        f"permitted {100 * allowed:g} %."
+        f"Benign loss on the test split: {100 * best.test.benign_loss:.1f} %, 95 % interval "
+        f"[{100 * low:.1f}-{100 * high:.1f}]. The permitted {100 * allowed:g} % are {kept}."
     )
-    drop = 100 * (best.selection.attacked - best.held_back.attacked)
+    drop = 100 * (best.validation.attacked - best.test.attacked)
     sentences.append(
-        f"The selecting half flatters the table's mean accuracy under attack by {drop:+.1f} points."
+        "Mean accuracy under attack, validation minus test split (overfitting of the search): "
+        f"{drop:+.1f} points."
     )
     return sentences
 
 
-def threat_model(name: str) -> str:
-    """The threat model of a set of images, by its name.
-
-    Example:
-        >>> threat_model("FGSM .03"), threat_model("PGD-10 .03, adaptive")
-        ('gray-box', 'adaptive')
-    """
-    if name == BENIGN:
-        return BENIGN
-    return "adaptive" if name.endswith(", adaptive") else "gray-box"
-
-
-def _cell(figures: Figures, name: str) -> str:
-    if name not in figures.counts:
+def _cell(accuracies: Accuracies, name: str) -> str:
+    if name not in accuracies.counts:
         return "-"
-    right, seen = figures.counts[name]
-    low, high = figures.interval(name)
-    return f"{100 * right / seen:.1f} [{100 * low:.0f}-{100 * high:.0f}]"
+    low, high = accuracies.interval(name)
+    return f"{100 * accuracies.of(name):.1f} [{100 * low:.0f}-{100 * high:.0f}]"
 
 
-def _page(result: RefineResult) -> list[str]:
-    names = list(result.front[0].held_back.counts if result.front else result.best.held_back.counts)
-    lines = [
-        "# Refinement",
-        "",
-        "```",
-        str(result),
-        "```",
-        "",
-        "## Front and rivals",
-        "",
-        "Accuracies on the held-back half in %, 95 % Wilson intervals in brackets. Threat model of "
-        "all attacks: gray-box. The tables of the front were chosen on the other half.",
-        "",
-        "| defence | " + " | ".join(names) + " | mean under attack |",
-        "|---" * (len(names) + 2) + "|",
-    ]
-    for entry in (*result.front, *result.rivals):
-        cells = [_cell(entry.held_back, name) for name in names]
-        mean = f"{100 * entry.held_back.attacked:.1f}"
-        lines.append(f"| {entry.name} | " + " | ".join([*cells, mean]) + " |")
-    return lines
-
-
-def _contender_dict(contender: Contender) -> dict[str, Any]:
+def _defence_content(defence: ScoredDefence) -> dict[str, Any]:
     return {
-        "name": contender.name,
-        "family": contender.family,
-        "held_back": contender.held_back.counts,
-        "selection": contender.selection and contender.selection.counts,
-        "table": contender.table and contender.table.to_dict(),
+        "name": defence.name,
+        "family": defence.family,
+        "test": defence.test.counts,
+        "validation": defence.validation and defence.validation.counts,
+        "table": defence.table and defence.table.to_dict(),
     }
 
 
-def _contender(data: Mapping[str, Any]) -> Contender:
-    return Contender(
-        data["name"],
-        data["family"],
-        _figures(data["held_back"]),
-        data["selection"] and _figures(data["selection"]),
-        data["table"] and QuantizationTable.from_dict(data["table"]),
+def _defence(content: Mapping[str, Any]) -> ScoredDefence:
+    return ScoredDefence(
+        content["name"],
+        content["family"],
+        _accuracies(content["test"]),
+        content["validation"] and _accuracies(content["validation"]),
+        content["table"] and QuantizationTable.from_dict(content["table"]),
     )
 
 
-def _trial_dict(trial: Trial) -> dict[str, Any]:
+def _trial_content(trial: Trial) -> dict[str, Any]:
     return {
         "number": trial.number,
         "status": trial.status,
         "values": dict(trial.values),
         "metrics": dict(trial.metrics),
         "table": trial.table and trial.table.to_dict(),
-        "selection": trial.selection.counts,
+        "validation": trial.validation.counts,
     }
 
 
-def _trial(data: Mapping[str, Any]) -> Trial:
-    table = data["table"] and QuantizationTable.from_dict(data["table"])
-    fixed = {key: data[key] for key in ("number", "status", "values", "metrics")}
-    return Trial(**fixed, table=table, selection=_figures(data["selection"]))
+def _trial(content: Mapping[str, Any]) -> Trial:
+    table = content["table"] and QuantizationTable.from_dict(content["table"])
+    fixed = {key: content[key] for key in ("number", "status", "values", "metrics")}
+    return Trial(**fixed, table=table, validation=_accuracies(content["validation"]))
 
 
-def _figures(counts: Mapping[str, Sequence[int]]) -> Figures:
-    return Figures({name: (right, seen) for name, (right, seen) in counts.items()})
+def _accuracies(counts: Mapping[str, Sequence[int]]) -> Accuracies:
+    return Accuracies({name: (correct, count) for name, (correct, count) in counts.items()})

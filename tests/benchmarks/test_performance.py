@@ -1,5 +1,6 @@
-"""The performance benchmark runs from end to end, and judges as it says."""
+"""A smoke test of the performance benchmark, and tests of its goals and profiles."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.performance.goals import judged
+from benchmarks.performance.pipeline import COMPUTING, FILES, place_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +34,7 @@ def test_every_part_is_measured_or_says_why_not(smoke):
         assert all(entry["reason"] for entry in found["not_run"])
     assert {"processor", "cores", "memory_gb"} <= result["machine"].keys()
     assert result["command"] == "python -m benchmarks.performance --smoke"
-    names = {row["name"] for row in result["parts"]["peers"]["rows"]}
+    names = {row["name"] for row in result["parts"]["baselines"]["rows"]}
     assert {"layer", "gradient", "tf.signal end to end", "libjpeg round trip (Pillow)"} <= names
     assert "memory passes" in printed
 
@@ -53,6 +55,21 @@ def test_page_needs_no_other_file(smoke):
     assert "falls short" in page or "holds" in page
     assert 'src="data:' in page
     assert "http" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "place"),
+    [
+        ("fd_keras.data.files", FILES),
+        ("fd_keras._files", FILES),
+        ("fd_keras.kernels", COMPUTING),
+        ("fd_keras.evaluation.evaluate", "fd_keras/evaluation/evaluate"),
+    ],
+)
+def test_the_time_of_a_module_goes_to_its_place(module, place):
+    """Patterns of places name files of the package, and missed those that had moved."""
+    file = importlib.import_module(module).__file__
+    assert place_of(file, "function") == place
 
 
 def test_a_figure_beyond_its_limit_falls_short():

@@ -36,7 +36,7 @@ def run(run, files):
 
 def test_report(run, files):
     code, out, err = run(
-        files / "model.keras", files / "data.npz", "--out", files / "out", "--rival", "bits:3"
+        files / "model.keras", files / "data.npz", "--out", files / "out", "--baseline", "bits:3"
     )
     assert code == 0, err
     report = json.loads((files / "out" / "report.json").read_text())
@@ -48,6 +48,33 @@ def test_report(run, files):
     page = (files / "out" / "report.html").read_text()
     assert "liu2019" in page
     assert list((files / "keras" / "fd_keras" / "evaluation").rglob("*.npy"))
+
+
+def test_limits_and_the_earlier_name_of_baseline(run, files):
+    arguments = ("--rival", "bits:3", "--baseline", "bits:2", "--limit", "BIM=9")
+    code, _, err = run(
+        files / "model.keras", files / "data.npz", "--out", files / "out", *arguments
+    )
+    assert code == 0, err
+    report = json.loads((files / "out" / "report.json").read_text())
+    assert {row["defence"] for row in report["rows"]} == {"none", "liu2019", "2 bits", "3 bits"}
+    assert {row["count"] for row in report["rows"] if row["attack"] != "none"} == {9}
+    assert report["settings"]["limits"] == {"BIM": 9}
+
+
+def test_help_names_the_baseline_and_hides_its_earlier_name(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    _, out, _ = run("--help")
+    assert "--baseline" in out
+    assert "rival" not in out
+
+
+def test_class_names_must_fit_the_outputs(run, files):
+    (files / "classes.txt").write_text("cat\ndog\nfish\n")
+    arguments = ("--out", files / "out", "--classes", files / "classes.txt")
+    code, _, err = run(files / "model.keras", files / "data.npz", *arguments)
+    assert code == 1
+    assert "one name for each of the 2 outputs" in err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Labelled images named on a command line."""
+"""Labelled images in class directories, npz files, TFRecord files and Keras' data sets."""
 
 import io
 
@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from fd_keras.data.labelled_sources import labelled_batches, open_labelled_images
+from fd_keras.data.labelled import batches_with_labels
+from fd_keras.data.labelled_sources import open_labelled_images
 
 SHAPE = (16, 16, 3)
 
@@ -112,9 +113,10 @@ def test_nothing_there(tmp_path):
 def test_batches_are_scaled(tmp_path, rng):
     pixels = rng.integers(0, 256, (5, *SHAPE), np.uint8)
     np.savez(tmp_path / "data.npz", images=pixels, labels=np.arange(5)[:, np.newaxis])
-    source = open_labelled_images(tmp_path / "data.npz", SHAPE)
-    batches = list(labelled_batches(source, (-1, 1), batch_size=2))
+    source = open_labelled_images(tmp_path / "data.npz", SHAPE, value_range=(-1, 1))
+    batches = list(batches_with_labels(source, 2))
     assert [len(labels) for _, labels in batches] == [2, 2, 1]
     joined = np.concatenate([images for images, _ in batches])
+    assert joined.dtype == np.float32
     np.testing.assert_allclose(joined, pixels / 127.5 - 1, atol=1e-6)
     assert np.concatenate([labels for _, labels in batches]).tolist() == [0, 1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""Images named on a command line."""
+"""Images in directories, npz files, TFRecord files and Keras' data sets."""
 
 import gzip
 

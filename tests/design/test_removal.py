@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from types import SimpleNamespace
 
@@ -32,6 +33,11 @@ SAMPLES = 200_000
 
 positive = st.floats(1e-3, 1e3)
 shapes = st.sampled_from([0.2, 0.5, 1.0, 2.0, 8.0])
+
+
+# A standard deviation may be of any size; the epsilon of a "sign" perturbation, which has the same
+# deviation, is refused below 0.1 grey levels.
+removal_of_std = functools.partial(removal_probability, perturbation="gaussian")
 
 
 def quantised(c, step):
@@ -80,6 +86,11 @@ def test_pixel_noise_has_the_coefficients_the_model_assumes(band, perturbation):
         assert predicted == pytest.approx(real, abs=0.01)
 
 
+def test_signs_have_the_deviation_of_their_size():
+    for epsilon in EPSILONS:
+        assert removal_probability(9.0, 5.0, epsilon) == removal_of_std(9.0, 5.0, epsilon)
+
+
 def test_infinite_scale_is_uniform_within_the_cell():
     rng = np.random.default_rng(3)
     c, noise = rng.uniform(-5000, 5000, SAMPLES), rng.standard_normal(SAMPLES)
@@ -103,11 +114,9 @@ def test_infinite_scale_is_uniform_within_the_cell():
 def test_closed_form_and_quadrature_agree():
     step = np.logspace(-2, 3, 20)[:, np.newaxis, np.newaxis]
     scale = np.logspace(-3, 3, 15)[:, np.newaxis]
-    epsilon = np.logspace(-3, 3, 15)
-    closed = removal_probability(step, scale, epsilon)
-    np.testing.assert_allclose(
-        closed, removal_probability(step, scale, epsilon, shape=1 + 1e-9), atol=1e-4
-    )
+    std = np.logspace(-3, 3, 15)
+    closed = removal_of_std(step, scale, std)
+    np.testing.assert_allclose(closed, removal_of_std(step, scale, std, shape=1 + 1e-9), atol=1e-4)
     np.testing.assert_allclose(
         benign_distortion(step, scale), benign_distortion(step, scale, shape=1 + 1e-9), rtol=1e-4
     )
@@ -130,8 +139,9 @@ def test_empirical_model_agrees_with_the_distribution_it_samples():
 def test_empirical_model_sees_what_a_distribution_cannot():
     # All mass on a cell border: half of all perturbations cross it, however small.
     on_border = np.full(10, 14.999999)
-    assert empirical_removal_probability(10.0, on_border, 0.01) == pytest.approx(0.5, abs=1e-3)
-    assert empirical_removal_probability(10.0, on_border - 5, 0.01) == pytest.approx(1.0)
+    removal = functools.partial(empirical_removal_probability, perturbation="gaussian")
+    assert removal(10.0, on_border, 0.01) == pytest.approx(0.5, abs=1e-3)
+    assert removal(10.0, on_border - 5, 0.01) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("shape", [0.2, 0.5, 1.0, 2.0, 8.0])
@@ -149,16 +159,16 @@ def test_limits(shape):
     assert benign_distortion(10.0, 0.0, shape=shape) == pytest.approx(0.0, abs=1e-12)
 
 
-@given(step=positive, factor=st.floats(1, 100), scale=positive, epsilon=positive, shape=shapes)
+@given(step=positive, factor=st.floats(1, 100), scale=positive, std=positive, shape=shapes)
 @settings(max_examples=200, deadline=None)
-def test_monotone(step, factor, scale, epsilon, shape):
-    def removal(step, epsilon):
-        return removal_probability(step, scale, epsilon, shape=shape)
+def test_monotone(step, factor, scale, std, shape):
+    def removal(step, std):
+        return removal_of_std(step, scale, std, shape=shape)
 
-    here = removal(step, epsilon)
+    here = removal(step, std)
     assert 0 <= here <= 1
-    assert removal(step, epsilon * factor) <= here + 1e-9
-    assert removal(step * factor, epsilon) >= here - 1e-6
+    assert removal(step, std * factor) <= here + 1e-9
+    assert removal(step * factor, std) >= here - 1e-6
     distortion = benign_distortion(step, scale, shape=shape)
     assert benign_distortion(step * factor, scale, shape=shape) >= distortion * (1 - 1e-6)
 
@@ -167,9 +177,9 @@ def test_monotone(step, factor, scale, epsilon, shape):
 def test_extreme_values_stay_finite(shape):
     step = np.array([1e-30, 1e-3, 1.0, 1e30])
     scale = np.array([0, 1e-30, 1.0, 1e30, np.inf])[:, np.newaxis]
-    epsilon = np.array([0, 1e-30, 1.0, 1e30])[:, np.newaxis, np.newaxis]
+    std = np.array([0, 1e-30, 1.0, 1e30])[:, np.newaxis, np.newaxis]
     with np.errstate(over="raise", invalid="raise", divide="raise"):
-        removal = removal_probability(step, scale, epsilon, shape=shape)
+        removal = removal_of_std(step, scale, std, shape=shape)
         distortion = benign_distortion(step, scale, shape=shape)
     assert removal.shape == (4, 5, 4)
     assert distortion.shape == (5, 4)
@@ -314,7 +324,7 @@ def test_errors(call, message):
         ([(2, 8, 8, 4), (2, 8, 8, 4)], {"color_space": "ycbcr"}, "channels=4"),
         ([(2, 8, 8, 3), (2, 8, 8, 3)], {"value_range": (1, 0)}, r"value_range=\(1, 0\)"),
         ([(2, 8, 8, 3), (2, 8, 8, 3)], {"value_range": 255}, "value_range=255"),
-        ([(2, 8, 8, 3), (2, 8, 8, 3)], {}, "`adversarial` must differ from `benign`"),
+        ([(2, 8, 8, 3), (2, 8, 8, 3)], {}, "`adversarial` must differ from `benign` by 0.1"),
     ],
 )
 def test_profile_errors(shapes, options, message):

@@ -244,6 +244,19 @@ def test_epsilon_is_in_grey_levels(epsilon):
         fgsm(epsilon)
 
 
+@pytest.mark.parametrize(
+    ("attack", "step"),
+    [(bim, 0.0078), (bim, -1), (bim, np.nan), (lambda e, s: pgd(e, step=s), 0.0078)],
+)
+def test_steps_are_in_grey_levels(attack, step):
+    with pytest.raises(ValueError, match="`step` must be grey levels of 255"):
+        attack(8, step)
+
+
+def test_many_small_steps_are_fine():
+    assert pgd(1, 100, step=0.02).parameters["eps_step"] == pytest.approx(0.02 / 255)
+
+
 def test_names_tell_the_strength():
     assert [a.name for a in (fgsm(1.989), bim(2.04, 0.306), pgd(4, 40, restarts=3))] == [
         "FGSM .0078",

@@ -1,4 +1,4 @@
-"""`evaluate` on a small network that reads scikit-learn's digits."""
+"""`evaluate` on a small network that classifies scikit-learn's digits."""
 
 import os
 import signal
@@ -25,6 +25,7 @@ from fd_keras.evaluation import (
     fgsm,
     pgd,
     predicted_classes,
+    protocol_named,
     square,
 )
 from fd_keras.evaluation.classifiers import attackable
@@ -116,7 +117,7 @@ def test_adaptive_attacks_follow_what_rounding_is_about_to_do(model, data, cache
     images, labels = data
     right = predicted_classes(model, images) == labels
     images, labels = np.float32(images[right] / 255), labels[right]
-    classifier = Classifier(model, value_range=(0, 255), from_logits=True)
+    classifier = Classifier(model)
     attack, protection = pgd(10, 5), defence(spec)
     rough = attackable(classifier, images.shape[1:], protection, gradient="straight-through")
     attacked = attack.generate(rough, images, labels)
@@ -179,36 +180,31 @@ def test_other_seeds_and_images_are_not_taken_from_the_cache(model, data, cache,
     assert generated
 
 
-def test_tuning_takes_no_reported_image(model, data, cache):
-    """The setting is chosen on every second image, and its figures come from the others."""
+def test_settings_are_chosen_on_the_validation_split_alone(model, data, cache):
+    """It is every second image; figures come from the others, the test split."""
     images, labels = data
     candidates = ["bits:1", "bits:4", "jpeg:5"]
-    report = evaluate(
-        model, (images, labels), [candidates], SMALL, limits={"adaptive": 4}, cache_dir=cache
-    )
+    protocol = protocol_named(SMALL, {"adaptive": 4})
+    report = evaluate(model, (images, labels), [candidates], protocol, cache_dir=cache)
     right = np.flatnonzero(predicted_classes(model, images) == labels)
-    half = right[1::2]
+    test = right[1::2]
     chosen = report.defences[1]
-    assert (
-        chosen["chosen_from"] == ["1 bits", "4 bits", "JPEG q5"] or len(chosen["chosen_from"]) == 3
-    )
-    assert report.settings["count"] == len(half)
+    assert chosen["chosen_from"] == ["1 bit", "4 bits", "JPEG q5"]
+    assert report.settings["count"] == len(test)
+    assert f"({len(right[::2])}) belongs to the validation split" in report.settings["selection"]
     picked = next(d for d in map(defence, candidates) if d.name == chosen["name"])
-    expected = accuracy(model, picked(images[half]), labels[half])
+    expected = accuracy(model, picked(images[test]), labels[test])
     assert figure(report, picked.name, "benign")["accuracy"] == pytest.approx(expected)
     assert figure(report, picked.name, "adaptive", "PGD-10 8/255")["count"] == 4
 
 
 def test_limits_apply_to_attacks_defences_and_threat_models(model, data, cache):
-    protocol = Protocol("p", "", gray_box=(fgsm(8), bim(8, 2)), black_box=(square(8, 5),))
-    report = evaluate(
-        model,
-        data,
-        ["median:3"],
-        protocol,
-        limits={"BIM": 7, "median": 9, "black-box": 0},
-        cache_dir=cache,
+    limits = {"BIM": 7, "median": 9, "black-box": 0}
+    protocol = Protocol(
+        "p", "", gray_box=(fgsm(8), bim(8, 2)), black_box=(square(8, 5),), limits=limits
     )
+    report = evaluate(model, data, ["median:3"], protocol, cache_dir=cache)
+    assert report.settings["limits"] == limits
     assert figure(report, "none", "gray-box", "BIM 8/255")["count"] == 7
     assert figure(report, "median 3x3", "gray-box", "BIM 8/255")["count"] == 7
     assert figure(report, "median 3x3", "gray-box", "FGSM 8/255")["count"] == 9
@@ -224,7 +220,8 @@ def test_values_and_data_sets_make_no_difference(model, data, report, cache):
     )
     batches = tf.data.Dataset.from_tensor_slices(((images / 127.5 - 1), labels)).batch(7)
     one = Protocol("one", "", gray_box=(fgsm(8),))
-    found = evaluate(scaled, batches, ["liu2019"], one, value_range=(-1, 1), cache_dir=cache)
+    classifier = Classifier(scaled, value_range=(-1, 1))
+    found = evaluate(classifier, batches, ["liu2019"], one, cache_dir=cache)
     expected = figure(report, "liu2019", "gray-box", "FGSM 8/255")["correct"]
     assert abs(figure(found, "liu2019", "gray-box", "FGSM 8/255")["correct"] - expected) <= 1
 
@@ -234,7 +231,8 @@ def test_probabilities_are_turned_into_logits(model, data, report, cache):
     soft = keras.Sequential([model, keras.layers.Softmax()])
     soft.build((None, *data[0].shape[1:]))
     one = Protocol("one", "", gray_box=(fgsm(8),))
-    found = evaluate(soft, data, ["liu2019"], one, from_logits=False, cache_dir=cache)
+    classifier = Classifier(soft, from_logits=False)
+    found = evaluate(classifier, data, ["liu2019"], one, cache_dir=cache)
     for name in ("none", "liu2019"):
         expected = figure(report, name, "gray-box", "FGSM 8/255")["correct"]
         assert abs(figure(found, name, "gray-box", "FGSM 8/255")["correct"] - expected) <= 1
@@ -256,8 +254,9 @@ def test_a_masked_gradient_is_caught(model, data, cache):
         gray_box=(fgsm(16),),
         adaptive=(pgd(32, 5), pgd(127.5, 10)),
         black_box=(square(32, 200),),
+        limits={"Square": 20},
     )
-    report = evaluate(masked, data, ["none"], protocol, limits={"Square": 20}, cache_dir=cache)
+    report = evaluate(masked, data, ["none"], protocol, cache_dir=cache)
     failed = {check["name"] for check in report.checks if not check["passed"]}
     assert "accuracy falls to about 0 without a bound" in failed
     assert "black-box is not stronger than adaptive" in failed
@@ -276,13 +275,18 @@ def test_a_masking_defence_is_caught(model, data, cache):
 
 def test_random_defences_are_attacked_through_their_expectation(model, data, cache):
     """Twice the same figures, and an attacker who does not know the draw."""
-    protocol = Protocol("eot", "", adaptive=(pgd(16, 3),))
-    options = {"limits": {"adaptive": 8}, "eot_draws": 2}
-    first = evaluate(model, data, ["slq"], protocol, cache_dir=cache, **options)
+    protocol = Protocol("eot", "", adaptive=(pgd(16, 3),), limits={"adaptive": 8})
+    first = evaluate(model, data, ["slq"], protocol, eot_draws=2, cache_dir=cache)
     assert first.settings["eot_draws"] == 2
     assert "random" not in str(first.rows)
-    again = evaluate(model, data, ["slq"], protocol, cache_dir=cache / "other", **options)
+    again = evaluate(model, data, ["slq"], protocol, eot_draws=2, cache_dir=cache / "other")
     assert first.rows == again.rows
+
+
+ONLY_LIMITED = {
+    "defences": ["bit depth"],
+    "protocol": Protocol("p", "", gray_box=(fgsm(8),), limits={"FGSM": 5}),
+}
 
 
 @pytest.mark.parametrize(
@@ -292,13 +296,13 @@ def test_random_defences_are_attacked_through_their_expectation(model, data, cac
         ({"labels": -1}, "`data` must have labels from 0 to 9"),
         ({"images": 300.0}, "`data` must be finite and lie within value_range, 0 to 255"),
         ({"images": np.nan}, "`data` must be finite and lie within value_range, 0 to 255"),
-        ({"options": {"value_range": (0, 1)}}, "within value_range, 0 to 1"),
-        ({"options": {"from_logits": False}}, "must return probabilities"),
+        ({"classifier": {"value_range": (0, 1)}}, "within value_range, 0 to 1"),
+        ({"classifier": {"from_logits": False}}, "must return probabilities"),
         ({"options": {"protocol": "nips"}}, "`protocol` must be a Protocol or one of"),
-        ({"options": {"limits": {"CW": 5}}}, "`limits` must map some of"),
-        ({"options": {"limits": {"FGSM": -1}}}, "`limits` must map some of"),
         ({"options": {"defences": ["nothing"]}}, "must be one of none"),
         ({"options": {"defences": ["quilting:5,1"]}}, "`background` must hold benign images"),
+        ({"options": {"defences": [["bits:1", "bits:2"]], "max_images": 1}}, "test split"),
+        ({"options": ONLY_LIMITED}, "`protocol` must have a gray-box attack without a limit"),
         ({"shape": (12, 12, 1)}, "which `model` takes. Received: images of shape"),
     ],
 )
@@ -311,8 +315,9 @@ def test_what_does_not_fit_is_refused(model, data, cache, change, message):
     if "shape" in change:
         images = np.zeros((10, *change["shape"]), np.float32)
     options = {"defences": ["none"], "protocol": SMALL, **change.get("options", {})}
+    classifier = Classifier(model, **change.get("classifier", {}))
     with pytest.raises(ValueError, match=message):
-        evaluate(model, (images, labels), cache_dir=cache, **options)
+        evaluate(classifier, (images, labels), cache_dir=cache, **options)
 
 
 def test_logits_announced_and_probabilities_returned(model, data, cache):
@@ -334,24 +339,6 @@ def test_data_of_other_kinds(model, cache):
         evaluate(model, 3, ["none"], SMALL, cache_dir=cache)
     with pytest.raises(TypeError, match=r"`data` must be \(images, labels\)"):
         evaluate(model, [np.zeros((2, 8, 8, 1))], ["none"], SMALL, cache_dir=cache)
-
-
-def test_fingerprint_tells_models_apart_but_not_their_names():
-    def build(activation="relu", seed=1):
-        keras.utils.set_random_seed(seed)
-        layers = [keras.layers.Dense(3, activation=activation), keras.layers.Flatten()]
-        return keras.Sequential([keras.Input((2, 2, 1)), *layers])
-
-    def fingerprint(classifier, **options):
-        options = {"value_range": (0, 1), "from_logits": True, **options}
-        return Classifier(classifier, **options).fingerprint
-
-    first = fingerprint(build())
-    assert first == fingerprint(build())  # Keras has counted on in the names
-    assert first != fingerprint(build(seed=2))
-    assert first != fingerprint(build(activation="tanh"))
-    assert first != fingerprint(build(), value_range=(0, 255))
-    assert first != fingerprint(build(), from_logits=False)
 
 
 _SCRIPT = """

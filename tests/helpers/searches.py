@@ -1,5 +1,6 @@
 """A small search on the packaged digits; as a program, one process of a distributed search."""
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import fd_keras
 from fd_keras.dct import zigzag_rank
 from fd_keras.demo import build_classifier, load_digits, train_classifier
+from fd_keras.refinement import Search
 
 
 def digits_and_classifier():
@@ -37,18 +39,25 @@ def small_space(hp):
 
 
 def search(model, test, directory, **settings):
-    """``refine`` with settings that take seconds."""
-    arguments = {
+    """``refine`` with settings that take seconds; others are its own or those of ``Search``."""
+    settings = {
         "max_benign_loss": 0.05,
         "max_trials": 4,
         "oracle": "random",
         "space": small_space,
-        "rivals": ["liu2019"],
+        "baselines": ["liu2019"],
         "directory": directory,
         **settings,
     }
-    data = (test.images, test.labels)
-    return fd_keras.refine(model, data, {"noise": noisy(test.images)}, **arguments)
+    fields = {field.name for field in dataclasses.fields(Search)} & set(settings)
+    search = Search(**{name: settings.pop(name) for name in fields})
+    data, attacked = (test.images, test.labels), {"noise": noisy(test.images)}
+    return fd_keras.refine(model, data, attacked, search, **settings)
+
+
+def values_of(result):
+    """Hyperparameters of all trials."""
+    return [trial.values for trial in result.trials]
 
 
 def main(directory, max_trials, slow):

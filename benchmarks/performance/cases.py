@@ -1,4 +1,4 @@
-"""What is timed: a function on a batch, its setting, and how many images it takes."""
+"""Functions to time, with their names, settings and batches."""
 
 import functools
 import io
@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks.interleaved import median_seconds
 from fd_keras import FeatureDistillation
 
-# What the goals speak of.
+# Names that the goals refer to.
 LAYER = "layer"
 ONE_IMAGE = "layer, a batch of one image"
 LARGE_IMAGE = "layer, one large image"
@@ -35,14 +35,14 @@ MODES = {
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One row of a comparison.
+class Case:
+    """One function to time: one row of the results.
 
     Args:
-        name: What is compared.
-        setting: In which of its settings, such as ``"XLA"``.
-        run: Does it once.
-        shape: Of the batch that it takes.
+        name: Name of the layer or baseline.
+        setting: How it runs, such as ``"XLA"``.
+        run: Function without arguments that processes the batch once.
+        shape: Shape of the batch.
     """
 
     name: str
@@ -52,29 +52,29 @@ class Contender:
 
 
 def random_images(batch, size):
-    """Images whose blocks are as dear as any: time does not depend on what they show."""
+    """Uniform noise; the time of no case depends on the content."""
     return np.random.default_rng(1).integers(0, 256, (batch, size, size, 3), np.uint8)
 
 
 def in_modes(name, function, pixels, modes=tuple(MODES)):
-    """A TensorFlow function of a batch, once for each way to run it."""
+    """One case for each way to run a TensorFlow function of a batch."""
     pixels = tf.constant(pixels, tf.float32)
     prepared = {mode: MODES[mode](function) for mode in modes}
     return [
-        Contender(name, mode, functools.partial(run, pixels), tuple(pixels.shape))
+        Case(name, mode, functools.partial(run, pixels), tuple(pixels.shape))
         for mode, run in prepared.items()
     ]
 
 
 def built(*arguments, channels=3, **options):
-    """A layer that has its weights, which a compiled function may not create."""
+    """A layer that is built already: a compiled function may not create weights."""
     layer = FeatureDistillation(*arguments, **options)
     layer.build((None, None, None, channels))
     return layer
 
 
 def grids_name(color, spins):
-    """What the rows of a colour space and a number of grids are called."""
+    """The row name of a colour space and a number of grids."""
     return f"layer, {color}, {spins} {'grid' if spins == 1 else 'grids'}"
 
 
@@ -83,7 +83,7 @@ def memory_pass(pixels):
 
 
 def gradient_of(layer, with_forward=False):
-    """A function of a batch: the gradient of the layer, for an upstream one of its shape."""
+    """A function that returns the layer's gradient; the batch serves as upstream gradient, too."""
 
     def gradient(pixels):
         with tf.GradientTape() as tape:
@@ -96,9 +96,9 @@ def gradient_of(layer, with_forward=False):
 
 
 def libjpeg(images, threads):
-    """Pillow's round trips, one image for each task; it lets go of Python's lock meanwhile."""
+    """JPEG round trips by Pillow, which releases the GIL, one image for each task."""
     go_through = ThreadPoolExecutor(threads).map if threads > 1 else map
-    return Contender(
+    return Case(
         LIBJPEG,
         "1 thread" if threads == 1 else f"{threads} threads",
         lambda: list(go_through(_round_trip, images)),
@@ -112,18 +112,18 @@ def _round_trip(image):
     return np.asarray(Image.open(buffer))
 
 
-def measured(contenders, scale, **about):
-    """Milliseconds per image of each contender, all taken in turns in this process.
+def measured(cases, scale, **about):
+    """Time cases in turns in this process.
 
     Args:
-        contenders: No two of the same name and setting.
-        scale: How often.
-        **about: What else the rows say.
+        cases: ``Case`` objects, no two of the same name and setting.
+        scale: Number of rounds and time budget.
+        **about: Further entries of each row.
 
     Returns:
         A row for each: ``name``, ``setting``, ``ms_per_image``, ``ns_per_pixel``, ``shape``.
     """
-    functions = {(c.name, c.setting): c.run for c in contenders}
+    functions = {(c.name, c.setting): c.run for c in cases}
     seconds = median_seconds(functions, scale.rounds, scale.budget)
     return [
         {
@@ -134,5 +134,5 @@ def measured(contenders, scale, **about):
             "shape": list(c.shape),
             **about,
         }
-        for c in contenders
+        for c in cases
     ]

@@ -1,4 +1,4 @@
-"""``fd-keras tune``: search a table for a model."""
+"""``fd-keras refine``: search a quantisation table for a model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class OracleName(str, Enum):
 _BAYESIAN = OracleName.BAYESIAN
 
 
-def tune(
+def refine(
     model: Annotated[
         Path, model_argument("The classifier without the layer, as Keras saves it (.keras, .h5).")
     ],
@@ -49,39 +49,46 @@ def tune(
     out: Annotated[Path, path_option("Directory of the search; made if missing.")],
     protocol: ProtocolName = "linf-sweep",
     max_benign_loss: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the benign images a table may cost.")
+        float, typer.Option(min=0, max=1, help="Share of the benign images that a table may cost.")
     ] = 0.01,
     max_trials: Annotated[
-        int, typer.Option(min=1, help="Tables to try, those of earlier runs included.")
+        int, typer.Option(min=1, help="Number of tables to try, those of earlier runs included.")
     ] = 60,
-    oracle: Annotated[OracleName, typer.Option(help="How tables are chosen.")] = _BAYESIAN,
+    oracle: Annotated[
+        OracleName, typer.Option(help="How Keras Tuner proposes tables.")
+    ] = _BAYESIAN,
     value_range: ValueRange = (0.0, 255.0),
     probabilities: Probabilities = False,
     max_images: Annotated[
-        int, typer.Option(min=2, help="Images: half of them select, half are held back.")
+        int,
+        typer.Option(
+            min=2,
+            help="Number of images: half of them are the validation split, half the test split.",
+        ),
     ] = 1000,
     limit: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=COUNT",
-            help="Fewer images of each half for an attack (CW-L2=50). May be given repeatedly.",
+            help="Attack at most COUNT images of each split with attack NAME, such as CW-L2=50. "
+            "May be given repeatedly.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the search and of random attacks.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the search and of random attacks.")] = 1,
     cache: Annotated[
         Path | None,
         path_option("Where attacked images are kept. Default: ~/.keras/fd_keras/evaluation."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Throw away the search in --out.")
+        bool, typer.Option("--overwrite", help="Delete the search in --out.")
     ] = False,
     strict: Strict = False,
 ) -> None:
-    """Search the quantisation table that keeps most accuracy under attack.
+    """Search the quantisation table with the best accuracy under attack.
 
-    Attacks are gray-box: they know the model, not the table. Interrupt it at any time: the same
-    command goes on where it was. Writes table.json, result.json, report.md, its plots, and
-    TensorBoard's logs.
+    Tables are chosen on a validation split of DATA and reported on a test split. Attacks are
+    gray-box: they know the model, not the table. A search that was interrupted continues with the
+    same command. Writes table.json, result.json, report.md, its plots, and TensorBoard's logs.
     """
     check_directory(out)
     with interruptible():
@@ -90,13 +97,12 @@ def tune(
             data,
             protocol,
             strict,
+            dict(map(parsed_limit, limit or [])),
+            value_range,
+            not probabilities,
+            {"max_trials": max_trials, "oracle": oracle.value},
             max_benign_loss=max_benign_loss,
-            max_trials=max_trials,
-            oracle=oracle.value,
-            value_range=value_range,
-            from_logits=not probabilities,
             max_images=max_images,
-            limits=dict(map(parsed_limit, limit or [])),
             directory=out,
             overwrite=overwrite,
             seed=seed,
@@ -111,18 +117,37 @@ def tune(
 
 
 def _result(
-    model: Path, data: str, protocol: str, strict: bool, **options: Any
+    path: Path,
+    data: str,
+    protocol: str,
+    strict: bool,
+    limits: dict[str, int],
+    value_range: tuple[float, float],
+    from_logits: bool,
+    search: dict[str, Any],
+    **options: Any,
 ) -> RefineResult | None:
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
-            from fd_keras import refine
-            from fd_keras.data.labelled_sources import labelled_batches, open_labelled_images
+            from fd_keras import refinement
+            from fd_keras.classifier import Classifier
+            from fd_keras.data.labelled_sources import open_labelled_images
+            from fd_keras.evaluation.protocols import protocol_named
             from fd_keras_cli.models import image_shape, load_model
-        classifier = load_model(model, [])
-        source = open_labelled_images(data, image_shape(classifier), strict=strict)
-        batches = labelled_batches(source, options["value_range"])
+        model = load_model(path, [])
+        attacks = protocol_named(protocol, limits)
+        source = open_labelled_images(
+            data, image_shape(model), value_range=value_range, strict=strict
+        )
         try:
-            return refine(classifier, batches, protocol, console=console, **options)
+            return refinement.refine(
+                Classifier(model, value_range=value_range, from_logits=from_logits),
+                source,
+                attacks,
+                refinement.Search(**search),
+                console=console,
+                **options,
+            )
         finally:
             report_skipped(source.skipped, console)
 

@@ -1,9 +1,9 @@
-"""The layer beside what else does its work, at the size that the goals speak of."""
+"""The layer beside other implementations and defences, at the size of the goals."""
 
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.performance import contenders as c
+from benchmarks.performance import cases as c
 from fd_keras._extras import import_extra
 from fd_keras.evaluation.defences import image_quilting
 
@@ -18,11 +18,11 @@ NOT_INSTALLED = [
 
 
 def measure(scale):
-    """Rows of the quick ones, taken in turns, and of the slow ones, in turns with the layer."""
+    """Rows of the layer and its quick baselines, and of slow baselines in turns with the layer."""
     images = c.random_images(scale.batch, scale.size)
-    quick = [*_layers(images, scale), *_quick_peers(images, scale)]
+    quick = [*_layers(images, scale), *_quick_baselines(images, scale)]
     rows = c.measured(quick, scale, group=QUICK)
-    slow, missing = _slow_peers(images[:2])
+    slow, missing = _slow_baselines(images[:2])
     in_graph = c.in_modes(c.LAYER, c.built("liu2019"), images, ("graph",))
     rows += c.measured([*in_graph, *slow], scale, group=SLOW)
     return {"rows": rows, "not_run": NOT_INSTALLED + missing}
@@ -46,7 +46,7 @@ def _layers(images, scale):
                 yield from c.in_modes(c.grids_name(color, spins), varied, images, ("graph",))
 
 
-def _quick_peers(images, scale):
+def _quick_baselines(images, scale):
     yield from c.in_modes(c.SIGNAL, c.built(dct_method="signal"), images)
     for threads in scale.threads:
         yield c.libjpeg(images, threads)
@@ -54,7 +54,7 @@ def _quick_peers(images, scale):
     for setting, function in {"map_fn": _mapped, "unrolled": _unrolled}.items():
         graph = tf.function(function, autograph=False)
         name = "tf.image.adjust_jpeg_quality"
-        yield c.Contender(name, setting, lambda graph=graph: graph(pixels), images.shape)
+        yield c.Case(name, setting, lambda graph=graph: graph(pixels), images.shape)
 
 
 def _recompressed(image):
@@ -69,11 +69,11 @@ def _unrolled(images):
     return tf.stack([_recompressed(image) for image in tf.unstack(images)])
 
 
-def _slow_peers(images):
-    """Those that take long for one image, and why some are missing."""
+def _slow_baselines(images):
+    """Baselines that take long for one image, and why some are missing."""
     floats, shape = np.float32(images), images.shape
     quilting = image_quilting(c.random_images(4, images.shape[1]), patches=10_000)
-    found = [c.Contender("image quilting", "fd_keras' own", lambda: quilting(floats), shape)]
+    found = [c.Case("image quilting", "fd_keras' own", lambda: quilting(floats), shape)]
     try:
         art = import_extra("art.defences.preprocessor", "evaluate")
     except ImportError as error:
@@ -81,9 +81,7 @@ def _slow_peers(images):
     jpeg = art.JpegCompression((0, 255), quality=c.JPEG_QUALITY)
     denoise = art.TotalVarMin(clip_values=(0, 1))
     found += [
-        c.Contender("ART JpegCompression", "default", lambda: jpeg(floats), shape),
-        c.Contender(
-            c.TOTAL_VARIATION, "default", lambda: denoise(floats[:1] / 255), (1, *shape[1:])
-        ),
+        c.Case("ART JpegCompression", "default", lambda: jpeg(floats), shape),
+        c.Case(c.TOTAL_VARIATION, "default", lambda: denoise(floats[:1] / 255), (1, *shape[1:])),
     ]
     return found, []

@@ -1,0 +1,46 @@
+"""The two classifiers that experiments attack, with their images, protocols and limits."""
+
+import numpy as np
+
+from experiments import cifar10, imagenet
+from fd_keras.classifier import Classifier
+
+# Limits keep slow attacks and defences to few images; each accuracy is printed with its count.
+# Epsilon, in grey levels of 255, is what tables are designed for.
+RUNS = {
+    "imagenet": {
+        "title": "MobileNetV2 1.0/224 on ImageNet images",
+        "data": "500 ImageNet images, one for every second class",
+        "protocol": "evademl-imagenet",
+        "epsilon": 2.0,
+        "max_images": 1000,
+        "limits": {
+            "DeepFool": 48,
+            "CW-L2": 16,
+            "adaptive": 32,
+            "Square": 8,
+            "TVM": 48,
+            "quilting": 32,
+        },
+    },
+    "cifar10": {
+        "title": "ResNet-14 on lossless CIFAR-10 images",
+        "data": "2000 lossless CIFAR-10 images",
+        "protocol": "evademl-cifar10",
+        "epsilon": 2.0,
+        "max_images": 600,
+        "limits": {"DeepFool": 96, "CW-L2": 48, "adaptive": 64, "Square": 32, "quilting": 150},
+    },
+}
+
+_LOADERS = {
+    "imagenet": (imagenet.mobilenet, imagenet.images_and_labels),
+    "cifar10": (cifar10.resnet14, cifar10.images_and_labels),
+}
+
+
+def classifier_and_data(name):
+    """The classifier of a run, and its images in [0, 1] with their classes."""
+    load_model, load_images = _LOADERS[name]
+    images, labels = load_images()
+    return Classifier(load_model(), value_range=(0, 1)), (np.float32(images / 255), labels)

@@ -1,0 +1,66 @@
+"""``fd-keras refine``, and its old name."""
+
+import numpy as np
+import pytest
+import searches
+
+import fd_keras
+from fd_keras import FeatureDistillation, QuantizationTable
+from fd_keras.refinement import RefineResult
+
+# Importing ART resets logging, which closes the stderr of the test that happens to do it.
+pytest.importorskip("art.attacks.evasion")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return searches.digits_and_classifier()
+
+
+@pytest.fixture
+def files(digits, monkeypatch, tmp_path):
+    """Arguments of the command: a model, data for it and a directory."""
+    model, test = digits
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "data.npz", x=test.images[:24].astype(np.uint8), y=test.labels[:24])
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    return [tmp_path / "model.keras", tmp_path / "data.npz", "--out", tmp_path / "out"]
+
+
+def test_a_table_that_everything_else_takes_is_written(digits, files, run, tmp_path):
+    model, test = digits
+    out = tmp_path / "out"
+    arguments = [*files, "--max-trials", "2", "--oracle", "random", "--limit", "PGD=4"]
+
+    code, printed, errors = run("refine", *arguments)
+    assert code == 0, errors
+    assert "gray-box" in printed
+    table = QuantizationTable.load(out / "table.json")
+    result = RefineResult.load(out / "result.json")
+    assert result.table == table
+    assert {result.best.test.counts[name][1] for name in result.best.test.attacks} == {4}
+    protected = fd_keras.protect(model, FeatureDistillation(table))
+    fd_keras.export_tflite(protected, tmp_path / "model.tflite")
+    fd_keras.jpeg.write_jpeg(tmp_path / "digit.jpg", np.uint8(test.images[0]), table)
+    for name in ("report.md", "front.png", "importance.png", "trials.png", "table.png"):
+        assert (out / name).stat().st_size > 0
+
+    # The old name of the command finds this search, and refuses to mix it with another.
+    code, _, errors = run("tune", *arguments, "--max-benign-loss", "0.5")
+    assert code == 1
+    assert "overwrite" in errors
+
+
+def test_tune_is_a_hidden_old_name(monkeypatch, run):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "tune" not in run("--help")[1]
+    texts = [run(name, "--help")[1] for name in ("refine", "tune")]
+    assert "Old name of fd-keras refine" in texts[1]
+    new, old = (text[text.index("Arguments") :] for text in texts)
+    assert old == new
+
+
+def test_limits_are_for_gray_box_attacks(files, run):
+    code, _, errors = run("refine", *files, "--limit", "adaptive=4")
+    assert code == 1
+    assert "`limits` of the protocol must map families" in errors

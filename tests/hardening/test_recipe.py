@@ -1,0 +1,41 @@
+"""What recipes and training settings refuse when they are made."""
+
+import math
+
+import pytest
+
+from fd_keras.hardening import Recipe, Training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epsilon": 4 / 255}, "grey levels from 0.1"),
+        ({"epsilon": math.nan}, "`epsilon` must be 0"),
+        ({"attack_steps": 0}, "`attack_steps` must be a whole number"),
+        ({"attack_gradient": "none"}, "`attack_gradient` must be one of"),
+        ({"attacked_share": 1.5}, "`attacked_share` must lie between 0 and 1"),
+        ({"soft_labels": -1}, "`soft_labels` must lie between 0 and 1"),
+        ({"table_rate": -1}, "`table_rate` must"),
+        ({"averaging": 1}, "`averaging` must be below 1"),
+    ],
+)
+def test_bad_recipes(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"epochs": 0}, ValueError, "`epochs` must be a whole number"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be a whole number"),
+        ({"optimizer": "sdg"}, ValueError, "`optimizer` must be one that Keras knows"),
+        ({"dtype_policy": "bfloat15"}, ValueError, "`dtype_policy` must be one that Keras knows"),
+        ({"augment": "flip"}, TypeError, "`augment` must be a function"),
+        ({"callbacks": [print]}, TypeError, "`callbacks` must be Keras callbacks"),
+    ],
+)
+def test_bad_trainings(arguments, error, message):
+    with pytest.raises(error, match=message):
+        Training(**arguments)

@@ -1,0 +1,61 @@
+"""The space that is searched, and where a search of it starts."""
+
+import keras_tuner
+import pytest
+
+from fd_keras import CoefficientStatistics, FeatureDistillation
+from fd_keras.refinement import band_space
+from fd_keras.refinement.space import band_values, starting_points
+
+
+@pytest.fixture
+def statistics(photos):
+    return {
+        name: CoefficientStatistics.from_data(photos, color_space=name) for name in ("ycbcr", "rgb")
+    }
+
+
+def test_every_point_of_the_space_is_a_table_for_the_layer(statistics, rng):
+    space = band_space(statistics)
+    space(hp := keras_tuner.HyperParameters())
+    seen = set()
+    for seed in range(30):
+        hp.values = {p.name: p.random_sample(97 * seed + i) for i, p in enumerate(hp.space)}
+        table = space(hp)
+        seen.add((table.color_space, table.cycle_spins))
+        assert FeatureDistillation(table)(rng.random((1, 8, 8, 3))).shape == (1, 8, 8, 3)
+    assert len(seen) == 6
+
+
+def test_as_bands_are_those_of_the_largest_deviation(statistics):
+    space = band_space(statistics["rgb"])
+    space(hp := keras_tuner.HyperParameters())
+    hp.values = {"as_bands": 9, "as_step": 5.0, "delta": 30.0, "dc_step": 5.0, "cycle_spins": 1}
+    steps = space(hp).steps
+    for std, channel in zip(statistics["rgb"].std, steps):
+        assert (channel == 5).sum() == 9
+        assert std[channel == 5].min() >= std[channel == 35].max()
+
+
+def test_a_point_of_the_space_is_found_again_from_its_table(statistics):
+    space = band_space(statistics)
+    space(hp := keras_tuner.HyperParameters())
+    hp.values = {
+        **{"as_bands": 20, "as_step": 12.0, "delta": 31.0, "dc_step": 4.0, "chroma": 3.0},
+        **{"color_space": "ycbcr", "cycle_spins": 2},
+    }
+    found = band_values(space(hp), statistics)
+    numbers = [name for name in found if name != "color_space"]
+    assert [found[n] for n in numbers] == pytest.approx([hp.values[n] for n in numbers], rel=0.05)
+    assert found["color_space"] == "ycbcr"
+
+
+def test_starting_points_are_inside_the_space(statistics):
+    space = band_space(statistics)
+    space(hp := keras_tuner.HyperParameters())
+    for values in starting_points(statistics):
+        assert set(values) == {p.name for p in hp.space}
+        for p in hp.space:
+            assert 0 <= p.value_to_prob(values[p.name]) <= 1
+        hp.values = values
+        space(hp)
