@@ -1,15 +1,18 @@
-"""``fd-keras export``: a protected model for TF Serving and LiteRT, proven."""
+"""``fd-keras export``: write a model for TF Serving and LiteRT, and prove the files."""
 
 from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fd_keras_cli.console import quiet_libraries
-from fd_keras_cli.options import Modules, ValueRange
+from fd_keras_cli.options import Modules, OutDirectory, ValueRange, model_argument
+
+if TYPE_CHECKING:
+    from fd_keras import ExportCheck
 
 
 class FormatName(str, Enum):
@@ -37,12 +40,9 @@ class ResizeName(str, Enum):
 
 def export(
     model: Annotated[
-        Path,
-        typer.Argument(
-            metavar="MODEL", help="A .keras or .h5 file, or a version of a SavedModel: a directory."
-        ),
+        Path, model_argument("A .keras or .h5 file, or the directory of a SavedModel's version.")
     ],
-    out: Annotated[Path, typer.Option(help="Directory to write to; made if missing.")],
+    out: OutDirectory,
     table: Annotated[
         str | None,
         typer.Option(
@@ -55,13 +55,14 @@ def export(
         list[FormatName] | None, typer.Option("--format", help="Can be given twice. Default: both.")
     ] = None,
     quantize: Annotated[
-        QuantizeName, typer.Option(help="Of the TFLite file's body; the layer stays float32.")
+        QuantizeName,
+        typer.Option(help="How the TFLite file's body is quantised; the layer stays float32."),
     ] = QuantizeName.NONE,
     representative: Annotated[
         str | None,
         typer.Option(
-            help="Images like those the model will see; int8 needs them. As DATA of "
-            "`calibrate`; the first 100, resized and cropped."
+            help="Images like those the model will see, as DATA of `calibrate`; int8 needs them. "
+            "The first 100 are used, resized and cropped; the files are proven on them, too."
         ),
     ] = None,
     int8_error: Annotated[
@@ -69,7 +70,7 @@ def export(
         typer.Option(
             min=0,
             max=1,
-            help="Share of the error of int8 that may stay: operations that cause the rest are "
+            help="Share of int8's error that may stay; the operations that cause the rest are "
             "computed in float32. 1: none is.",
         ),
     ] = 0.3,
@@ -81,11 +82,11 @@ def export(
         Path | None, typer.Option(help="Text file with the name of a class on each line.")
     ] = None,
     resize: Annotated[
-        ResizeName, typer.Option(help="What `serving_bytes` does to images of other sizes.")
+        ResizeName, typer.Option(help="How `serving_bytes` fits images of other sizes.")
     ] = ResizeName.CROP,
     warmup: Annotated[bool, typer.Option(help="Write warm-up requests for TF Serving.")] = False,
     modules: Modules = None,
-    verify: Annotated[bool, typer.Option(help="Prove what was written before keeping it.")] = True,
+    verify: Annotated[bool, typer.Option(help="Prove each file before keeping it.")] = True,
 ) -> None:
     """Export a model, behind a layer or as it is, and prove that it computes the same.
 
@@ -94,7 +95,7 @@ def export(
     """  # fmt: skip
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
-            from fd_keras import ExportCheck, export_saved_model, export_tflite
+            from fd_keras import export_saved_model, export_tflite
             from fd_keras_cli.models import load_model, model_images, protected
 
         checks: list[ExportCheck] = []
@@ -106,29 +107,29 @@ def export(
             common["on_check"] = checks.append
             for name in formats or list(FormatName):
                 if name is FormatName.SAVED_MODEL:
-                    written.append(
-                        export_saved_model(
-                            whole,
-                            out / "saved_model",
-                            resize=resize.value,
-                            warmup=warmup,
-                            **common,
-                        )
+                    path = export_saved_model(
+                        whole,
+                        out / "saved_model",
+                        resize=resize.value,
+                        warmup=warmup,
+                        **common,
                     )
                 else:
-                    suffix = "" if quantize is QuantizeName.NONE else f"_{quantize.value}"
-                    written.append(
-                        export_tflite(
-                            whole,
-                            out / f"model{suffix}.tflite",
-                            quantize=quantize.value,
-                            representative_data=images,
-                            int8_error=int8_error,
-                            single_image=single_image,
-                            **common,
-                        )
+                    path = export_tflite(
+                        whole,
+                        out / _tflite_name(quantize),
+                        quantize=quantize.value,
+                        representative_data=images,
+                        int8_error=int8_error,
+                        single_image=single_image,
+                        **common,
                     )
+                written.append(path)
     for check in checks:
         typer.echo(str(check))
     for path in written:
         typer.echo(f"Wrote {path}")
+
+
+def _tflite_name(quantize: QuantizeName) -> str:
+    return "model.tflite" if quantize is QuantizeName.NONE else f"model_{quantize.value}.tflite"

@@ -1,4 +1,4 @@
-"""Models and images that ``fd-keras export`` and ``fd-keras verify`` are given."""
+"""Read the models and images that commands are given."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-# Images that are read to measure ranges and to prove an export.
-IMAGE_LIMIT = 100
+# Most images that are read to measure ranges and to prove an export.
+_IMAGE_LIMIT = 100
 
-# What Keras 3 and 2 say about classes they do not know, in functional and sequential models.
+# Parts of Keras 3's and 2's messages about unknown classes, in functional and sequential models.
 _UNKNOWN_CLASS_CLUES = (
     "register_keras_serializable",
     "Unknown layer",
@@ -19,14 +19,14 @@ _UNKNOWN_CLASS_CLUES = (
 
 
 def load_model(path: Path, modules: list[str]) -> Any:
-    """A Keras model from a ``.keras`` or ``.h5`` file, or around a SavedModel directory.
+    """Load a ``.keras`` or ``.h5`` file, or wrap a SavedModel directory.
 
     Args:
         path: The file or directory.
         modules: Python modules to import first; they register the model's own classes.
 
     Raises:
-        ValueError: There is no such model, or it needs classes that nobody registered.
+        ValueError: There is no such model, or it needs classes that no module registered.
 
     Example:
         >>> load_model(Path("model.keras"), [])  # doctest: +SKIP
@@ -58,13 +58,13 @@ def load_model(path: Path, modules: list[str]) -> Any:
 
 
 def image_shape(classifier: Any) -> tuple[int, int, int]:
-    """``(height, width, channels)`` of the images a model takes.
+    """The shape ``(height, width, channels)`` of the images that a model takes.
 
     Args:
         classifier: A Keras model.
 
     Raises:
-        ValueError: It takes images of any size, or no images.
+        ValueError: It takes images of several sizes, or something else than images.
 
     Example:
         >>> import keras
@@ -81,12 +81,12 @@ def image_shape(classifier: Any) -> tuple[int, int, int]:
 
 
 def protected(model: Any, table: str | None, value_range: tuple[float, float]) -> Any:
-    """The model behind a layer with the given table; as it is without one.
+    """Put a layer with the given table in front of a model.
 
     Args:
         model: A Keras model.
-        table: Preset name or JSON file, or ``None``.
-        value_range: What black and white are for the model.
+        table: Preset name or JSON file; ``None`` leaves the model as it is.
+        value_range: The model's pixel values of black and white.
 
     Example:
         >>> protected("model", None, (0, 255))
@@ -102,7 +102,7 @@ def protected(model: Any, table: str | None, value_range: tuple[float, float]) -
 
 
 def model_images(location: str, model: Any) -> Any:
-    """Up to a hundred images, decoded and resized as ``serving_bytes`` does it ("crop").
+    """Read up to a hundred images, resized as ``serving_bytes`` does with ``"crop"``.
 
     Args:
         location: What ``fd_keras.data.sources.open_images`` takes.
@@ -120,6 +120,6 @@ def model_images(location: str, model: Any) -> Any:
     spec = image_signature(model)
     source = open_images(location, channels=spec.shape[-1])
     decode = image_decoder(spec, value_range_of(model), "crop")
-    images = itertools.islice(source, IMAGE_LIMIT)
+    images = itertools.islice(source, _IMAGE_LIMIT)
     batches = [decode(tf.io.encode_png(image)[tf.newaxis]) for image in images]
     return np.concatenate(batches)

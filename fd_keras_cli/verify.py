@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fd_keras_cli.console import quiet_libraries
-from fd_keras_cli.options import Modules, ValueRange
+from fd_keras_cli.options import Modules, ValueRange, model_argument, path_option
 
 
 def verify(
@@ -17,7 +17,7 @@ def verify(
         Path, typer.Argument(metavar="EXPORT", help="A .tflite file, or a SavedModel directory.")
     ],
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The .keras or .h5 file it was made from.")
+        Path, model_argument("The .keras or .h5 file, or SavedModel, that it was made from.")
     ],
     table: Annotated[
         str | None, typer.Option(help="The table it was exported with, as for `export`.")
@@ -26,15 +26,16 @@ def verify(
     images: Annotated[
         str | None,
         typer.Option(
-            help="Images to compare on, as DATA of `calibrate`. Default: packaged photographs."
+            help="Images to compare on, as DATA of `calibrate`; the first 100 are used. Default: "
+            "packaged photographs."
         ),
     ] = None,
     modules: Modules = None,
-    out: Annotated[Path | None, typer.Option(help="Also write what was found as JSON.")] = None,
+    out: Annotated[Path | None, path_option("JSON file to write the result to, too.")] = None,
 ) -> None:
     """Run an exported file in its real runtimes and compare it with Keras.
 
-    Compares the distilled image first, then the predictions. Ends with exit code 1 unless the file
+    It compares the distilled images and the predictions, and ends with exit code 1 unless the file
     is proven.
     """
     with quiet_libraries() as console:
