@@ -170,10 +170,12 @@ class DocumentFormat:
             raise ValueError("the top level is not an object")
         if data.get("format") != self.name:
             raise ValueError(f"its format is {data.get('format')!r}, not {self.name!r}")
-        if data.get("version") != self.version:
+        version = data.get("version")
+        if version != self.version:
+            newer = isinstance(version, int) and version > self.version
             raise ValueError(
-                f"its version is {data.get('version')!r}, not {self.version}; another version of "
-                "fd_keras may read it"
+                f"its version is {version!r}, not {self.version}; "
+                f"{'a newer' if newer else 'another'} fd_keras may read it"
             )
         return {key: value for key, value in data.items() if key not in ("format", "version")}
 

@@ -1,4 +1,4 @@
-"""The layer's adapt(): Keras' way to step 1."""
+"""`FeatureDistillation.adapt`: measuring benign images and designing the layer's table."""
 
 import keras
 import numpy as np

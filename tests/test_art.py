@@ -1,4 +1,4 @@
-"""The ART preprocessor: the layer, in every estimator and under every attack."""
+"""The ART preprocessor compared with the layer, in estimators and under attacks."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The detector: its score and threshold by hand, and the same model after saving and export."""
+"""The detector: scores, thresholds, and the same outputs after saving and export."""
 
 import keras
 import numpy as np

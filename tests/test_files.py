@@ -78,8 +78,8 @@ def test_round_trip(tmp_path, rows):
     [
         ('{"format": "other.thing", "version": 2}', "its format is 'other.thing', not 'example"),
         ('{"version": 2}', "its format is None"),
-        ('{"format": "example.point", "version": 1}', "its version is 1, not 2"),
-        ('{"format": "example.point", "version": 3}', "its version is 3, not 2"),
+        ('{"format": "example.point", "version": 1}', "its version is 1, not 2; another fd_keras"),
+        ('{"format": "example.point", "version": 3}', "its version is 3, not 2; a newer fd_keras"),
         ('{"format": "example.point", "version": "2"}', "its version is '2', not 2"),
         ("[1, 2]", "the top level is not an object"),
         ("{", "Expecting property name"),

@@ -1,4 +1,4 @@
-"""What ``import fd_keras`` brings, and what it costs beyond ``import keras``."""
+"""Public names, and the modules that ``import fd_keras`` loads."""
 
 import subprocess
 import sys

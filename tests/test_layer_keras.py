@@ -1,4 +1,4 @@
-"""The layer as a citizen of Keras: shapes, dtypes, serialisation, tables, errors."""
+"""The layer in Keras: shapes, dtypes, serialisation, tables, errors."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""One-pass and two-pass, on the encoder's and the decoder's side."""
+"""One-pass and two-pass pipelines, at the encoder and at the decoder."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Step 1 on the development data beside a checkout, where it is."""
+"""Statistics and calibration on the development data in ``../shared``, if it is there."""
 
 import itertools
 

@@ -71,7 +71,7 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     [
         ("", "Expecting value"),
         ("[]", "not an object"),
-        ("{}", "not a quantisation table"),
+        ("{}", "holds no quantisation table .its format is None"),
         ('{"format": "fd_keras.quantization_table", "version": 2}', "newer fd_keras"),
         ('{"format": "fd_keras.quantization_table", "version": 1}', "lacks the entries"),
     ],

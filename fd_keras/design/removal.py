@@ -307,10 +307,8 @@ def _distortion(b: Array, shape: Array) -> Array:
 
 
 def _mean_over_gaussian(crossing: Callable[[Array], Array], s: Array) -> Array:
-    """Mean of ``crossing(|d|)`` for ``d ~ N(0, s**2)``, ``crossing`` being 1 beyond a step.
-
-    ``X`` has a kink at half a step, hence two panels; neither goes beyond 8 deviations.
-    """
+    """Mean of ``crossing(|d|)`` for ``d ~ N(0, s**2)``, ``crossing`` being 1 beyond a step."""
+    # Two panels, because X has a kink at half a step; none reaches beyond 8 deviations.
     total = 2 * special.ndtr(-1 / s)
     for low, high in ((0.0, 0.5), (0.5, 1.0)):
         width = np.maximum(np.minimum(high, 8 * s) - low, 0)

@@ -199,10 +199,8 @@ def design_table(
 def _first_step(
     holds: Callable[[Array], npt.NDArray[np.bool_]], shape: tuple[int, ...], low: int, high: int
 ) -> npt.NDArray[np.int64]:
-    """First whole number in ``[low, high]`` from which ``holds`` is true; ``high + 1`` if none.
-
-    Bisection in all bands at once: once true, ``holds`` stays true.
-    """
+    """First whole number in ``[low, high]`` from which ``holds`` is true; ``high + 1`` if none."""
+    # Bisection in all bands at once, because `holds` stays true for all larger steps.
     first, last = np.full(shape, low), np.full(shape, high + 1)
     while (first < last).any():
         middle = (first + last) // 2

@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it says, and how it ends."""
+"""apply, calibrate, compress and inspect: output files, messages and exit codes."""
 
 import gc
 import os

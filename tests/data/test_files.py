@@ -1,4 +1,4 @@
-"""Image files of every kind that people have, made with Pillow and compared with numpy."""
+"""Image files of all supported kinds, written by Pillow and compared with numpy."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The removal model against simulation: images, noise and rounding, no formula of its own."""
+"""The removal model compared with simulations of coefficients, noise and rounding."""
 
 from __future__ import annotations
 
