@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from fd_keras.plots import NamedPoint, empty_axes, place_names
+from fd_keras._pages import PAGE_INK
+from fd_keras.plots import PALE, NamedPoint, color_of, empty_axes, place_names
 from fd_keras.refinement.result import RefineResult, ScoredDefence, Trial
 from fd_keras.refinement.scoring import Accuracies
 
-_OURS = "#e0561b"
-_TRIALS = "#c9d3dc"
-_BASELINES = "#2f7fd1"
-_INK = "#1b2733"
+_OURS, _BASELINE = color_of("feature distillation"), color_of("JPEG")
 
 _TREES = 200
 _REPEATS = 20
@@ -42,7 +40,7 @@ def plot_front(result: RefineResult) -> Any:
     """
     figure, axis = empty_axes(6.4, 4.8)
     trials = [trial.validation for trial in result.trials if trial.complete]
-    _points(axis, trials, marker=".", linestyle="", color=_TRIALS, label="trials, validation split")
+    _points(axis, trials, marker=".", linestyle="", color=PALE, label="trials, validation split")
     front = [point.test for point in result.front]
     _points(axis, front, color=_OURS, marker="*", linestyle="-", label="front, test split")
     _points(axis, [result.best.test], color=_OURS, marker="*", linestyle="", markersize=15)
@@ -50,10 +48,10 @@ def plot_front(result: RefineResult) -> Any:
         members = [baseline.test for baseline in result.baselines if baseline.family == family]
         members.sort(key=lambda accuracies: accuracies.benign)
         line = "-" if family == "JPEG" else ""
-        color = _BASELINES if family == "JPEG" else _INK
+        color = _BASELINE if family == "JPEG" else PAGE_INK
         _points(axis, members, color=color, marker="o", markersize=4, linestyle=line, linewidth=1)
     allowed = 100 * (1 - result.settings["max_benign_loss"])
-    axis.axvline(allowed, color=_INK, linewidth=0.8, linestyle=":")
+    axis.axvline(allowed, color=PAGE_INK, linewidth=0.8, linestyle=":")
     axis.set(xlabel="benign accuracy, %", ylabel="gray-box accuracy, % (mean over attacks)")
     least = min(allowed, *axis.get_xlim())
     axis.set(xlim=(least - 1, 100 + 0.06 * (101 - least)), ylim=(-3, 103))
@@ -81,9 +79,9 @@ def plot_trials(result: RefineResult) -> Any:
     scored = [trial for trial in result.trials if "score" in trial.metrics]
     numbers, scores = [t.number for t in scored], [t.metrics["score"] for t in scored]
     best = [max(scores[: i + 1]) for i in range(len(scores))]
-    axis.plot(numbers, scores, ".", color=_BASELINES, label="trial")
+    axis.plot(numbers, scores, ".", color=_BASELINE, label="trial")
     axis.step(numbers, best, where="post", color=_OURS, label="best so far")
-    axis.axhline(0, color=_INK, linewidth=0.8, linestyle=":")
+    axis.axhline(0, color=PAGE_INK, linewidth=0.8, linestyle=":")
     axis.set(xlabel="trial", ylabel="objective (below 0: too lossy)")
     axis.legend(fontsize=8)
     return figure
