@@ -74,7 +74,8 @@ def evaluate(
     The evaluation checks its own attacker: signs that it was too weak are in ``report.checks``.
 
     Results are kept in ``cache_dir`` under a hash of all that they depend on. An interrupted
-    evaluation resumes, and another one computes only what is new.
+    evaluation resumes, and another one computes only what is new. A file there that was damaged is
+    named in a warning and computed again.
 
     Args:
         classifier: A ``Classifier``, or a Keras model that takes pixels from 0 to 255 and returns
