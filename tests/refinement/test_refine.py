@@ -165,7 +165,7 @@ def test_limits_of_the_protocol_are_images_of_each_split():
     parts = split(spot_classifier(), (images, np.arange(10)), limited, max_images=10)
     assert [[count for _, count in part.attacks] for part in parts] == [[5, 2], [5, 2]]
     assert [part.images.indices.tolist() for part in parts] == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
-    for limits in ({"Square": 2}, {"adaptive": 2}, {"BIM": 0}, {"BIM": 1.5}):
+    for limits in ({"Square": 2}, {"adaptive": 2}, {"BIM": 0}):
         unfit = Protocol("one", "", attacks, limits=limits)
         with pytest.raises(ValueError, match="`limits` of the protocol must map families"):
             split(spot_classifier(), (images, np.arange(10)), unfit, max_images=10)
