@@ -1,10 +1,9 @@
-"""Every export format of two classifiers behind several tables, on benign and attacked images.
+"""Prove every export format of two classifiers behind several tables.
 
-Designed and searched tables and the ranges of int8 bodies come from other images than the proofs.
-Run: ``python -m experiments.export_proof [--out experiments/results]``
+The proofs are on benign and on attacked images. Designed and searched tables and the ranges of int8
+bodies come from other images. Run: ``python -m experiments.export_proof [--out DIR]``
 """
 
-import json
 import platform
 import tempfile
 from pathlib import Path
@@ -13,7 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
-from rich.table import Table
 
 from experiments.export_subjects import (
     REPRESENTATIVE,
@@ -23,7 +21,7 @@ from experiments.export_subjects import (
     imagenet_subject,
     tables_of,
 )
-from experiments.harness import argument_parser, parsed
+from experiments.harness import argument_parser, parsed, write_json, write_text
 from fd_keras import (
     FeatureDistillation,
     export_saved_model,
@@ -32,6 +30,7 @@ from fd_keras import (
     protect,
     verify_export,
 )
+from fd_keras._console import text_table
 from fd_keras.evaluation.accuracies import wilson_interval
 from fd_keras.export.quantization import QUANTIZATIONS
 from fd_keras.export.runtimes import run_tflite
@@ -161,24 +160,26 @@ def cells(row):
 
 
 def pooled(rows):
-    """Lines on each model and TFLite format in LiteRT, all tables together."""
+    """A table of each model and TFLite format in LiteRT, over all quantisation tables."""
     wanted = [row for row in rows if row["runtime"] == "LiteRT"]
+    lines = []
     for key in dict.fromkeys((row["model"], row["format"]) for row in wanted):
         chosen = [row for row in wanted if (row["model"], row["format"]) == key]
-        parts = []
+        line = list(key)
         for kind in KINDS:
             count = sum(row["images"] for row in chosen)
             same = round(sum(row["same_class"][kind] * row["images"] for row in chosen))
             low, high = wilson_interval(same, count)
+            line.append(
+                f"{same} of {count}: {100 * same / count:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+            )
             changes = [
                 100 * (row["accuracy"][kind] - row["keras_accuracy"][kind]) for row in chosen
             ]
-            worst = max(changes, key=abs)
-            parts += [
-                f"{same} of {count}: {100 * same / count:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-            ]
-            parts += [f"{np.mean(changes):+.1f} ({worst:+.1f})"]
-        yield f"| {' | '.join([*key, *parts])} |"
+            line.append(f"{np.mean(changes):+.1f} ({max(changes, key=abs):+.1f})")
+        lines.append(line)
+    heads = ["benign, same class", "accuracy", "attacked, same class", "accuracy"]
+    return text_table(["model", "format", *heads], lines, markdown=True)
 
 
 def unproven(rows):
@@ -215,17 +216,13 @@ def markdown(result):
         "Same class: share of the benign / attacked images with Keras' class. Accuracies in %, in "
         "brackets the points they differ from Keras.",
         "",
-        f"| {' | '.join(HEADINGS)} |",
-        f"|{'---|' * len(HEADINGS)}",
-        *(f"| {' | '.join(cells(row))} |" for row in rows),
+        text_table(HEADINGS, [cells(row) for row in rows], markdown=True),
         "",
         "All tables together, in LiteRT: images with Keras' class (Wilson's 95 % interval; the "
         "same images behind each table), and points by which the accuracy differs from Keras, mean "
         "and worst table.",
         "",
-        "| model | format | benign, same class | accuracy | attacked, same class | accuracy |",
-        "|---|---|---|---|---|---|",
-        *pooled(rows),
+        pooled(rows),
         "",
         *unproven(rows),
         "",
@@ -233,11 +230,15 @@ def markdown(result):
         f"({result['latencies']['model']}, {result['latencies']['table']}), one thread, medians of "
         f"{LATENCY_ROUNDS} rounds, in turns:",
         "",
-        "| format | with, ms | without, ms |",
-        "|---|---|---|",
+        text_table(
+            ["format", "with, ms", "without, ms"],
+            [
+                [name, f"{found['with']:.2f}", f"{found['without']:.2f}"]
+                for name, found in result["latencies"]["milliseconds"].items()
+            ],
+            markdown=True,
+        ),
     ]
-    for name, found in result["latencies"]["milliseconds"].items():
-        lines.append(f"| {name} | {found['with']:.2f} | {found['without']:.2f} |")
     return "\n".join([*lines, ""])
 
 
@@ -261,13 +262,9 @@ def main():
         "rows": rows,
         "latencies": timed,
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "export_proof.json").write_text(json.dumps(result, indent=1) + "\n")
-    (arguments.out / "export_proof.md").write_text(markdown(result))
-    shown = Table(*HEADINGS)
-    for row in rows:
-        shown.add_row(*cells(row))
-    console.print(shown)
+    write_json(arguments.out / "export_proof.json", result)
+    write_text(arguments.out / "export_proof.md", markdown(result))
+    print(text_table(HEADINGS, [cells(row) for row in rows]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What ``experiments.export_proof`` exports: classifiers, tables, and images to prove them on."""
+"""The classifiers, tables and images of ``experiments.export_proof``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,10 @@ from fd_keras import (
 )
 from fd_keras.classifier import Classifier
 from fd_keras.demo import load_digits, train_classifier
-from fd_keras.evaluation import art_classifier, fgsm, predicted_classes
+from fd_keras.evaluation import Attack, art_classifier, fgsm, predicted_classes
 from fd_keras.refinement import Search
 
-# Of the first half of the images: for the ranges of int8 bodies, and for the search.
+# Numbers of known images for the ranges of int8 bodies, and for the search.
 REPRESENTATIVE = 100
 SEARCHED_IMAGES = 64
 TRIALS = 12
@@ -28,16 +28,13 @@ _PART = 50
 
 @dataclass
 class Subject:
-    """A classifier and images that it gets right without the layer, in its value range.
-
-    ``epsilon`` is FGSM's, for pixels from 0 to 1.
-    """
+    """A classifier and images that it gets right without the layer, in its value range."""
 
     name: str
     title: str
     model: keras.Model
     value_range: tuple
-    epsilon: float
+    attack: Attack
     known: np.ndarray
     known_labels: np.ndarray
     images: np.ndarray
@@ -45,19 +42,18 @@ class Subject:
 
     @property
     def threat_models(self):
-        """What was done to the images, by kind."""
-        return {"benign": "benign", "attacked": f"gray-box FGSM eps {self.epsilon:.4g}"}
+        """The threat model of the images, by kind."""
+        attacked = f"gray-box {self.attack.family} eps {self.attack.unit_epsilon:.4g}"
+        return {"benign": "benign", "attacked": attacked}
 
     def attacked(self, images, labels):
-        """The images after FGSM on the classifier without the layer."""
+        """The images after the attack on the classifier without the layer."""
         classifier = art_classifier(
             self.model, value_range=self.value_range, input_shape=self.images.shape[1:]
         )
         starts = range(0, len(images), _PART)
         parts = [(images[i : i + _PART], labels[i : i + _PART]) for i in starts]
-        return np.concatenate(
-            [fgsm(255 * self.epsilon).generate(classifier, *part) for part in parts]
-        )
+        return np.concatenate([self.attack.generate(classifier, *part) for part in parts])
 
     def searched_table(self, folder):
         """The table of a small search, by way of its JSON file, as from ``fd-keras refine``."""
@@ -76,7 +72,7 @@ class Subject:
 
 
 def imagenet_subject():
-    """MobileNetV2: every second image is known, the others prove."""
+    """MobileNetV2; every second image is for searching and int8 ranges, the others for proofs."""
     model = mobilenet()
     images, labels = images_and_labels()
     scaled = (images / 255).astype(np.float32)
@@ -88,7 +84,7 @@ def imagenet_subject():
         "MobileNetV2 1.0/224 on ImageNet images",
         model,
         (0, 1),
-        0.0078,
+        fgsm(1.989),
         scaled[known],
         labels[known],
         scaled[proving],
@@ -98,7 +94,7 @@ def imagenet_subject():
 
 @keras.saving.register_keras_serializable("benchmarks")
 class DigitsNetwork(keras.Model):
-    """A classifier as users write them: a class with ``call``."""
+    """A classifier as a subclass of ``keras.Model``."""
 
     def __init__(self, width=16, **kwargs):
         super().__init__(**kwargs)
@@ -121,7 +117,7 @@ class DigitsNetwork(keras.Model):
 
 
 def digits_subject(folder):
-    """A subclassed model, saved and loaded: training images are known, test images prove."""
+    """A subclassed model, saved and loaded; the proofs are on test images."""
     keras.utils.set_random_seed(1)
     digits, path = load_digits(seed=1), folder / "digits.keras"
     trained = DigitsNetwork()
@@ -129,7 +125,7 @@ def digits_subject(folder):
     trained.save(path)
     model = keras.models.load_model(path)
     right = [
-        part[predicted_classes(model, part.images) == part.labels]
+        part[np.flatnonzero(predicted_classes(model, part.images) == part.labels)]
         for part in (digits.train, digits.test)
     ]
     return Subject(
@@ -137,7 +133,7 @@ def digits_subject(folder):
         "a subclassed Keras model on handwritten digits",
         model,
         (0, 255),
-        8 / 255,
+        fgsm(8),
         right[0].images,
         right[0].labels,
         right[1].images,

@@ -24,7 +24,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from experiments import cifar10
-from experiments.harness import argument_parser, parsed
+from experiments.harness import argument_parser, parsed, write_json, write_text
 from experiments.shared_models import SHARED
 from fd_keras import FeatureDistillation, QuantizationTable, harden, preset_table
 from fd_keras._console import progress_bars, text_table
@@ -355,10 +355,8 @@ def main():
 
     def keep(name, entry):
         results["recipes"][name] = entry
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(results, indent=1) + "\n")
-        with atomic_path(path.with_suffix(".md")) as temporary:
-            temporary.write_text(page(results), encoding="utf-8")
+        write_json(path, results)
+        write_text(path.with_suffix(".md"), page(results))
         with atomic_path(path.with_suffix(".png")) as temporary:
             trade_off(results).savefig(temporary, dpi=110)
 

@@ -29,10 +29,9 @@ from scipy import stats
 
 from experiments import cifar10
 from experiments.harden_cifar10 import NO_TABLE
-from experiments.harness import argument_parser, parsed
+from experiments.harness import argument_parser, parsed, write_text
 from fd_keras import CoefficientStatistics, design_table, preset_table
 from fd_keras._console import text_table
-from fd_keras._files import atomic_path
 from fd_keras.data.labelled import array_hash
 from fd_keras.dct import BLOCK_SIZE
 from fd_keras.evaluation import PROTOCOLS, art_classifier, predicted_classes
@@ -390,10 +389,8 @@ def main():
         kept = [figure for figure in kept if figure["table"] != name] + fresh
         kept.sort(key=lambda figure: TABLES.index(figure["table"]))
         results = {"about": about(arguments, len(labels)), "rows": kept}
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(results) + "\n")
-        with atomic_path(path.with_suffix(".md")) as temporary:
-            temporary.write_text(page(results), encoding="utf-8")
+        write_text(path, json.dumps(results) + "\n")  # one line: lists of shares are long
+        write_text(path.with_suffix(".md"), page(results))
         Console().print(f"{name}: {time.monotonic() - started:.0f} s", highlight=False)
 
 

@@ -73,11 +73,16 @@ def harden(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over TRAIN_DATA.")] = 5,
     attack_steps: Annotated[
         int,
-        typer.Option(min=1, help="Steps of that attack. 1: FGSM from a random start. More: PGD."),
+        typer.Option(
+            min=1,
+            help="Steps of the attack on training images. 1: FGSM from a random start. More: PGD.",
+        ),
     ] = 1,
     attack_gradient: Annotated[
         AttackGradientName,
-        typer.Option(help="Its surrogate gradient of rounding (BPDA); smooth is the stronger one."),
+        typer.Option(
+            help="Surrogate gradient of rounding in that attack (BPDA); smooth is the stronger one."
+        ),
     ] = _SMOOTH,
     attacked_share: Annotated[
         float, typer.Option(min=0, max=1, help="Part of every batch that is attacked.")
@@ -186,7 +191,9 @@ class _Reader:
 
         from fd_keras.data.labelled_sources import open_labelled_images
 
-        source = open_labelled_images(location, shape, strict=self._strict)
+        # Bytes take a quarter of the memory, and most models of 0 to 255 scale them themselves.
+        scaled = None if self.value_range == (0, 255) else self.value_range
+        source = open_labelled_images(location, shape, value_range=scaled, strict=self._strict)
         try:
             pairs = list(itertools.islice(source, self._max_images))
         finally:
@@ -194,12 +201,7 @@ class _Reader:
         if not pairs:
             raise ValueError(f"`{name}` holds no image. Received: {location}")
         images, labels = zip(*pairs)
-        low, high = self.value_range
-        stacked = np.stack(images)
-        # Bytes take a quarter of the memory, and most models of 0 to 255 scale them themselves.
-        if (low, high) != (0, 255):
-            stacked = low + np.float32((high - low) / 255) * stacked.astype(np.float32)
-        return stacked, np.array(labels, np.int64)
+        return np.stack(images), np.array(labels, np.int64)
 
 
 def _result(

@@ -144,12 +144,15 @@ def evaluate(
         check_gradient(classifier, selected)
     validation, test = split(selected) if chooses else (selected[:0], selected)
     patches = _patches(background, validation, classifier)
-    settings = [[defence(s, background=patches, seed=seed) for s in family] for family in families]
+    candidates = [
+        [defence(setting, background=patches, seed=seed) for setting in family]
+        for family in families
+    ]
     with progress_bars(console, unit="images") as progress:
         store = ArrayStore(cache_dir or default_cache_dir())
         bench = Workbench(classifier, store, seed=seed, eot_draws=eot_draws, progress=progress)
         evaluation = _Evaluation(protocol, validation, test, bench)
-        chosen = evaluation.choose(settings)
+        chosen = evaluation.choose(candidates)
         results = [evaluation.result(*entry) for entry in chosen.values()]
         defended = [result.defence for result in results]
         detection = detection_entries(

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from fd_keras._checks import SMALLEST_EPSILON, checked, checked_whole
+from fd_keras._checks import checked, checked_whole, validate_epsilon
 from fd_keras.kernels import GRADIENTS, Gradient
 
 # Typing alias: a batch of images and a seed of two integers, to other images.
@@ -72,14 +72,8 @@ class Recipe:
             checked(name, getattr(self, name), 0, 1)
         checked("table_rate", self.table_rate)
         checked_whole("attack_steps", self.attack_steps, 1)
-        epsilon = self.epsilon
-        if not isinstance(epsilon, (int, float)) or not (
-            epsilon == 0 or SMALLEST_EPSILON <= epsilon <= 255
-        ):
-            raise ValueError(
-                f"`epsilon` must be 0, or grey levels from {SMALLEST_EPSILON} to 255: for 0.0078 "
-                f"of pixels from 0 to 1, write 2. Received: epsilon={epsilon!r}"
-            )
+        if self.epsilon != 0:  # 0: no attack
+            object.__setattr__(self, "epsilon", validate_epsilon(self.epsilon))
         if self.attack_gradient not in GRADIENTS:
             raise ValueError(
                 f"`attack_gradient` must be one of {GRADIENTS}. "

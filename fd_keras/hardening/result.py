@@ -13,7 +13,7 @@ import keras
 from fd_keras._checks import validate_value_range
 from fd_keras._console import text_table
 from fd_keras._files import DocumentFormat, atomic_path
-from fd_keras.evaluation.accuracies import accuracy_row, check_rows
+from fd_keras.evaluation.accuracies import VALIDATION, accuracy_row, check_rows
 from fd_keras.hardening.model import CHECK_STEPS
 from fd_keras.hardening.recipe import Recipe
 from fd_keras.hardening.record import ADAPTIVE, BENIGN, Record
@@ -56,7 +56,8 @@ class HardenResult:
         >>> right = {"undefended": 98, "hardened": 97}
         >>> rows = [
         ...     accuracy_row(
-        ...         defence=name, family="harden", threat_model="benign", correct=n, count=100
+        ...         defence=name, family="harden", threat_model="benign", correct=n, count=100,
+        ...         split="validation",
         ...     )
         ...     for name, n in right.items()
         ... ]
@@ -182,7 +183,7 @@ class HardenResult:
 
 def _checked_content(content: Mapping[str, Any]) -> tuple[tuple[float, float], dict[str, Any]]:
     """The value range, and what else ``result.json`` holds."""
-    check_rows(content["rows"])
+    check_rows(content["rows"], splits=(VALIDATION,))
     fields = {name: content[name] for name in _FIELDS}
     return validate_value_range(content["value_range"]), fields
 
@@ -247,4 +248,11 @@ def _row(
             "norm": "inf",
             "epsilon": epsilon / 255,
         }
-    return accuracy_row(defence=subject, family=family, correct=correct, count=count, **figure)
+    return accuracy_row(
+        defence=subject,
+        family=family,
+        correct=correct,
+        count=count,
+        split=VALIDATION,
+        **figure,
+    )

@@ -26,8 +26,7 @@ from fd_keras.evaluation.defences import Defence, distillation
 from fd_keras.evaluation.protocols import Protocol, protocol_named
 from fd_keras.evaluation.selection import select
 from fd_keras.evaluation.store import ArrayStore
-from fd_keras.evaluation.workbench import AttackedImages as ImageSet
-from fd_keras.evaluation.workbench import Workbench, correct
+from fd_keras.evaluation.workbench import AttackedImages, Workbench, correct
 from fd_keras.refinement.chief import role
 from fd_keras.refinement.result import ScoredDefence
 from fd_keras.refinement.scoring import (
@@ -59,10 +58,10 @@ class Split:
     attacks: Sequence[tuple[Attack, int]]
     given: Mapping[str, FloatArray]
 
-    def image_sets(self) -> dict[str, ImageSet]:
+    def image_sets(self) -> dict[str, AttackedImages]:
         """The images to attack, by the name of the attack."""
         return {
-            attack.name: ImageSet(self.images, attack).first(count)
+            attack.name: AttackedImages(self.images, attack).first(count)
             for attack, count in self.attacks
         }
 
@@ -166,18 +165,17 @@ class Experiment:
         through = distillation(table)
         found = {}
         for attack in self.adaptive:
-            images = ImageSet(part.images, attack, through).first(self.adaptive_images)
+            images = AttackedImages(part.images, attack, through).first(self.adaptive_images)
             self._bench.generate(images)
-            logits = self._bench.logits(images, through)
-            found[adaptive_name(attack.name)] = correct(logits, images.images.labels)
+            found[adaptive_name(attack.name)] = self._bench.correct(images, through)
         return found
 
     def baseline(self, defence: Defence) -> ScoredDefence:
         """Score a defence on the test split."""
         benign, given = self.test.images, self.test.given
         found = {
-            name: correct(self._bench.logits(images, defence), images.images.labels)
-            for name, images in {BENIGN: ImageSet(benign), **self.test.image_sets()}.items()
+            name: self._bench.correct(images, defence)
+            for name, images in {BENIGN: AttackedImages(benign), **self.test.image_sets()}.items()
         }
         for name, pixels in given.items():
             logits = self.classifier.logits(defence(255 * pixels) / 255)
@@ -227,7 +225,7 @@ def split(
         protocol = Protocol("given", "Images attacked beforehand.")
     limits = protocol.limits
     unknown = set(limits) - {attack.family for attack in protocol.gray_box}
-    if unknown or any(not isinstance(n, int) or n < 1 for n in limits.values()):
+    if unknown or any(count < 1 for count in limits.values()):
         raise ValueError(
             "`limits` of the protocol must map families of its gray-box attacks to whole numbers. "
             f"Received: limits={dict(limits)!r}"

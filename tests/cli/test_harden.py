@@ -65,7 +65,7 @@ def test_validation_images_of_their_own(run, files, option):
     [
         (["none.keras", "data.npz", "--out", "out"], "none.keras"),
         (["none.keras", "data.npz", "--out", "data.npz"], "`--out` must be a directory"),
-        (["model.keras", "train.npz", "--out", "out", "--epsilon", "0.05"], "grey levels from 0.1"),
+        (["model.keras", "train.npz", "--out", "out", "--epsilon", "0.05"], "255, from 0.1"),
     ],
 )
 def test_errors_are_one_line(run, files, monkeypatch, options, message):

@@ -1,11 +1,14 @@
 """The layer that is random at inference, which the package does not have."""
 
+import json
+
 import numpy as np
 import oracle
 import pytest
 import tensorflow as tf
 
-from experiments.randomised_layer import drawn, on_shifted_grid
+from experiments.harness import RESULTS
+from experiments.randomised_layer import drawn, on_shifted_grid, page
 from fd_keras.kernels import distil
 
 
@@ -33,3 +36,8 @@ def test_draws_differ_and_stay_in_their_range():
     image = tf.ones((1, 8, 8, 3))
     np.testing.assert_array_equal(on_shifted_grid(image, first[1], tf.identity), image)
     assert drawn(tf.constant([1, 2]), step_jitter=0.0, random_grids=False) == (None, None)
+
+
+def test_the_page_agrees_with_the_json_file():
+    results = json.loads((RESULTS / "randomised_layer.json").read_text())
+    assert (RESULTS / "randomised_layer.md").read_text(encoding="utf-8") == page(results)

@@ -21,6 +21,7 @@ def test_result(hardened, tmp_path, digits):
     best = max(result.history, key=lambda figures: rank(figures, 0)[1])
     assert result.accuracy("hardened", "adaptive") == pytest.approx(best["val_adaptive_accuracy"])
     assert "adaptive, PGD-10 16/255" in str(result)
+    assert {row["split"] for row in result.rows} == {"validation"}
     assert list((tmp_path / "run" / "logs").rglob("events*"))
     outputs = result.protected.predict(test.images, verbose=0)
     assert np.mean(outputs.argmax(-1) == test.labels) == pytest.approx(result.accuracy("hardened"))

@@ -10,8 +10,8 @@ from fd_keras.hardening import Recipe, Training
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"epsilon": 4 / 255}, "grey levels from 0.1"),
-        ({"epsilon": math.nan}, "`epsilon` must be 0"),
+        ({"epsilon": 4 / 255}, "grey levels of 255, from 0.1"),
+        ({"epsilon": math.nan}, "`epsilon` must be one finite number"),
         ({"attack_steps": 0}, "`attack_steps` must be a whole number"),
         ({"attack_gradient": "none"}, "`attack_gradient` must be one of"),
         ({"attacked_share": 1.5}, "`attacked_share` must lie between 0 and 1"),

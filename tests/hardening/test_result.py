@@ -12,7 +12,14 @@ from fd_keras.evaluation.accuracies import accuracy_row
 @pytest.fixture
 def result(digits, layer):
     rows = [
-        accuracy_row(defence=name, family="harden", threat_model="benign", correct=n, count=100)
+        accuracy_row(
+            defence=name,
+            family="harden",
+            threat_model="benign",
+            correct=n,
+            count=100,
+            split="validation",
+        )
         for name, n in (("undefended", 95), ("layer only", 94), ("hardened", 90))
     ]
     return HardenResult(digits[0], layer, rows, [{}], 1, 0.05)
