@@ -9,10 +9,11 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -144,7 +145,8 @@ def quiet_libraries() -> Iterator[Console]:
 
     TensorFlow 2.21 logs before it reads ``TF_CPP_MIN_LOG_LEVEL``, LiteRT logs regardless of it,
     and both write to the file descriptor, in the middle of progress bars. Their output is shown
-    only if the block ends with an error that is not one of ``USER_ERRORS``.
+    only if the block ends with an error that is not one of ``USER_ERRORS``. Warnings of fd_keras'
+    own kinds are printed.
 
     Example:
         >>> with quiet_libraries() as console, console.status("Starting TensorFlow"):
@@ -153,8 +155,10 @@ def quiet_libraries() -> Iterator[Console]:
     sys.stderr.flush()
     with os.fdopen(os.dup(2), "w") as real, tempfile.TemporaryFile("w+") as chatter:
         os.dup2(chatter.fileno(), 2)
+        console = Console(file=real)
         try:
-            yield Console(file=real)
+            with _own_warnings(console):
+                yield console
         except USER_ERRORS:
             raise
         except Exception:
@@ -165,6 +169,22 @@ def quiet_libraries() -> Iterator[Console]:
             sys.stderr.flush()
             real.flush()
             os.dup2(real.fileno(), 2)
+
+
+@contextmanager
+def _own_warnings(console: Console) -> Iterator[None]:
+    """Print a warning of fd_keras' own kinds as one line."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Any, category: Any, *rest: Any, **options: Any) -> None:
+            if category.__module__.startswith("fd_keras."):
+                console.print(Text(f"Warning: {message}", style="yellow"), soft_wrap=True)
+            else:
+                others(message, category, *rest, **options)
+
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager

@@ -46,6 +46,8 @@ class OracleName(str, Enum):
 
 
 _BAYESIAN = OracleName.BAYESIAN
+_PLOTS = ("front", "trials", "importance", "table")
+_OUTPUTS = ("table.json", "result.json", "report.md", *(f"{name}.png" for name in _PLOTS))
 
 
 def refine(
@@ -88,7 +90,7 @@ def refine(
         path_option("Where attacked images are kept. Default: ~/.keras/fd_keras/evaluation."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the search in --out.")
+        bool, typer.Option("--overwrite", help="Delete the search in --out; other files stay.")
     ] = False,
     image_key: ImageKey = None,
     label_key: LabelKey = None,
@@ -150,7 +152,9 @@ def _result(
             from fd_keras.classifier import Classifier
             from fd_keras.data.labelled_sources import open_labelled_images
             from fd_keras.evaluation.protocols import protocol_named
+            from fd_keras.refinement.refine import SEARCHES
             from fd_keras_cli.models import class_count, image_shape, load_model
+        _check_outputs(options["directory"], SEARCHES.mark)
         model = load_model(path, [])
         attacks = protocol_named(protocol, limits)
         source = open_labelled_images(
@@ -178,6 +182,16 @@ def _result(
             report_source(source, console)
 
 
+def _check_outputs(out: Path, mark: str) -> None:
+    """Refuse to replace files that no search wrote."""
+    others = [] if (out / mark).exists() else [name for name in _OUTPUTS if (out / name).exists()]
+    if others:
+        raise ValueError(
+            f"`--out` holds {others[0]}, which would be replaced, and no {mark} says that it "
+            f"belongs to a search; choose another directory. Received: --out {out}"
+        )
+
+
 def _written(result: RefineResult, out: Path) -> list[Path]:
     from fd_keras._files import atomic_path
     from fd_keras.plots import plot_table
@@ -196,10 +210,8 @@ def _written(result: RefineResult, out: Path) -> list[Path]:
     for name, figure in figures.items():
         with atomic_path(out / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=120)
-    names = ["table.json", "result.json", "report.md", *(f"{name}.png" for name in figures)]
-    return [out / name for name in names]
+    return [out / name for name in _OUTPUTS]
 
 
 def _pictures() -> str:
-    names = ("front", "trials", "importance", "table")
-    return "\n" + "\n\n".join(f"![{name}]({name}.png)" for name in names) + "\n"
+    return "\n" + "\n\n".join(f"![{name}]({name}.png)" for name in _PLOTS) + "\n"

@@ -138,8 +138,9 @@ def check_gradient(classifier: Classifier, images: LabelledImages) -> None:
         fault = f"is zero on all of the first {len(pixels)} images: does it round inside?"
     else:
         fault = (
-            f"is zero on all of the first {len(pixels)} images: where probabilities are rounded to "
-            "0 and 1, take off the softmax and pass from_logits=True; or does it round inside?"
+            f"is zero on all of the first {len(pixels)} images: does it round inside, or does "
+            "its softmax round probabilities to 0 and 1? Then take it off. Pass from_logits=True "
+            "for logits."
         )
     raise ValueError(
         "`classifier` must have a gradient with respect to the images, which attacks follow, and "

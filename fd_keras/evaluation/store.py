@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,17 +18,27 @@ import numpy.typing as npt
 from fd_keras._files import atomic_path
 
 _CHECKSUM_SIZE = hashlib.sha256().digest_size
+_FOLDER = "arrays"
+
+
+class CacheWarning(UserWarning):
+    """A file of the cache is damaged, and its array is computed again.
+
+    Example:
+        >>> issubclass(CacheWarning, UserWarning)  # to be silenced, or made an error
+        True
+    """
 
 
 class ArrayStore:
     """A directory of arrays, each named by a hash of what it depends on.
 
     A killed process loses the array that it was computing and no other. Several processes may
-    write to one directory at once. A file is NumPy's format and a checksum: one that is damaged,
-    belongs to other contents or lacks the checksum is named in a warning and computed again.
+    write to one directory at once. A file is NumPy's format and a checksum: one that is damaged or
+    of other origin is named in a ``CacheWarning`` and computed again.
 
     Args:
-        directory: Created if missing.
+        directory: Created if missing. Files are in ``arrays`` below it.
 
     Example:
         >>> import tempfile
@@ -39,7 +50,7 @@ class ArrayStore:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.directory = Path(directory)
+        self.directory = Path(directory) / _FOLDER
 
     def array(
         self, parts: Mapping[str, Any], compute: Callable[[], npt.NDArray[Any]]
@@ -80,9 +91,19 @@ def _read(path: Path) -> npt.NDArray[Any] | None:
         # The checksum covers type and shape, which precede the numbers.
         return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
     warnings.warn(
-        f"{path} is damaged or of other origin; it is computed again and replaced", stacklevel=3
+        f"{path} is damaged or of other origin; it is computed again and replaced",
+        CacheWarning,
+        stacklevel=_callers_level(),
     )
     return None
+
+
+def _callers_level() -> int:
+    """The ``stacklevel`` of the code that called this package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals["__name__"].startswith("fd_keras"):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _checksum(path: Path, data: bytes | memoryview) -> bytes:

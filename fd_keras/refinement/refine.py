@@ -37,7 +37,7 @@ DEFAULT_BASELINES = ("liu2019", "zigzag15", "jpeg:90", "jpeg:75", "jpeg:50")
 
 _TRIALS = "trials"
 _LOGS = "logs"
-_SEARCHES = RunDirectory(
+SEARCHES = RunDirectory(
     DocumentFormat("fd_keras.search", 1, "search"),
     "search.json",
     (
@@ -278,7 +278,7 @@ def _claimed(
     if role() == "worker":  # the chief holds it
         yield home
         return
-    with _SEARCHES.claimed(home, identity, overwrite=overwrite):
+    with SEARCHES.claimed(home, identity, overwrite=overwrite):
         yield home
 
 

@@ -50,6 +50,20 @@ def test_report(run, files):
     assert list((files / "keras" / "fd_keras" / "evaluation").rglob("*.npy"))
 
 
+def test_a_damaged_file_of_the_cache_is_named_and_computed_again(run, files):
+    arguments = (files / "model.keras", files / "data.npz", "--out", files / "out")
+    code, _, err = run(*arguments)
+    assert code == 0, err
+    assert "damaged" not in err
+    report = json.loads((files / "out" / "report.json").read_text())
+    path = next((files / "keras" / "fd_keras" / "evaluation").rglob("*.npy"))
+    path.write_bytes(path.read_bytes()[:-40])
+    code, _, err = run(*arguments)
+    assert code == 0, err
+    assert f"Warning: {path} is damaged" in err
+    assert json.loads((files / "out" / "report.json").read_text())["rows"] == report["rows"]
+
+
 def test_limits_and_the_earlier_name_of_baseline(run, files):
     arguments = ("--rival", "bits:3", "--baseline", "bits:2", "--limit", "BIM=9")
     code, _, err = run(

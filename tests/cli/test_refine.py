@@ -51,9 +51,25 @@ def test_a_table_that_everything_else_takes_is_written(digits, files, run, tmp_p
     assert "overwrite" in errors
 
 
+@pytest.mark.parametrize("command", ["refine", "tune"])
+@pytest.mark.parametrize(
+    "name", ["trials/oracle.json", "logs/0/events.out.tfevents.1", "table.json"]
+)
+def test_files_of_other_origin_are_not_overwritten(files, run, tmp_path, command, name):
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    code, _, errors = run(command, *files, "--max-trials", "1", "--overwrite")
+    assert code == 1
+    assert f"holds {name}" in errors
+    assert "choose another directory" in errors
+    assert path.read_text() == "mine"
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [path]
+
+
 def test_tune_is_a_hidden_old_name(monkeypatch, run):
     monkeypatch.setenv("COLUMNS", "200")
-    assert "tune" not in run("--help")[1]
+    assert not [line for line in run("--help")[1].splitlines() if line.split()[1:2] == ["tune"]]
     texts = [run(name, "--help")[1] for name in ("refine", "tune")]
     assert "Old name of fd-keras refine" in texts[1]
     new, old = (text[text.index("Arguments") :] for text in texts)

@@ -88,7 +88,7 @@ def pickle(path):
 
 def other_array(path):
     """A file of this store under the name of another."""
-    store = ArrayStore(path.parents[1])
+    store = ArrayStore(path.parents[2])
     before = set(store.directory.rglob("*.npy"))
     store.array({"other": 1}, lambda: AGAIN + 1)
     (other,) = set(store.directory.rglob("*.npy")) - before
