@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +26,10 @@ _EXTRAS = "assets.extra"
 DETAILS_FILE = f"{_EXTRAS}/fd_keras.json"
 LABELS_FILE = f"{_EXTRAS}/labels.txt"
 WARMUP_FILE = f"{_EXTRAS}/tf_serving_warmup_requests"
+
+# Held while TensorFlow writes or converts a SavedModel, which is not made for several threads: it
+# changes settings of the process, such as the level of its log, and then sets them back.
+EXCLUSIVE = threading.RLock()
 
 # Typing alias: names of classes, or a text file with one on each line.
 Labels = Sequence[str] | str | os.PathLike[str]
@@ -69,29 +73,60 @@ def write_archive(
         >>> list(tf.saved_model.load(target).signatures)
         ['serving_default']
     """
-    archive = keras.export.ExportArchive()
-    for resource in tracked:
-        archive.track(resource)
-    # Keras 2 saves no tables but its own layers' unless they hang on the archive itself.
-    archive.resources = [r for r in tracked if not isinstance(r, keras.layers.Layer)]
-    for name, endpoint in endpoints.items():
-        archive.add_endpoint(name, endpoint.function, [endpoint.input])
-    with _silence():
+    with EXCLUSIVE, _silence():
+        archive = keras.export.ExportArchive()
+        # Not the models themselves: Keras 3 takes `predict_function` off a model while it looks
+        # for tables in it, and another thread may be predicting.
+        owner = tf.Module()
+        owner.resources = archive.resources = _resources(tracked)
+        archive.track(owner)
+        for name, endpoint in endpoints.items():
+            archive.add_endpoint(name, endpoint.function, [endpoint.input])
         archive.write_out(os.fspath(directory))
+
+
+def _resources(tracked: Sequence[Any]) -> list[Any]:
+    """The lookup tables and the like that functions read, and do not hold as they do variables."""
+    found: dict[int, Any] = {}
+    for root in tracked:
+        layers = root._flatten_layers() if isinstance(root, keras.layers.Layer) else [root]
+        for layer in layers:
+            # Keras 3 does not show TensorFlow what a layer keeps in lists and dictionaries.
+            for owner in [layer, *_collected(list(vars(layer).values()))]:
+                for part in tf.train.TrackableView(owner).descendants():
+                    if isinstance(part, tf.saved_model.experimental.TrackableResource):
+                        found[id(part)] = part
+    return list(found.values())
+
+
+def _collected(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _collected(item)
+    elif isinstance(value, (tf.Module, tf.saved_model.experimental.TrackableResource)):
+        yield value
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep TensorFlow and Keras from announcing a path that is about to be renamed."""
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    """Keep TensorFlow and Keras from announcing a path that is about to be renamed.
+
+    Both are told so for this thread alone.
+    """
+    thread, logger = threading.get_ident(), tf.get_logger()
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return record.thread != thread or record.levelno >= logging.WARNING
+
+    printing = keras.utils.is_interactive_logging_enabled()
+    keras.utils.disable_interactive_logging()
+    logger.addFilter(is_shown)
     try:
-        # Keras 2.15 prints, and has no argument against it.
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
+        yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(is_shown)
+        if printing:
+            keras.utils.enable_interactive_logging()
 
 
 def export_details(model: keras.Model, labels: Labels | None, **more: Any) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def run_keras(model: keras.Model, images: npt.NDArray[Any]) -> Run:
     """
     outputs, distilled = [], []
     for start in range(0, len(images), _BATCH):
-        with recorded_distillations(model) as recorded:
+        with recorded_distillations() as recorded:
             result = model(tf.constant(images[start : start + _BATCH]), training=False)
         outputs.append(named_outputs(result))
         distilled.append(recorded)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ HIDDEN_PREFIX = "fd_keras_distilled_"
 _BUILTIN_NAMES = {
     code: name for name, code in vars(schema.BuiltinOperator).items() if name.isupper()
 }
+_TYPE_NAMES = {code: name for name, code in vars(schema.TensorType).items() if name.isupper()}
 
 
 class TFLiteFile:
@@ -131,6 +132,32 @@ class TFLiteFile:
             )
             for op in graph.operators
         }
+
+    def weight_types(self, apart_from: Collection[str]) -> Counter[str]:
+        """How many weights of ``serving_default`` are of each type, such as ``{"INT8": 900}``.
+
+        Args:
+            apart_from: Names of tensors; weights that only their operations read do not count.
+        """
+        _, graph = self._signature(SERVING)
+        read = {
+            index
+            for operation in graph.operators
+            if graph.tensors[operation.outputs[0]].name.decode() not in apart_from
+            for index in operation.inputs
+            if index >= 0 and self._is_constant(graph.tensors[index])
+        }
+        counts: Counter[str] = Counter()
+        for index in read:
+            tensor = graph.tensors[index]
+            counts[_TYPE_NAMES[tensor.type]] += int(np.prod(tensor.shape))
+        return counts
+
+    def activation_types(self) -> set[str]:
+        """The types of what the operations of ``serving_default`` compute."""
+        _, graph = self._signature(SERVING)
+        computed = {index for operation in graph.operators for index in operation.outputs}
+        return {_TYPE_NAMES[graph.tensors[index].type] for index in computed}
 
     def operations(self) -> Counter[str]:
         """How often each operation occurs, such as ``{"BATCH_MATMUL": 4}``."""

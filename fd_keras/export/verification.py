@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fd_keras.export.archive import is_saved_model, saved_model_operations, signature_names
 from fd_keras.export.check import ExportCheck, accuracy_of, compared
+from fd_keras.export.quantization import quantization_of
 from fd_keras.export.recording import distillation_layers
 from fd_keras.export.runtimes import (
     Run,
@@ -128,7 +129,7 @@ def _run_file(
         return *_run_saved_model(path, images, model, distillations), about
     content = path.read_bytes()
     file = TFLiteFile(content)
-    quantize = file.details.get("quantize", "none")
+    quantize = quantization_of(file)
     about = {"format": "tflite", "quantize": quantize, "operations": dict(file.operations())}
     return *_run_tflite(content, images), about
 

@@ -141,6 +141,34 @@ def test_metadata_is_plain_json(quantized_files, model):
     assert fd_keras.QuantizationTable.from_dict(table) == fd_keras.preset_table("jpeg:50")
 
 
+@pytest.mark.parametrize("claimed", ["int8", "dynamic", "float16"])
+def test_the_limits_are_those_of_the_tensors_not_of_what_a_file_says_of_itself(
+    claimed, quantized_files, model, crops, tmp_path
+):
+    """Float weights that are off by a tenth would pass for an int8 body."""
+    file = TFLiteFile(quantized_files["none"].read_bytes())
+    exact = file.needed_for(file.details["distilled"])
+    (graph, *_) = file.model.subgraphs
+    for operation in graph.operators:
+        if graph.tensors[operation.outputs[0]].name.decode() in exact:
+            continue
+        for tensor in (graph.tensors[index] for index in operation.inputs if index >= 0):
+            buffer = file.model.buffers[tensor.buffer]
+            if buffer.data is not None and tensor.type == 0:
+                values = np.frombuffer(bytes(buffer.data), np.float32)
+                buffer.data = np.frombuffer((1.1 * values).astype("<f4").tobytes(), np.uint8)
+    entries = [e for e in file.model.metadata if e.name == b"fd_keras.json"]
+    file.model.metadata = [e for e in file.model.metadata if e not in entries]
+    details = TFLiteFile(quantized_files["none"].read_bytes()).details
+    file.add_details({**details, "quantize": claimed})
+    path = tmp_path / "model.tflite"
+    path.write_bytes(file.to_bytes())
+    check = verify_export(path, model, crops)
+    assert (check.quantize, check.passed) == ("none", False)
+    assert check.runtimes[0].pixels_beyond == 0
+    assert any("of their spread" in problem for problem in check.problems)
+
+
 def test_serving_default_is_the_first_graph(quantized_files):
     """Runtimes that know nothing of signatures run the first graph."""
     for path in quantized_files.values():
@@ -224,7 +252,7 @@ def test_tf_lite_stands_in_for_litert(model, crops, tmp_path, monkeypatch):
 
 def test_quantising_needs_its_extra(model, crops, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
-    monkeypatch.setitem(sys.modules, "ai_edge_quantizer.quantizer", None)
+    monkeypatch.setitem(sys.modules, "ai_edge_quantizer.qtyping", None)
     with pytest.raises(ImportError, match=r"ai_edge_quantizer is not installed.*\[export\]"):
         export_tflite(model, tmp_path / "model.tflite", quantize="dynamic")
     assert list(tmp_path.iterdir()) == []
