@@ -101,7 +101,7 @@ def export(
         checks: list[ExportCheck] = []
         written = []
         with console.status("Exporting"):
-            whole = protected(load_model(model, modules or []), table, value_range)
+            whole = protected(load_model(model, modules or [], console), table, value_range)
             images = None if representative is None else model_images(representative, whole)
             common: dict[str, Any] = {"labels": labels, "images": images, "verify": verify}
             common["on_check"] = checks.append

@@ -134,7 +134,7 @@ def _result(
             from fd_keras.data.labelled_sources import open_labelled_images
             from fd_keras.evaluation.protocols import protocol_named
             from fd_keras_cli.models import image_shape, load_model
-        model = load_model(path, [])
+        model = load_model(path, [], console)
         attacks = protocol_named(protocol, limits)
         source = open_labelled_images(
             data, image_shape(model), value_range=value_range, strict=strict

@@ -138,7 +138,7 @@ def export_details(model: keras.Model, labels: Labels | None, **more: Any) -> di
         **more: Further entries.
 
     Raises:
-        ValueError: ``labels`` are empty, or one of them is not one line of text.
+        ValueError: ``labels`` are not one line of text for each class.
         OSError: The file of labels cannot be read.
 
     Example:
@@ -153,21 +153,46 @@ def export_details(model: keras.Model, labels: Labels | None, **more: Any) -> di
         "model": model.name,
         "value_range": list(layers[0].value_range) if layers else None,
         "tables": [layer.quantization_table.to_dict() for layer in layers],
-        "labels": None if labels is None else _label_names(labels),
+        "labels": None if labels is None else _label_names(labels, _class_counts(model)),
         **more,
     }
 
 
-def _label_names(labels: Labels) -> list[str]:
+def _label_names(labels: Labels, classes: set[int]) -> list[str]:
     if isinstance(labels, (str, os.PathLike)):
-        names = Path(labels).read_text(encoding="utf-8").splitlines()
+        try:
+            names = Path(labels).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"`labels` must be a text file in UTF-8 ({error}). Received: labels={labels!r}"
+            ) from error
     else:
         names = list(labels)
-    if not names or any(not isinstance(n, str) or not n.strip() or "\n" in n for n in names):
+    one_line = all(isinstance(n, str) and n.strip() and len(n.splitlines()) == 1 for n in names)
+    if not names or not one_line:
         raise ValueError(
             f"`labels` must be one line of text for each class. Received: labels={labels!r}"
         )
+    if classes and len(names) not in classes:
+        count = " or ".join(map(str, sorted(classes)))
+        raise ValueError(
+            f"`labels` must be one line of text for each of the {count} classes of `model`. "
+            f"Received: {len(names)} labels"
+        )
     return names
+
+
+def _class_counts(model: keras.Model) -> set[int]:
+    """The numbers of classes that the outputs may have; none where their shapes do not tell."""
+    outputs = model.output if isinstance(model.output, dict) else {"": model.output}
+    shapes = [
+        tuple(output.shape)
+        for name, part in outputs.items()
+        if name != "distilled"
+        for output in tf.nest.flatten(part)
+    ]
+    # A single number for each image decides between two classes.
+    return {max(shape[-1], 2) for shape in shapes if len(shape) > 1 and shape[-1] is not None}
 
 
 def write_extras(version: Path, details: dict[str, Any]) -> None:
@@ -250,6 +275,60 @@ def is_saved_model(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / "saved_model.pb").is_file()
 
 
+def versions(directory: str | os.PathLike[str]) -> list[Path]:
+    """The versions of a served model, from the oldest to the newest, whole or not.
+
+    Args:
+        directory: Base directory of the served model; it need not exist.
+
+    Example:
+        >>> versions("no_such_directory")
+        []
+    """
+    found = [path for path in Path(directory).glob("*") if path.name.isdecimal()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def newest_version(directory: str | os.PathLike[str]) -> Path | None:
+    """The newest version of a served model, or ``None`` where there is none.
+
+    Args:
+        directory: Base directory of the served model; it need not exist.
+
+    Example:
+        >>> newest_version("no_such_directory") is None
+        True
+    """
+    return next(filter(is_saved_model, reversed(versions(directory))), None)
+
+
+def found_export(path: str | os.PathLike[str], argument: str = "path") -> Path:
+    """The file or version that a path to an export leads to.
+
+    Args:
+        path: A ``.tflite`` file, a SavedModel, or the base directory of a served model, which
+            leads to its newest version.
+        argument: Name of the caller's argument in the error message.
+
+    Raises:
+        ValueError: There is no export.
+
+    Example:
+        >>> found_export("no_such_directory")
+        Traceback (most recent call last):
+        ...
+        ValueError: `path` must be a .tflite file, or a directory that holds saved_model.pb or
+        numbered versions of it. Received: path='no_such_directory'
+    """
+    version = path if is_saved_model(path) or os.path.isfile(path) else newest_version(path)
+    if version is None:
+        raise ValueError(
+            f"`{argument}` must be a .tflite file, or a directory that holds saved_model.pb or "
+            f"numbered versions of it. Received: {argument}={os.fspath(path)!r}"
+        )
+    return Path(version)
+
+
 def saved_model_operations(path: str | os.PathLike[str]) -> Counter[str]:
     """How often each operation occurs in the graph and its functions.
 
@@ -282,5 +361,11 @@ def _meta_graph(path: str | os.PathLike[str]) -> Any:
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     content = (Path(path) / "saved_model.pb").read_bytes()
-    (graph,) = SavedModel.FromString(content).meta_graphs
+    try:
+        (graph,) = SavedModel.FromString(content).meta_graphs
+    except Exception as error:  # protobuf's own type, or there is another number of graphs
+        raise ValueError(
+            f"`path` must hold a whole SavedModel; saved_model.pb is damaged ({error}). "
+            f"Received: path={os.fspath(path)!r}"
+        ) from error
     return graph

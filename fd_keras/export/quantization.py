@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -102,7 +103,7 @@ def quantization_of(file: TFLiteFile) -> Quantization:
         file: A TFLite file.
 
     Returns:
-        What more than half of the weights are, the distillation's apart.
+        What more than half of the body is; the distillation does not count.
 
     Example:
         >>> import tempfile, keras
@@ -113,11 +114,18 @@ def quantization_of(file: TFLiteFile) -> Quantization:
         'none'
     """
     distilled = file.details.get("distilled", [])
-    counts = file.weight_types(file.needed_for(distilled) if distilled else [])
-    half = sum(counts[name] for name in ("FLOAT32", "FLOAT16", *_INTEGERS)) / 2
-    if sum(counts[name] for name in _INTEGERS) > half:
-        return "dynamic" if file.activation_types().isdisjoint(_INTEGERS) else "int8"
-    return "float16" if counts["FLOAT16"] > half else "none"
+    weights, activations = file.value_types(file.needed_for(distilled) if distilled else [])
+    if _share(activations, _INTEGERS) > 0.5:
+        return "int8"
+    if _share(weights, _INTEGERS) > 0.5:
+        return "int8" if _share(activations, _INTEGERS) else "dynamic"
+    return "float16" if _share(weights, ("FLOAT16",)) > 0.5 else "none"
+
+
+def _share(counts: Counter[str], types: Sequence[str]) -> float:
+    """The share of types among numbers in floating point or in few bits."""
+    whole = sum(counts[name] for name in ("FLOAT32", "FLOAT16", *_INTEGERS))
+    return sum(counts[name] for name in types) / max(whole, 1)
 
 
 def _quantized(

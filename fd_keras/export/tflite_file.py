@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,31 +133,33 @@ class TFLiteFile:
             for op in graph.operators
         }
 
-    def weight_types(self, apart_from: Collection[str]) -> Counter[str]:
-        """How many weights of ``serving_default`` are of each type, such as ``{"INT8": 900}``.
+    def value_types(self, apart_from: Collection[str]) -> tuple[Counter[str], Counter[str]]:
+        """How many weights and activations are of each type, such as ``{"INT8": 900}``.
 
         Args:
-            apart_from: Names of tensors; weights that only their operations read do not count.
+            apart_from: Names of tensors of ``serving_default``; the operations that compute them
+                do not count.
         """
         _, graph = self._signature(SERVING)
-        read = {
-            index
+        tensors = graph.tensors
+        operations = [
+            operation
             for operation in graph.operators
-            if graph.tensors[operation.outputs[0]].name.decode() not in apart_from
-            for index in operation.inputs
-            if index >= 0 and self._is_constant(graph.tensors[index])
-        }
+            if tensors[operation.outputs[0]].name.decode() not in apart_from
+        ]
+        read = {index for operation in operations for index in operation.inputs if index >= 0}
+        weights = [index for index in read if self._is_constant(tensors[index])]
+        computed = {index for operation in operations for index in operation.outputs}
+        return self._types(map(tensors.__getitem__, weights)), self._types(
+            map(tensors.__getitem__, computed)
+        )
+
+    @staticmethod
+    def _types(tensors: Iterable[Any]) -> Counter[str]:
         counts: Counter[str] = Counter()
-        for index in read:
-            tensor = graph.tensors[index]
+        for tensor in tensors:
             counts[_TYPE_NAMES[tensor.type]] += int(np.prod(tensor.shape))
         return counts
-
-    def activation_types(self) -> set[str]:
-        """The types of what the operations of ``serving_default`` compute."""
-        _, graph = self._signature(SERVING)
-        computed = {index for operation in graph.operators for index in operation.outputs}
-        return {_TYPE_NAMES[graph.tensors[index].type] for index in computed}
 
     def operations(self) -> Counter[str]:
         """How often each operation occurs, such as ``{"BATCH_MATMUL": 4}``."""

@@ -200,6 +200,14 @@ def test_another_models_file_is_found_out(model, tmp_path):
         check.raise_for_problems()
 
 
+def test_a_file_of_another_number_of_classes_is_named(model, crops, tmp_path):
+    path = export_tflite(model, tmp_path / "model.tflite")
+    head = layers.Dense(CLASSES + 1)(model.layers[-1].output)
+    other = keras.Model(model.layers[-1].inputs, head)
+    with pytest.raises(ValueError, match=r"'predictions' is of shape \(2, 4\), not \(2, 5\)"):
+        verify_export(path, protect(other, model.layers[1]), crops[:2])
+
+
 def test_default_images_find_a_wrong_table(tmp_path):
     layer = FeatureDistillation("liu2019", value_range=(-1, 1))
     path = export_tflite(layer, tmp_path / "plugin.tflite")
@@ -376,3 +384,16 @@ def test_a_failed_proof_of_a_saved_model_leaves_no_version(model, tmp_path, monk
     with pytest.raises(ExportProofError, match="of the distilled pixels differ"):
         fd_keras.export_saved_model(model, tmp_path / "served")
     assert list((tmp_path / "served").iterdir()) == []
+
+
+def test_nothing_that_lies_in_the_current_directory_is_run(model, crops, tmp_path, monkeypatch):
+    version = export_saved_model(model, tmp_path / "served")
+    mark = tmp_path / "mark"
+    for module in ("numpy", "tensorflow", "json", "sitecustomize"):
+        (tmp_path / f"{module}.py").write_text(f"open({str(mark)!r}, 'a').write(__name__)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    check = verify_export(version.relative_to(tmp_path), model, crops[:2])
+    assert not mark.exists()
+    assert check.passed
