@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import io
 import os
-from typing import Any, Literal
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +19,8 @@ from PIL import Image
 from scipy.fft import dctn
 
 from fd_keras._files import atomic_path
-from fd_keras.data.files import opened_picture
-from fd_keras.dct import BLOCK_SIZE, RGB_TO_YCBCR, TIE_OFFSET
+from fd_keras.data.files import check_regular, software_exif
+from fd_keras.dct import BLOCK_SIZE, RGB_TO_YCBCR, TIE_OFFSET, zigzag_rank
 from fd_keras.presets import TableLike, as_table
 from fd_keras.tables import QuantizationTable
 
@@ -28,6 +31,17 @@ _Blocks = npt.NDArray[np.float32]
 
 _MAX_STEP = 255  # baseline JPEG stores steps in one byte
 _MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
+
+# A JPEG file holds a profile in up to 255 segments.
+LARGEST_JPEG_PROFILE = 255 * 65_519
+
+# Markers of a JPEG file, without stuffed zeros and restarts, and the few that are looked at.
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+_WITHOUT_SEGMENT = (0x01, 0xD8)
+_END, _SCAN, _TABLES, _HIERARCHY, _APP0, _APP14 = 0xD9, 0xDA, 0xDB, 0xDE, 0xE0, 0xEE
+_LOSSLESS_FRAMES = (0xC3, 0xC7, 0xCB, 0xCF)
+_FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
+_RGB_IDENTIFIERS = (ord("R"), ord("G"), ord("B"))
 
 # Pixels that are encoded at once: they take 6 MB as float64, and a dozen copies exist.
 _PIXELS_AT_ONCE = 2**18
@@ -69,7 +83,11 @@ def rounded_table(table: TableLike) -> QuantizationTable:
 
 
 def encode_jpeg(
-    image: npt.ArrayLike, table: TableLike, *, subsampling: Subsampling = "4:4:4"
+    image: npt.ArrayLike,
+    table: TableLike,
+    *,
+    subsampling: Subsampling = "4:4:4",
+    icc_profile: bytes | None = None,
 ) -> bytes:
     """Compress an image to baseline JPEG with the steps of ``table``.
 
@@ -96,6 +114,7 @@ def encode_jpeg(
             spin. An RGB table gives an RGB JPEG, in which DC is quantised after a level shift of
             128, unlike in the layer.
         subsampling: Of chroma: ``"4:4:4"`` (none) or ``"4:2:0"`` (half the height and width).
+        icc_profile: ICC colour profile of ``image``, of at most ``LARGEST_JPEG_PROFILE`` bytes.
 
     Returns:
         The content of the file.
@@ -142,6 +161,7 @@ def encode_jpeg(
         subsampling=subsampling,
         keep_rgb=not ycbcr and not grey,
         optimize=True,
+        icc_profile=icc_profile,
     )
     return buffer.getvalue()
 
@@ -152,6 +172,7 @@ def write_jpeg(
     table: TableLike,
     *,
     subsampling: Subsampling = "4:4:4",
+    icc_profile: bytes | None = None,
 ) -> int:
     """Write ``encode_jpeg`` of an image to a file, replacing it atomically.
 
@@ -160,6 +181,7 @@ def write_jpeg(
         image: See ``encode_jpeg``.
         table: See ``encode_jpeg``.
         subsampling: See ``encode_jpeg``.
+        icc_profile: See ``encode_jpeg``.
 
     Returns:
         Size of the file in bytes.
@@ -176,48 +198,193 @@ def write_jpeg(
         >>> 64 * 64 / size > 10  # the compression ratio
         True
     """
-    content = encode_jpeg(image, table, subsampling=subsampling)
+    content = encode_jpeg(image, table, subsampling=subsampling, icc_profile=icc_profile)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     return len(content)
 
 
+def with_software(content: bytes, software: str) -> bytes:
+    """Add EXIF data to a JPEG file that name the program that wrote it.
+
+    Args:
+        content: Content of the file, without EXIF data.
+        software: Name of the program.
+
+    Example:
+        >>> content = with_software(encode_jpeg(np.zeros((8, 8), np.uint8), "jpeg"), "fd-keras")
+        >>> Image.open(io.BytesIO(content)).getexif()[0x0131]
+        'fd-keras'
+    """
+    exif = software_exif(software)
+    position = 2
+    if content[3] == _APP0:  # JFIF's segment is the first
+        position += 2 + int.from_bytes(content[4:6], "big")
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    return content[:position] + segment + content[position:]
+
+
 def read_jpeg_table(source: str | os.PathLike[str] | bytes) -> QuantizationTable:
     """Read the quantisation table of a JPEG file.
 
-    For a phone's JPEG that holds previews (MPO), it is the table of the photo.
+    Pixels are not decoded. For a phone's JPEG that holds previews (MPO), it is the table of the
+    photo.
 
     Args:
         source: Path or content of the file.
 
     Returns:
-        Steps for each component, in the colour space of the file.
+        Steps for each component, in the colour space that libjpeg takes the file to have.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no JPEG file, has so many pixels that Pillow takes it for a
-            decompression bomb, or has a colour space other than grey, RGB and YCbCr, such as
-            CMYK.
+        ValueError: It is no JPEG file or a broken one, lacks a table, has a step of 0, is
+            lossless or hierarchical, has other than 8 bits per sample, or a colour space other
+            than grey, RGB and YCbCr, such as CMYK.
 
     Example:
         See ``encode_jpeg``.
     """
-    with opened_picture(source, argument="source", formats=("JPEG",)) as picture:
-        jpeg: Any = picture
-        mode, tables, components = jpeg.mode, jpeg.quantization, jpeg.layer
-        is_rgb = picture.info.get("adobe_transform") == 0 and len(components) == 3
-    name = f"content of {len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
-    if mode not in ("L", "RGB"):
-        raise ValueError(
-            f"`source` must be a grey or colour JPEG file. Received: source={name!r} of mode {mode}"
-        )
-    # Pillow lists a component as (identifier, sampling factors, number of its table).
-    steps = np.array([tables[component[-1]] for component in components], np.float64)
+    if isinstance(source, bytes):
+        name, content = f"content of {len(source)} bytes", source
+    else:
+        name = os.fspath(source)
+        check_regular(source, "source")
+        with open(source, "rb") as file:
+            content = file.read(2)
+            if content == b"\xff\xd8":
+                content += file.read()
+    try:
+        header = _Header.of(content)
+        steps = [header.steps_of(number) for number in range(len(header.components))]
+    except _HeaderError as error:
+        raise ValueError(f"`source` {error}. Received: source={name!r}") from None
     return QuantizationTable(
-        steps.reshape(-1, BLOCK_SIZE, BLOCK_SIZE),
-        "rgb" if is_rgb else "ycbcr",
+        np.stack(steps),
+        header.color_space,
         provenance={"source": "JPEG file", "name": os.path.basename(name)},
     )
+
+
+class _HeaderError(Exception):
+    """Why a JPEG file has no table that can be shown."""
+
+
+@dataclass(eq=False)
+class _Header:
+    """What a JPEG file says before and between its scans, as libjpeg reads it.
+
+    Args:
+        components: Identifier and number of the table of each component.
+        tables: Steps in zig-zag order by the number of the table.
+        used: By identifier, the table at the component's first scan.
+        jfif: Whether there was a JFIF segment before the first scan.
+        adobe: Colour transform of an Adobe segment there, or ``None``.
+    """
+
+    components: list[tuple[int, int]] = field(default_factory=list)
+    tables: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict)
+    used: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict)
+    jfif: bool = False
+    adobe: int | None = None
+
+    @classmethod
+    def of(cls, content: bytes) -> _Header:
+        """Read up to the scan in which the last component begins."""
+        if content[:2] != b"\xff\xd8":
+            raise _HeaderError("holds no JPEG image")
+        header, scanned = cls(), False
+        for marker, data in _segments(content):
+            if marker == _TABLES:
+                header._read_tables(data)
+            elif marker in _FRAMES or marker == _HIERARCHY:
+                header._read_frame(marker, data)
+            elif marker == _APP0 and not scanned:
+                header.jfif |= data[:5] == b"JFIF\0" and len(data) >= 14
+            elif marker == _APP14 and not scanned and data[:5] == b"Adobe" and len(data) >= 12:
+                header.adobe = data[11]
+            elif marker == _SCAN:
+                scanned = True
+                header._read_scan(data)
+                if header.used.keys() >= dict(header.components).keys():
+                    break
+        if not scanned:
+            raise _HeaderError("holds a broken JPEG image, without a scan")
+        return header
+
+    @property
+    def color_space(self) -> Literal["rgb", "ycbcr"]:
+        """By the rule of libjpeg's ``default_decompress_parms``."""
+        if len(self.components) == 1 or self.jfif:
+            return "ycbcr"
+        if self.adobe is not None:
+            return "rgb" if self.adobe == 0 else "ycbcr"
+        identifiers = tuple(identifier for identifier, _ in self.components)
+        return "rgb" if identifiers == _RGB_IDENTIFIERS else "ycbcr"
+
+    def steps_of(self, number: int) -> npt.NDArray[np.float64]:
+        """Steps ``(8, 8)`` of a component."""
+        identifier, table = self.components[number]
+        if identifier not in self.used:
+            raise _HeaderError(
+                f"does not hold quantisation table {table}, which component {number + 1} of its "
+                "image needs"
+            )
+        steps = self.used[identifier]
+        if not steps.all():
+            raise _HeaderError(f"holds a broken JPEG image, with a step of 0 in table {table}")
+        return steps[zigzag_rank()]
+
+    def _read_tables(self, data: bytes) -> None:
+        while data:
+            size = 128 if data[0] >> 4 else 64
+            values = np.frombuffer(data[1 : 1 + size], ">u2" if size == 128 else "u1")
+            if len(values) != BLOCK_SIZE**2:
+                raise _HeaderError("holds a broken JPEG image, with an incomplete table")
+            self.tables[data[0] & 15] = values.astype(np.float64)
+            data = data[1 + size :]
+
+    def _read_frame(self, marker: int, data: bytes) -> None:
+        if marker in _LOSSLESS_FRAMES:
+            raise _HeaderError("holds a lossless JPEG image, which has no quantisation table")
+        if marker == _HIERARCHY:
+            raise _HeaderError("holds a hierarchical JPEG image, which is not read")
+        if len(data) < 6 or len(data) < 6 + 3 * data[5] or self.components:
+            raise _HeaderError("holds a broken JPEG image, with a broken frame header")
+        if data[0] != 8:
+            raise _HeaderError(f"holds a JPEG image of {data[0]} bits per sample, not 8")
+        if data[5] not in (1, 3):
+            kind = ", such as CMYK," if data[5] == 4 else ""
+            raise _HeaderError(
+                f"must be a grey or colour JPEG file, and has {data[5]} components{kind} instead"
+            )
+        self.components = [(data[i], data[i + 2]) for i in range(6, 6 + 3 * data[5], 3)]
+
+    def _read_scan(self, data: bytes) -> None:
+        """Keep the tables as they are at the first scan of a component."""
+        tables = dict(self.components)
+        if not tables:
+            raise _HeaderError("holds a broken JPEG image, with a scan before its frame")
+        for identifier in data[1 : 1 + 2 * data[0] : 2] if data else b"":
+            if tables.get(identifier) in self.tables:
+                self.used.setdefault(identifier, self.tables[tables[identifier]])
+
+
+def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Markers with the data of their segments; the compressed data between are passed over."""
+    position = 2
+    while match := _MARKER.search(content, position):
+        marker, position = match[1][0], match.end()
+        if marker == _END:
+            return
+        if marker in _WITHOUT_SEGMENT:
+            continue
+        length = int.from_bytes(content[position : position + 2], "big")
+        data = content[position + 2 : position + length]
+        if length < 2 or len(data) != length - 2:
+            raise _HeaderError("holds a broken JPEG image, which ends within its header")
+        yield marker, data
+        position += length
 
 
 def _validated_image(image: npt.ArrayLike) -> npt.NDArray[np.uint8]:

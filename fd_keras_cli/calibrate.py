@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import check_target, interruptible, quiet_libraries, report_skipped
-from fd_keras_cli.options import Strict, path_option
+from fd_keras_cli.console import (
+    check_target,
+    echo,
+    interruptible,
+    printable,
+    quiet_libraries,
+    report_source,
+)
+from fd_keras_cli.options import ImageKey, MaxPixels, Strict, path_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +39,8 @@ def calibrate(
         str,
         typer.Argument(
             metavar="DATA",
-            help="Benign images: a directory of image files, an .npz or .tfrecord(.gz) file, or "
-            "cifar10, cifar100, mnist, fashion_mnist.",
+            help="Benign images: an image file or a directory of them, an .npz or TFRecord file, "
+            "or cifar10, cifar100, mnist, fashion_mnist.",
         ),
     ],
     epsilon: Annotated[
@@ -71,6 +78,8 @@ def calibrate(
     statistics: Annotated[
         Path | None, path_option("Also write the coefficient statistics to this file.")
     ] = None,
+    image_key: ImageKey = None,
+    max_pixels: MaxPixels = None,
     strict: Strict = False,
 ) -> None:
     """Measure benign images and design a table for perturbations of a given size.
@@ -93,7 +102,13 @@ def calibrate(
                 from fd_keras.data.sources import open_images
                 from fd_keras.design import design_table
             validate_epsilon(epsilon)
-            source = open_images(data, channels=_checked_channels(channels), strict=strict)
+            source = open_images(
+                data,
+                channels=_checked_channels(channels),
+                strict=strict,
+                image_key=image_key,
+                max_pixels=max_pixels,
+            )
         measured = _measured(source, limit, color_space)
         # Options that were not given are left to the defaults of `design_table`.
         table = design_table(
@@ -105,8 +120,8 @@ def calibrate(
     if statistics is not None:
         measured.save(statistics)
     table.save(out)
-    typer.echo(str(table))
-    typer.echo(f"Wrote {out}")
+    echo(table)
+    echo(f"Wrote {printable(out)}")
 
 
 def _checked_channels(channels: int | None) -> Any:
@@ -134,7 +149,7 @@ def _measured(
                 provenance={"data": source.name},
             )
     finally:
-        report_skipped(source.skipped)
+        report_source(source)
 
 
 def _counted(source: ImageSource, limit: int | None, advance: Advance) -> Iterator[Any]:

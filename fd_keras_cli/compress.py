@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fd_keras_cli.console import (
-    USER_ERRORS,
-    checked_targets,
-    file_progress,
-    print_error,
-    quiet_libraries,
-)
-from fd_keras_cli.options import Images, OutDirectory, TableName
+from fd_keras_cli.console import echo, print_note, quiet_libraries
+from fd_keras_cli.options import Images, MaxPixels, OutDirectory, Overwrite, TableName
+from fd_keras_cli.outputs import FileBatch
+
+if TYPE_CHECKING:
+    from fd_keras.data.files import Tally
 
 
 class SubsamplingName(str, Enum):
@@ -31,6 +30,8 @@ def compress(
     subsampling: Annotated[
         SubsamplingName, typer.Option(help="Chroma at full (4:4:4) or half (4:2:0) size.")
     ] = SubsamplingName.NONE,
+    max_pixels: MaxPixels = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Compress images to JPEG files with a quantisation table.
 
@@ -38,30 +39,46 @@ def compress(
     returns nearly what the layer computes. Differences are possible in blocks of high contrast, in
     incomplete blocks at the edges, and where Y, Cb or Cr leave 0 to 255. Because of the JPEG
     format, steps are rounded to whole numbers from 1 to 255 and cycle spins are dropped; a message
-    reports it. Transparency and metadata are dropped.
+    reports it. Files of a directory keep their folders below OUT. Colour profiles are kept,
+    transparency and other metadata are dropped.
     """
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
+        from fd_keras._files import atomic_path
         from fd_keras.data.files import read_image
-        from fd_keras.jpeg import rounded_table, write_jpeg
+        from fd_keras.jpeg import LARGEST_JPEG_PROFILE, encode_jpeg, rounded_table, with_software
         from fd_keras.presets import table_from_argument
     given = table_from_argument(table)
     rounded = rounded_table(given)
     if rounded != given:
-        typer.echo(f"Rounded for JPEG: {given!r} -> {rounded!r}", err=True)
-    targets = checked_targets(images, [out / f"{image.stem}.jpg" for image in images], out)
-    written = pixels = size = 0
-    with file_progress("Writing", len(images)) as (advance, console):
-        for source, target in zip(images, targets):
-            try:
-                image = read_image(source).pixels
-                size += write_jpeg(target, image, rounded, subsampling=subsampling.value)
-                pixels += image.size
-                written += 1
-            except USER_ERRORS as error:
-                print_error(f"{source}: {error}", console)
-            advance(1)
-    typer.echo(f"{written} of {len(images)} images written to {out}")
+        print_note(f"Rounded for JPEG: {given!r} -> {rounded!r}")
+    batch = FileBatch(
+        *("compress", images, out, lambda image: f"{image.stem}.jpg"),
+        overwrite=overwrite,
+        max_pixels=max_pixels,
+    )
+    values = size = 0
+
+    def convert(source: Path, target: Path, remarks: Tally) -> None:
+        nonlocal values, size
+        image = read_image(source, max_pixels=max_pixels, remark=remarks.add)
+        profile = image.icc_profile
+        if profile is not None and len(profile) > LARGEST_JPEG_PROFILE:
+            remarks.add("its ICC profile is not kept, as it is too large for JPEG", source)
+            profile = None
+        if image.has_other_colors:
+            remarks.add("its gamma or primaries are not kept, as JPEG cannot hold them", source)
+        if image.alpha is not None:
+            remarks.add("its transparency is not kept, as JPEG has none", source)
+        content = encode_jpeg(
+            image.pixels, rounded, subsampling=subsampling.value, icc_profile=profile
+        )
+        decoded = read_image(content, max_pixels=image.pixels.size)
+        content = with_software(content, batch.mark(decoded))
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(content)
+        values, size = values + image.pixels.size, size + len(content)
+
+    written = batch.run("Writing", convert)
     if written:
-        typer.echo(f"{size} bytes, {pixels / size:.1f} times smaller than the pixels")
-    if written < len(images):
-        raise typer.Exit(1)
+        echo(f"{size} bytes, {values / size:.1f} times smaller than the pixels")
+    batch.finish(written)

@@ -6,9 +6,10 @@ Results go to standard output; progress and errors go to standard error.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +20,12 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from fd_keras._console import Advance
+    from fd_keras.data.files import Tally
+    from fd_keras.data.sources import ImageSource
 
-# Errors that the library raises on wrong arguments, unusable files and missing extras.
-USER_ERRORS = (ValueError, OSError, ImportError)
+# Errors that the library raises on wrong arguments, unusable files and missing extras, and what
+# Python raises on images that are too large.
+USER_ERRORS = (ValueError, OSError, ImportError, MemoryError)
 
 # Exit code of a program that Ctrl-C ended.
 _INTERRUPTED = 130
@@ -29,19 +33,109 @@ _INTERRUPTED = 130
 _RESUMABLE = "Interrupted; the same command goes on from here"
 
 
+# What a terminal obeys instead of showing it, also bytes of file names that are no UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# Python's arguments in the words of the command line; not where they are parts of paths.
+_WORDS = {
+    "max_pixels": "--max-pixels",
+    "image_key": "--image-key",
+    "label_key": "--label-key",
+    "class_names": "--classes",
+    "`location`": "`DATA`",
+    "`path`": "the file",
+    "`source`": "the file",
+    " location=": " DATA=",
+    " path=": " ",
+    " source=": " ",
+}
+_ARGUMENT = re.compile(
+    r"(?<![\w./'-])(?:max_pixels|image_key|label_key|class_names)(?![\w./'-])"
+    "|`(?:location|path|source)`| (?:location|path|source)="
+)
+
+
+def printable(text: object, *, lines: bool = False) -> str:
+    r"""Escape what a terminal would obey instead of showing it.
+
+    Args:
+        text: A text, or a path.
+        lines: Whether line breaks and tabs stay as they are.
+
+    Example:
+        >>> print(printable("red\x1b[31m\n"))
+        red\x1b[31m\n
+    """
+    return _UNPRINTABLE.sub(lambda found: _escaped(found[0], lines), str(text))
+
+
+def _escaped(character: str, lines: bool) -> str:
+    if lines and character in "\n\t":
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte that it could not decode
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print text of one or more lines, control characters escaped.
+
+    Args:
+        text: The text. Paths in it go through ``printable``, if a line break in their name
+            matters.
+        err: Whether to print to standard error.
+
+    Example:
+        >>> echo("Wrote table.json")
+        Wrote table.json
+    """
+    typer.echo(printable(text, lines=True), err=err)
+
+
 def print_error(error: object, console: Console | None = None) -> None:
     """Print one red line.
 
     Args:
-        error: An exception or a text. Square brackets in it are not interpreted as markup, and
-            line breaks become spaces.
+        error: An exception or a text. Square brackets in it are not interpreted as markup, line
+            breaks become spaces, and Python's arguments become options.
         console: Console of a progress bar that is being shown. Default: standard error.
 
     Example:
         >>> print_error(ValueError("no such table"))
     """
-    line = Text(" ".join(f"Error: {error}".split()), style="red")
-    (console or Console(stderr=True)).print(line, soft_wrap=True)
+    text = " ".join(f"Error: {message_of(error)}".split())
+    words = _ARGUMENT.sub(lambda found: _WORDS[found[0]], text)
+    (console or Console(stderr=True)).print(Text(printable(words), style="red"), soft_wrap=True)
+
+
+def message_of(error: object) -> str:
+    """The text of an error; Python's own about memory often has none.
+
+    Args:
+        error: An exception or a text.
+
+    Example:
+        >>> message_of(MemoryError())
+        'too little memory'
+    """
+    text = str(error)
+    if isinstance(error, MemoryError):
+        return f"too little memory ({text})" if text else "too little memory"
+    return text
+
+
+def print_note(text: str, console: Console | None = None) -> None:
+    """Print one line to standard error.
+
+    Args:
+        text: The line, as for ``print_error``.
+        console: As for ``print_error``.
+
+    Example:
+        >>> print_note("3 images were skipped")
+    """
+    (console or Console(stderr=True)).print(Text(printable(text)), soft_wrap=True)
 
 
 @contextmanager
@@ -90,25 +184,44 @@ def interruptible(message: str = _RESUMABLE) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(message, err=True)
+        echo(message, err=True)
         raise typer.Exit(_INTERRUPTED) from None
 
 
-def report_skipped(messages: Sequence[str], console: Console | None = None) -> None:
-    """Print why images were skipped, and how many.
+def report_source(source: ImageSource, console: Console | None = None) -> None:
+    """Print which images of a source were not read, what is to be said of others, and how many.
 
     Args:
-        messages: One reason for each image.
+        source: The source, after it was read.
         console: As for ``print_error``.
 
     Example:
-        >>> report_skipped([])
+        >>> from fd_keras.data.sources import ImageSource
+        >>> report_source(ImageSource("none", lambda: iter([]), 0))
     """
-    for message in messages:
+    for message in source.skipped:
         print_error(message, console)
-    if messages:
-        target = console or Console(stderr=True)
-        target.print(f"{len(messages)} images were skipped", highlight=False, soft_wrap=True)
+    if source.skipped_count:
+        print_note(f"{source.skipped_count} images were skipped", console)
+    report_files(source.remarks, source.left_out, console)
+
+
+def report_files(remarks: Tally, left_out: Tally, console: Console | None = None) -> None:
+    """Print what is to be said of files that were read, and which files were left out.
+
+    Args:
+        remarks: Remarks on files.
+        left_out: Reasons to leave files out, which are printed in one line.
+        console: As for ``print_error``.
+
+    Example:
+        >>> from fd_keras.data.files import Tally
+        >>> report_files(Tally(), Tally())
+    """
+    for line in remarks.lines():
+        print_note(f"Note: {line}", console)
+    if left_out:
+        print_note(f"Left out: {left_out}", console)
 
 
 def parsed_limit(text: str) -> tuple[str, int]:
@@ -175,45 +288,23 @@ def check_target(option: str, target: Path) -> None:
         raise ValueError(f"`{option}` must be a file to write. Received: {option} {target}")
 
 
-def check_directory(out: Path) -> None:
-    """Refuse an output directory that is a file, before anything is computed.
+def check_directory(out: Path, *, for_tensorflow: bool = False) -> None:
+    """Refuse an output directory that cannot be one, before anything is computed.
 
     Args:
         out: Value of ``--out``. It need not exist.
+        for_tensorflow: Whether TensorFlow writes there, which takes names in UTF-8 only.
 
     Raises:
-        ValueError: ``out`` is a file.
+        ValueError: ``out`` is a file, or its name is not UTF-8 text and should be.
 
     Example:
         >>> check_directory(Path("."))
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"`--out` must be a directory. Received: --out {out}")
-
-
-def checked_targets(sources: Sequence[Path], targets: list[Path], out: Path) -> list[Path]:
-    """Return ``targets`` if writing them overwrites neither a source nor each other.
-
-    Args:
-        sources: Input files.
-        targets: Output file of each input file.
-        out: Value of ``--out``.
-
-    Raises:
-        ValueError: ``out`` is a file, two sources have the same target, or a target is a source.
-
-    Example:
-        >>> checked_targets([Path("a.png")], [Path("out/a.png")], Path("out"))
-        [PosixPath('out/a.png')]
-    """
-    check_directory(out)
-    read = {source.resolve() for source in sources}
-    taken: dict[str, Path] = {}
-    for source, target in zip(sources, targets):
-        # Some file systems do not distinguish IMG.png from img.png.
-        if other := taken.get(target.name.casefold()):
-            raise ValueError(f"{other} and {source} would both be written to {target}")
-        if target.resolve() in read:
-            raise ValueError(f"{target} is one of the images; choose another --out")
-        taken[target.name.casefold()] = source
-    return targets
+    if for_tensorflow and printable(out.absolute()).encode() != os.fsencode(out.absolute()):
+        raise ValueError(
+            "`--out` must have a name in UTF-8 without control characters, as TensorFlow writes "
+            f"there. Received: --out {out}"
+        )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fd_keras_cli.console import print_error, quiet_libraries
+from fd_keras_cli.console import check_directory, echo, print_error, printable, quiet_libraries
 from fd_keras_cli.options import OutDirectory
 
 
@@ -22,15 +22,16 @@ def demo(
     The images are handwritten digits that come with scikit-learn. It takes about a minute. Writes
     OUT/report.html, OUT/report.json, OUT/saved_model/VERSION and OUT/model.tflite.
     """
+    check_directory(out, for_tensorflow=True)
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
             from fd_keras.demo import run_demo
         result = run_demo(out, seed=seed, console=console)
-    typer.echo(f"{result.report.table()}\n\n{result.report.verdict}\n")
+    echo(f"{result.report.table()}\n\n{result.report.verdict}\n")
     for check in result.report.checks:
         if not check["passed"]:
             print_error(f"failed check on {check['defence']}: {check['name']}: {check['detail']}")
     for proof in result.checks:
-        typer.echo(str(proof))
+        echo(str(proof))
     for path in result.files:
-        typer.echo(f"Wrote {path}")
+        echo(f"Wrote {printable(path)}")

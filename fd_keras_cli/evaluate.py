@@ -9,14 +9,20 @@ import typer
 
 from fd_keras_cli.console import (
     check_directory,
+    echo,
     interruptible,
     parsed_limit,
     print_error,
+    printable,
     quiet_libraries,
-    report_skipped,
+    report_source,
 )
 from fd_keras_cli.options import (
+    Classes,
+    ImageKey,
+    LabelKey,
     LabelledData,
+    MaxPixels,
     Modules,
     Probabilities,
     ProtocolName,
@@ -24,6 +30,7 @@ from fd_keras_cli.options import (
     ValueRange,
     model_argument,
     path_option,
+    read_class_names,
 )
 
 
@@ -51,13 +58,7 @@ def evaluate(
     protocol: ProtocolName = "linf-sweep",
     value_range: ValueRange = (0.0, 255.0),
     probabilities: Probabilities = False,
-    classes: Annotated[
-        Path | None,
-        path_option(
-            "Text file with one class per line in the model's order, as the "
-            "subdirectories of DATA are named."
-        ),
-    ] = None,
+    classes: Classes = None,
     max_images: Annotated[
         int, typer.Option(min=1, help="Maximum number of correctly classified images.")
     ] = 1000,
@@ -79,6 +80,9 @@ def evaluate(
         ),
     ] = None,
     modules: Modules = None,
+    image_key: ImageKey = None,
+    label_key: LabelKey = None,
+    max_pixels: MaxPixels = None,
     strict: Strict = False,
 ) -> None:
     """Evaluate defences of a classifier under attack, and write a report.
@@ -90,20 +94,24 @@ def evaluate(
     check_directory(out)
     limits = dict(map(parsed_limit, limit or []))
     defences = [*(table or ["liu2019"]), *(baseline or []), *(rival or [])]
-    names = None if classes is None else _lines(classes)
+    names = read_class_names(classes)
     with interruptible(), quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
             from fd_keras import evaluation
             from fd_keras.classifier import Classifier
             from fd_keras.data.labelled_sources import open_labelled_images
-            from fd_keras_cli.models import image_shape, load_model
+            from fd_keras_cli.models import class_count, image_shape, load_model
         loaded = load_model(model, modules or [], console)
         source = open_labelled_images(
             data,
             image_shape(loaded),
             value_range=value_range,
             class_names=names,
+            class_count=class_count(loaded),
             strict=strict,
+            image_key=image_key,
+            label_key=label_key,
+            max_pixels=max_pixels,
         )
         try:
             report = evaluation.evaluate(
@@ -122,19 +130,14 @@ def evaluate(
                 console=console,
             )
         finally:
-            report_skipped(source.skipped, console)
+            report_source(source, console)
     report.settings["data"] = source.name
     report.to_json(out / "report.json")
     report.to_html(out / "report.html")
-    typer.echo(report.table())
-    typer.echo()
-    typer.echo(report.verdict)
+    echo(report.table())
+    echo("")
+    echo(report.verdict)
     for check in report.checks:
         if not check["passed"]:
             print_error(f"failed check on {check['defence']}: {check['name']}: {check['detail']}")
-    typer.echo(f"Wrote {out / 'report.html'} and {out / 'report.json'}")
-
-
-def _lines(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [line.strip() for line in lines if line.strip()]
+    echo(f"Wrote {printable(out / 'report.html')} and {printable(out / 'report.json')}")

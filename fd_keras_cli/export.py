@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import quiet_libraries
-from fd_keras_cli.options import Modules, OutDirectory, ValueRange, model_argument
+from fd_keras_cli.console import check_directory, echo, printable, quiet_libraries
+from fd_keras_cli.options import (
+    ImageKey,
+    MaxPixels,
+    Modules,
+    OutDirectory,
+    ValueRange,
+    model_argument,
+)
 
 if TYPE_CHECKING:
     from fd_keras import ExportCheck
@@ -86,6 +93,8 @@ def export(
     ] = ResizeName.CROP,
     warmup: Annotated[bool, typer.Option(help="Write warm-up requests for TF Serving.")] = False,
     modules: Modules = None,
+    image_key: ImageKey = None,
+    max_pixels: MaxPixels = None,
     verify: Annotated[bool, typer.Option(help="Prove each file before keeping it.")] = True,
 ) -> None:
     """Export a model, behind a layer or as it is, and prove that it computes the same.
@@ -93,6 +102,7 @@ def export(
     Writes OUT/saved_model/VERSION and OUT/model.tflite (or model_int8.tflite and so on). A file
     that does not give Keras' distilled image is not kept.
     """  # fmt: skip
+    check_directory(out, for_tensorflow=True)
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
             from fd_keras import export_saved_model, export_tflite
@@ -102,7 +112,12 @@ def export(
         written = []
         with console.status("Exporting"):
             whole = protected(load_model(model, modules or [], console), table, value_range)
-            images = None if representative is None else model_images(representative, whole)
+            reading = {"image_key": image_key, "max_pixels": max_pixels}
+            images = (
+                None
+                if representative is None
+                else model_images(representative, whole, console, **reading)
+            )
             common: dict[str, Any] = {"labels": labels, "images": images, "verify": verify}
             common["on_check"] = checks.append
             for name in formats or list(FormatName):
@@ -126,9 +141,9 @@ def export(
                     )
                 written.append(path)
     for check in checks:
-        typer.echo(str(check))
+        echo(str(check))
     for path in written:
-        typer.echo(f"Wrote {path}")
+        echo(f"Wrote {printable(path)}")
 
 
 def _tflite_name(quantize: QuantizeName) -> str:

@@ -10,14 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import check_directory, interruptible, quiet_libraries, report_skipped
+from fd_keras_cli.console import (
+    check_directory,
+    echo,
+    interruptible,
+    printable,
+    quiet_libraries,
+    report_source,
+)
 from fd_keras_cli.options import (
+    Classes,
+    ImageKey,
+    LabelKey,
+    MaxPixels,
     Modules,
     Probabilities,
     Strict,
     ValueRange,
     model_argument,
     path_option,
+    read_class_names,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +63,7 @@ def harden(
         typer.Argument(
             metavar="TRAIN_DATA",
             help="Labelled images: a directory with a subdirectory per class, an .npz file with "
-            "x and y, or a .tfrecord(.gz) file. They are kept in memory.",
+            "x and y, or a TFRecord file. They are kept in memory.",
         ),
     ],
     out: Annotated[Path, path_option("Directory of the training and its result; made if missing.")],
@@ -130,11 +142,15 @@ def harden(
     ] = 1000,
     value_range: ValueRange = (0.0, 255.0),
     probabilities: Probabilities = False,
+    classes: Classes = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 1,
     modules: Modules = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the training in --out.")
     ] = False,
+    image_key: ImageKey = None,
+    label_key: LabelKey = None,
+    max_pixels: MaxPixels = None,
     strict: Strict = False,
 ) -> None:
     """Fine-tune a classifier behind its table, so that attacks through it do less.
@@ -144,11 +160,19 @@ def harden(
     any time: the same command goes on after the last whole epoch. Writes model.keras, table.json
     and result.json, and below training/ what TensorBoard reads.
     """
-    check_directory(out)
+    check_directory(out, for_tensorflow=True)
     with interruptible():
         result = _result(
             model,
-            _Reader(value_range, max_images, strict),
+            _Reader(
+                value_range,
+                max_images,
+                class_names=read_class_names(classes),
+                strict=strict,
+                image_key=image_key,
+                label_key=label_key,
+                max_pixels=max_pixels,
+            ),
             {"TRAIN_DATA": train_data, "--validation-data": validation_data},
             table,
             modules or [],
@@ -170,34 +194,42 @@ def harden(
             seed=seed,
         )
     result.save(out)
-    typer.echo(str(result))
+    echo(str(result))
     for name in ("model.keras", "table.json", "result.json"):
-        typer.echo(f"Wrote {out / name}")
+        echo(f"Wrote {printable(out / name)}")
 
 
 class _Reader:
     """Reads labelled images into memory."""
 
-    def __init__(self, value_range: tuple[float, float], max_images: int, strict: bool) -> None:
+    def __init__(self, value_range: tuple[float, float], max_images: int, **options: Any) -> None:
         self.value_range = value_range
+        self.class_names = options["class_names"]
         self._max_images = max_images
-        self._strict = strict
+        self._options = options
 
     def read(
-        self, name: str, location: str, shape: tuple[int, int, int], console: Console
+        self, name: str, location: str, model: Any, console: Console
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Images in the value range, and their classes."""
         import numpy as np
 
         from fd_keras.data.labelled_sources import open_labelled_images
+        from fd_keras_cli.models import class_count, image_shape
 
         # Bytes take a quarter of the memory, and most models of 0 to 255 scale them themselves.
         scaled = None if self.value_range == (0, 255) else self.value_range
-        source = open_labelled_images(location, shape, value_range=scaled, strict=self._strict)
+        source = open_labelled_images(
+            location,
+            image_shape(model),
+            value_range=scaled,
+            class_count=class_count(model),
+            **self._options,
+        )
         try:
             pairs = list(itertools.islice(source, self._max_images))
         finally:
-            report_skipped(source.skipped, console)
+            report_source(source, console)
         if not pairs:
             raise ValueError(f"`{name}` holds no image. Received: {location}")
         images, labels = zip(*pairs)
@@ -225,19 +257,23 @@ def _result(
             from fd_keras.classifier import Classifier
             from fd_keras.hardening import Recipe, Training
             from fd_keras.presets import table_from_argument
-            from fd_keras_cli.models import image_shape, load_model
+            from fd_keras_cli.models import load_model
         model = load_model(path, modules, console)
-        shape = image_shape(model)
         layer = FeatureDistillation(table_from_argument(table), value_range=reader.value_range)
         with console.status("Reading images"):
             train, validation = (
-                None if location is None else reader.read(name, location, shape, console)
+                None if location is None else reader.read(name, location, model, console)
                 for name, location in locations.items()
             )
         if learning_rate is not None:
             training["optimizer"] = keras.optimizers.Adam(learning_rate)
         return harden(
-            Classifier(model, value_range=reader.value_range, from_logits=from_logits),
+            Classifier(
+                model,
+                value_range=reader.value_range,
+                from_logits=from_logits,
+                class_names=reader.class_names,
+            ),
             layer,
             train,
             validation,

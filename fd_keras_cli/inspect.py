@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import check_target, quiet_libraries
-from fd_keras_cli.options import path_option
+from fd_keras_cli.console import check_target, echo, printable, quiet_libraries
+from fd_keras_cli.options import path_argument, path_option
 
 if TYPE_CHECKING:
     from fd_keras import QuantizationTable
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 def inspect(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A table.json, a statistics.json or a JPEG file.")
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A table.json, a statistics.json or a JPEG file; or a preset: liu2019, zigzag15, "
+            "balanced, jpeg, jpeg:QUALITY.",
+        ),
     ],
     plot: Annotated[
         Path | None, path_option("Write heat maps to this file; its suffix names the format.")
@@ -30,7 +35,10 @@ def inspect(
         ),
     ] = None,
 ) -> None:
-    """Show a quantisation table, coefficient statistics, or the table inside a JPEG file."""
+    """Show a quantisation table, coefficient statistics, or the table inside a JPEG file.
+
+    Of a JPEG file, the header is read, and not its pixels.
+    """
     if statistics is not None and plot is None:
         raise typer.BadParameter("it belongs to --plot", param_hint="--statistics")
     if plot is not None:
@@ -41,21 +49,34 @@ def inspect(
     if isinstance(content, CoefficientStatistics):
         if statistics is not None:
             raise typer.BadParameter("it belongs to a table", param_hint="--statistics")
-        typer.echo(repr(content))
+        echo(repr(content))
     else:
-        typer.echo(str(content))
-        typer.echo(json.dumps(dict(content.provenance), indent=1))
+        echo(content)
+        echo(json.dumps(dict(content.provenance), indent=1))
     if plot is not None:
         figure = _figure(content, statistics)
         _save(figure, plot)
-        typer.echo(f"Wrote {plot}")
+        echo(f"Wrote {printable(plot)}")
 
 
-def _read(file: Path) -> QuantizationTable | CoefficientStatistics:
+def _read(name: str) -> QuantizationTable | CoefficientStatistics:
     from fd_keras import QuantizationTable
+    from fd_keras.data.files import check_regular
     from fd_keras.jpeg import read_jpeg_table
+    from fd_keras.presets import PRESETS, preset_table
     from fd_keras.statistics import CoefficientStatistics
 
+    if name.partition(":")[0] in PRESETS:
+        return preset_table(name)
+    file = path_argument(name)
+    if file.is_dir():
+        raise ValueError(f"`FILE` must be one file, not a directory. Received: {name}")
+    if not file.exists():
+        raise ValueError(
+            f"`FILE` must be an existing file or a preset ({', '.join(PRESETS)}, jpeg:QUALITY). "
+            f"Received: {name}"
+        )
+    check_regular(file)
     if file.suffix.lower() != ".json":
         return read_jpeg_table(file)
     if CoefficientStatistics.is_file(file):

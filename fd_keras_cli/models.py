@@ -131,6 +131,26 @@ def image_shape(classifier: Any) -> tuple[int, int, int]:
     return shape
 
 
+def class_count(classifier: Any) -> int | None:
+    """The number of classes that a model distinguishes, if its outputs say it.
+
+    Args:
+        classifier: A Keras model.
+
+    Returns:
+        The number of outputs, and 2 for one output.
+
+    Example:
+        >>> import keras
+        >>> class_count(keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()]))
+        2
+    """
+    shape = getattr(classifier, "output_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[1], int):
+        return None
+    return max(2, shape[1])
+
+
 def protected(model: Any, table: str | None, value_range: tuple[float, float]) -> Any:
     """Put a layer with the given table in front of a model.
 
@@ -152,12 +172,17 @@ def protected(model: Any, table: str | None, value_range: tuple[float, float]) -
     return protect(model, layer)
 
 
-def model_images(location: str, model: Any) -> Any:
+def model_images(location: str, model: Any, console: Any = None, **options: Any) -> Any:
     """Read up to a hundred images, resized as ``serving_bytes`` does with ``"crop"``.
 
     Args:
         location: What ``fd_keras.data.sources.open_images`` takes.
         model: The protected model.
+        console: Where to print what was not read.
+        **options: Further arguments of ``open_images``.
+
+    Raises:
+        ValueError: There is no image.
 
     Example:
         >>> model_images("photos/", model)  # doctest: +SKIP
@@ -167,10 +192,16 @@ def model_images(location: str, model: Any) -> Any:
 
     from fd_keras.data.sources import open_images
     from fd_keras.export.signatures import image_decoder, image_signature, value_range_of
+    from fd_keras_cli.console import report_source
 
     spec = image_signature(model)
-    source = open_images(location, channels=spec.shape[-1])
+    source = open_images(location, channels=spec.shape[-1], **options)
     decode = image_decoder(spec, value_range_of(model), "crop")
     images = itertools.islice(source, _IMAGE_LIMIT)
-    batches = [decode(tf.io.encode_png(image)[tf.newaxis]) for image in images]
+    try:
+        batches = [decode(tf.io.encode_png(image)[tf.newaxis]) for image in images]
+    finally:
+        report_source(source, console)
+    if not batches:
+        raise ValueError(f"no usable image in {source.name}")
     return np.concatenate(batches)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,14 +52,94 @@ def model_argument(text: str) -> Any:
     return typer.Argument(parser=path_argument, metavar="MODEL", help=text)
 
 
-Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG or WebP files.")]
+def read_class_names(path: Path | None) -> list[str] | None:
+    r"""Read the file of ``--classes``: one name per line, in UTF-8 with or without a mark.
+
+    Args:
+        path: The file, or ``None``.
+
+    Returns:
+        The names, without empty lines; ``None`` if there is no file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not in UTF-8, is empty, or names a class twice.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "classes.txt"
+        >>> _ = path.write_bytes("\ufeffcat\r\ndog\r\n".encode())
+        >>> read_class_names(path)
+        ['cat', 'dog']
+    """
+    if path is None:
+        return None
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"`--classes` must be a text file in UTF-8. Received: --classes {path} ({error.reason} "
+            f"at byte {error.start})"
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
+    normal = Counter(unicodedata.normalize("NFC", name) for name in names)
+    if twice := [name for name, count in normal.items() if count > 1]:
+        raise ValueError(
+            f"`--classes` must name each class once. Received: --classes {path} with {twice[:5]} "
+            "more than once"
+        )
+    if not names:
+        raise ValueError(f"`--classes` must name a class per line. Received: --classes {path}")
+    return names
+
+
+Images = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="IMAGE", help="PNG, JPEG, WebP, BMP or GIF files, or directories of them."
+    ),
+]
+
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace files in --out that this command did not write."),
+]
+
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(min=1, help="Largest number of pixels of an image. Default: 89478485."),
+]
+
+ImageKey = Annotated[
+    str | None,
+    typer.Option(
+        help="Feature of TFRecords that is the encoded image. Default: image/encoded, image or "
+        "image_raw."
+    ),
+]
+
+LabelKey = Annotated[
+    str | None,
+    typer.Option(
+        help="Feature of TFRecords that is the label, an integer or one-hot. Default: "
+        "image/class/label or label."
+    ),
+]
+
+Classes = Annotated[
+    Path | None,
+    path_option(
+        "Text file with one class per line in the model's order, as the subdirectories of DATA "
+        "are named."
+    ),
+]
 
 LabelledData = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
         help="Labelled images: a directory with a subdirectory per class, an .npz file with "
-        "x and y, a .tfrecord(.gz) file, or cifar10, cifar100, mnist, fashion_mnist.",
+        "x and y, a TFRecord file, or cifar10, cifar100, mnist, fashion_mnist.",
     ),
 ]
 

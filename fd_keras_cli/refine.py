@@ -10,19 +10,26 @@ import typer
 
 from fd_keras_cli.console import (
     check_directory,
+    echo,
     interruptible,
     parsed_limit,
+    printable,
     quiet_libraries,
-    report_skipped,
+    report_source,
 )
 from fd_keras_cli.options import (
+    Classes,
+    ImageKey,
+    LabelKey,
     LabelledData,
+    MaxPixels,
     Probabilities,
     ProtocolName,
     Strict,
     ValueRange,
     model_argument,
     path_option,
+    read_class_names,
 )
 
 if TYPE_CHECKING:
@@ -59,6 +66,7 @@ def refine(
     ] = _BAYESIAN,
     value_range: ValueRange = (0.0, 255.0),
     probabilities: Probabilities = False,
+    classes: Classes = None,
     max_images: Annotated[
         int,
         typer.Option(
@@ -82,6 +90,9 @@ def refine(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the search in --out.")
     ] = False,
+    image_key: ImageKey = None,
+    label_key: LabelKey = None,
+    max_pixels: MaxPixels = None,
     strict: Strict = False,
 ) -> None:
     """Search the quantisation table with the best accuracy under attack.
@@ -90,13 +101,19 @@ def refine(
     gray-box: they know the model, not the table. A search that was interrupted continues with the
     same command. Writes table.json, result.json, report.md, its plots, and TensorBoard's logs.
     """
-    check_directory(out)
+    check_directory(out, for_tensorflow=True)
     with interruptible():
         result = _result(
             model,
             data,
             protocol,
-            strict,
+            {
+                "class_names": read_class_names(classes),
+                "strict": strict,
+                "image_key": image_key,
+                "label_key": label_key,
+                "max_pixels": max_pixels,
+            },
             dict(map(parsed_limit, limit or [])),
             value_range,
             not probabilities,
@@ -109,18 +126,18 @@ def refine(
             cache_dir=cache,
         )
     if result is None:
-        typer.echo("This worker has ended; the chief writes the result")
+        echo("This worker has ended; the chief writes the result")
         return
-    typer.echo(str(result))
+    echo(str(result))
     for path in _written(result, out):
-        typer.echo(f"Wrote {path}")
+        echo(f"Wrote {printable(path)}")
 
 
 def _result(
     path: Path,
     data: str,
     protocol: str,
-    strict: bool,
+    reading: dict[str, Any],
     limits: dict[str, int],
     value_range: tuple[float, float],
     from_logits: bool,
@@ -133,15 +150,24 @@ def _result(
             from fd_keras.classifier import Classifier
             from fd_keras.data.labelled_sources import open_labelled_images
             from fd_keras.evaluation.protocols import protocol_named
-            from fd_keras_cli.models import image_shape, load_model
+            from fd_keras_cli.models import class_count, image_shape, load_model
         model = load_model(path, [], console)
         attacks = protocol_named(protocol, limits)
         source = open_labelled_images(
-            data, image_shape(model), value_range=value_range, strict=strict
+            data,
+            image_shape(model),
+            value_range=value_range,
+            class_count=class_count(model),
+            **reading,
         )
         try:
             return refinement.refine(
-                Classifier(model, value_range=value_range, from_logits=from_logits),
+                Classifier(
+                    model,
+                    value_range=value_range,
+                    from_logits=from_logits,
+                    class_names=reading["class_names"],
+                ),
                 source,
                 attacks,
                 refinement.Search(**search),
@@ -149,7 +175,7 @@ def _result(
                 **options,
             )
         finally:
-            report_skipped(source.skipped, console)
+            report_source(source, console)
 
 
 def _written(result: RefineResult, out: Path) -> list[Path]:

@@ -8,8 +8,15 @@ from typing import Annotated
 
 import typer
 
-from fd_keras_cli.console import quiet_libraries
-from fd_keras_cli.options import Modules, ValueRange, model_argument, path_option
+from fd_keras_cli.console import echo, quiet_libraries
+from fd_keras_cli.options import (
+    ImageKey,
+    MaxPixels,
+    Modules,
+    ValueRange,
+    model_argument,
+    path_option,
+)
 
 
 def verify(
@@ -36,6 +43,8 @@ def verify(
         ),
     ] = None,
     modules: Modules = None,
+    image_key: ImageKey = None,
+    max_pixels: MaxPixels = None,
     out: Annotated[Path | None, path_option("JSON file to write the result to, too.")] = None,
 ) -> None:
     """Run an exported file in its real runtimes and compare it with Keras.
@@ -53,11 +62,12 @@ def verify(
         exported = found_export(exported, "EXPORT")
         with console.status("Comparing"):
             whole = protected(load_model(model, modules or [], console), table, value_range)
-            batch = None if images is None else model_images(images, whole)
+            reading = {"image_key": image_key, "max_pixels": max_pixels}
+            batch = None if images is None else model_images(images, whole, console, **reading)
             check = verify_export(exported, whole, batch)
     if out is not None:
         with atomic_path(out) as temporary:
             temporary.write_text(json.dumps(check.to_dict(), indent=1) + "\n")
-    typer.echo(str(check))
+    echo(str(check))
     if not check.passed:
         raise typer.Exit(1)

@@ -16,6 +16,9 @@ from fd_keras.data.batches import elements
 # Typing alias: images and their classes.
 LabelledBatch = tuple[npt.NDArray[Any], npt.NDArray[np.integer]]
 
+# Larger labels are mistakes, or overflow in TensorFlow's operations.
+LARGEST_LABEL = 2**31 - 1
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
@@ -148,7 +151,31 @@ def _stacked(singles: Sequence[LabelledBatch]) -> LabelledBatch:
 def _class_labels(labels: npt.NDArray[Any], count: int) -> npt.NDArray[np.integer]:
     if labels.ndim == 2 and labels.shape[1] == 1:  # as keras.datasets.cifar10 has them
         labels = labels[:, 0]
-    return checked_labels(labels, count)
+    return checked_classes(checked_labels(labels, count))
+
+
+def checked_classes(labels: npt.NDArray[np.integer], where: str = "") -> npt.NDArray[np.integer]:
+    """Return labels if they can be classes.
+
+    Args:
+        labels: Integers.
+        where: Name of the file that holds them.
+
+    Raises:
+        ValueError: One is negative, or exceeds ``LARGEST_LABEL``.
+
+    Example:
+        >>> checked_classes(np.array([0, -1]))
+        Traceback (most recent call last):
+        ...
+        ValueError: `labels` must lie between 0 and 2147483647. Received: labels from -1 to 0
+    """
+    if labels.size and (labels.min() < 0 or labels.max() > LARGEST_LABEL):
+        raise ValueError(
+            f"`labels` must lie between 0 and {LARGEST_LABEL}. Received: labels from "
+            f"{labels.min()} to {labels.max()}{f' in {where}' if where else ''}"
+        )
+    return labels
 
 
 def array_hash(*arrays: npt.NDArray[Any]) -> str:

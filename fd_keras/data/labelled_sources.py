@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,26 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from fd_keras.data.files import READABLE_SUFFIXES, read_image
+from fd_keras.data.files import Tally, check_regular
+from fd_keras.data.folders import class_files, class_folders
+from fd_keras.data.labelled import LARGEST_LABEL, checked_classes
 from fd_keras.data.sources import (
     KERAS_DATASETS,
     ImageArray,
+    ImageReader,
     ImageSource,
-    encoded_image,
+    RecordError,
+    UnusableSourceError,
     example_features,
+    found_key,
+    is_archive,
     is_record_file,
+    kind_of,
     load_keras_dataset,
+    no_images,
     read_arrays,
     read_records,
+    unknown_location,
     with_channels,
 )
 
@@ -36,7 +47,11 @@ def open_labelled_images(
     *,
     value_range: Sequence[float] | None = None,
     class_names: Sequence[str] | None = None,
+    class_count: int | None = None,
     strict: bool = False,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    max_pixels: int | None = None,
 ) -> ImageSource:
     """Open labelled images by the path or the name of a data set.
 
@@ -44,23 +59,32 @@ def open_labelled_images(
     and cropped to their centre. ``batches_with_labels`` makes batches of them.
 
     Args:
-        location: A directory with one subdirectory of PNG, JPEG or WebP files per class; an
+        location: A directory with one subdirectory of PNG, JPEG, WebP, BMP or GIF files per class,
+            which are those that ``keras.utils.image_dataset_from_directory`` takes; an
             ``.npz`` file with ``x`` or ``images``, uint8, and ``y`` or ``labels``; a TFRecord
             file with the features ``image/encoded`` and ``image/class/label`` (or ``image`` and
-            ``label``); or ``cifar10``, ``cifar100``, ``fashion_mnist``, ``mnist`` (the test
-            images that ``keras.datasets`` downloads).
+            ``label``), a label being an integer or one-hot; or ``cifar10``, ``cifar100``,
+            ``fashion_mnist``, ``mnist`` (the test images that ``keras.datasets`` downloads).
         image_shape: ``(height, width, channels)`` of the resulting images.
         value_range: Values of black and white in the resulting images, which are then float32;
             ``None``: uint8 from 0 to 255.
-        class_names: Names of the subdirectories in the order of the model's classes. Default:
-            all subdirectories in alphabetical order, as Keras sorts them.
+        class_names: Names of the subdirectories in the order of the model's classes, whatever
+            their Unicode normal form. Default: all subdirectories in alphabetical order, as Keras
+            sorts them.
+        class_count: Number of the model's classes. Where ``class_names`` are not given, a
+            directory must have as many subdirectories.
         strict: Stop at the first image that cannot be read, instead of skipping it.
+        image_key: Feature of a record that is its image, if it is another one.
+        label_key: Feature of a record that is its label, if it is another one.
+        max_pixels: Largest number of pixels of an image file. Default:
+            ``PIL.Image.MAX_IMAGE_PIXELS``.
 
     Returns:
         A source of pairs: an image of ``image_shape``, and its label.
 
     Raises:
-        ValueError: ``location`` is of another kind, or holds no labelled image.
+        ValueError: ``location`` is of another kind, or holds no labelled image, or its
+            subdirectories are not the classes.
         OSError: It cannot be read.
 
     Example:
@@ -70,34 +94,43 @@ def open_labelled_images(
         >>> [label for _, label in open_labelled_images(path, (16, 16, 3))]
         [0, 1, 2, 3, 4]
     """
+    if not os.fspath(location):
+        raise ValueError("`location` must not be empty. Received: location=''")
     path = Path(location)
+    reader = ImageReader(image_shape[-1], image_key, max_pixels)
 
     def finished(image: ImageArray, label: int) -> tuple[npt.NDArray[Any], int]:
         return _scaled(_fitted(image, image_shape), value_range), int(label)
 
     if path.is_dir():
-        found = _files_and_labels(path, class_names)
+        found, left_out = _files_and_labels(path, class_names, class_count)
 
         def read(file: Path, label: int) -> tuple[npt.NDArray[Any], int]:
-            return finished(read_image(file).pixels, label)
+            return finished(reader.file(file), label)
 
         return ImageSource(
             path.resolve().name,
             lambda: (functools.partial(read, *pair) for pair in found),
             len(found),
             strict,
+            left_out,
+            reader.remarks,
         )
     if is_record_file(path):
-        path.stat()  # a missing file is an OSError here, not a TensorFlow error later
+        check_regular(path, "location")
+        labels_of = _RecordLabels(label_key)
 
         def parse(name: str, record: bytes) -> tuple[npt.NDArray[Any], int]:
-            return finished(*_image_and_label(name, record, image_shape[-1]))
+            feature = example_features(name, record)
+            label = labels_of(feature, name)
+            return finished(reader.record(feature, name), label)
 
         return ImageSource(
             path.name,
             lambda: (functools.partial(parse, *record) for record in read_records(path)),
             None,
             strict,
+            remarks=reader.remarks,
         )
     images, labels = _arrays(path, os.fspath(location))
     return ImageSource(
@@ -115,51 +148,104 @@ def _scaled(image: ImageArray, value_range: Sequence[float] | None) -> npt.NDArr
     return low + (high - low) / 255 * image.astype(np.float32)
 
 
-def _files_and_labels(path: Path, class_names: Sequence[str] | None) -> list[tuple[Path, int]]:
-    folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
-    names = folders if class_names is None else list(class_names)
-    if unknown := sorted(set(folders) - set(names)):
+def _files_and_labels(
+    path: Path, class_names: Sequence[str] | None, class_count: int | None
+) -> tuple[list[tuple[Path, int]], Tally]:
+    folders = class_folders(path)
+    found, left_out = class_files(path, folders)
+    if not found:
+        raise no_images(path, "one subdirectory of image files per class", left_out)
+    if class_names is not None:
+        label_of = _labels_by_folder(path, folders, class_names)
+    elif class_count in (None, len(folders)):
+        label_of = {name: label for label, name in enumerate(folders)}
+    else:
+        raise ValueError(
+            f"`location` must have one subdirectory for each of the {class_count} classes of the "
+            "model; class_names says which of them it has. "
+            f"Received: {path} with {len(folders)}: {_first(folders)}"
+        )
+    return [(file, label_of[folder]) for file, folder in found], left_out
+
+
+def _labels_by_folder(
+    path: Path, folders: Sequence[str], class_names: Sequence[str]
+) -> dict[str, int]:
+    label_of = {_normal(name): label for label, name in enumerate(class_names)}
+    for names, what in ((class_names, "`class_names`"), (folders, f"subdirectories of {path}")):
+        counts = Counter(map(_normal, names))
+        if twice := sorted(name for name, count in counts.items() if count > 1):
+            raise ValueError(f"{what} must differ. Received: {_first(twice)} more than once")
+    if unknown := [name for name in folders if _normal(name) not in label_of]:
         raise ValueError(
             f"`class_names` must name every subdirectory of {path}. Received: class_names "
-            f"without {unknown[:5]}"
+            f"without {_first(unknown)}"
         )
-    label_of = {name: label for label, name in enumerate(names)}
-    found = [
-        (file, label_of[folder])
-        for folder in folders
-        for file in sorted((path / folder).rglob("*"))
-        if file.suffix.lower() in READABLE_SUFFIXES
-    ]
-    if not found:
-        raise ValueError(
-            "`location` must hold one subdirectory of image files "
-            f"({', '.join(READABLE_SUFFIXES)}) per class. Received: location={os.fspath(path)!r}"
-        )
-    return found
+    return {folder: label_of[_normal(folder)] for folder in folders}
 
 
-def _image_and_label(name: str, record: bytes, channels: int) -> tuple[ImageArray, int]:
-    feature = example_features(name, record)
-    image = encoded_image(feature, name, channels)
-    for key in _LABEL_FEATURES:
-        if key in feature and feature[key].int64_list.value:
-            return image, feature[key].int64_list.value[0]
-    raise ValueError(
-        f"`location` must hold records with one of the features {_LABEL_FEATURES}. "
-        f"Received: {name} with {sorted(feature)}"
-    )
+def _normal(name: str) -> str:
+    """A name in Unicode's normal form C: file systems differ in theirs."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{list(names[:5])}{' and others' if len(names) > 5 else ''}"
+
+
+class _RecordLabels:
+    """Reads the labels of the records of one file, which are all integers or all one-hot."""
+
+    def __init__(self, label_key: str | None) -> None:
+        self._keys = _LABEL_FEATURES if label_key is None else (label_key,)
+        self._size: int | None = None
+
+    def __call__(self, feature: Any, name: str) -> int:
+        key = found_key(feature, self._keys, "label_key", "a label", name)
+        values = _numbers(feature[key])
+        if self._size is None and values:
+            self._size = len(values)
+        if values and len(values) != self._size:
+            # A list of classes may look like a one-hot label.
+            raise UnusableSourceError(
+                f"`location` must hold records whose labels have the same size, and those "
+                f"of {key!r} do not. Received: {name} with {len(values)} numbers, after records "
+                f"with {self._size}"
+            )
+        if len(values) == 1 and isinstance(values[0], int):
+            label = values[0]
+        elif len(values) > 1 and sorted(values) == [0] * (len(values) - 1) + [1]:
+            label = values.index(1)
+        else:
+            raise RecordError(
+                f"`location` must hold records whose label is one integer or one-hot, and {key!r} "
+                f"holds {kind_of(feature[key])}; convert it, or name another by label_key",
+                f"{name} with {_shown(feature[key])}",
+            )
+        if not 0 <= label <= LARGEST_LABEL:
+            raise RecordError(
+                f"`location` must hold records whose labels lie between 0 and {LARGEST_LABEL}",
+                f"{name} with {label}",
+            )
+        return label
+
+
+def _numbers(feature: Any) -> list[int | float]:
+    return list(feature.int64_list.value) or list(feature.float_list.value)
+
+
+def _shown(feature: Any) -> str:
+    values = _numbers(feature) or list(feature.bytes_list.value)
+    return f"{[value if isinstance(value, (int, float)) else value[:20] for value in values[:5]]}"
 
 
 def _arrays(path: Path, location: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     if location in KERAS_DATASETS:
         images, labels = load_keras_dataset(location)[1]
         return images, labels.ravel()
-    if path.suffix != ".npz":
-        kind = "does not exist" if not path.exists() else "is of another kind"
-        raise ValueError(
-            "`location` must be a directory with a subdirectory of images per class, an .npz or "
-            f".tfrecord file or one of {KERAS_DATASETS}; it {kind}. Received: "
-            f"location={location!r}"
+    if not is_archive(path):
+        raise unknown_location(
+            location, "a directory with a subdirectory of images per class, an .npz or"
         )
     arrays = read_arrays(path)
     images, labels = (
@@ -177,6 +263,7 @@ def _arrays(path: Path, location: str) -> tuple[npt.NDArray[Any], npt.NDArray[An
             f"`location` must hold one integer label per image. Received: {path} with "
             f"{len(images)} images and labels of shape {labels.shape}, {labels.dtype}"
         )
+    checked_classes(labels, os.fspath(path))
     return images, labels.ravel()
 
 

@@ -1,13 +1,17 @@
-"""Open images by name: directories, npz and TFRecord files, Keras' data sets."""
+"""Open images by name: files, directories, npz and TFRecord files, Keras' data sets."""
 
 from __future__ import annotations
 
+import errno
 import functools
+import gzip
 import os
-from collections.abc import Callable, Iterator
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import keras
 import numpy as np
@@ -15,7 +19,8 @@ import numpy.typing as npt
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from fd_keras.data.files import READABLE_SUFFIXES, read_image
+from fd_keras.data.files import READABLE_SUFFIXES, Tally, check_regular, read_image
+from fd_keras.data.folders import image_files
 
 ImageArray = npt.NDArray[np.uint8]
 # Typing alias: reads one image, uint8 (height, width, channels), or one with its label.
@@ -23,8 +28,18 @@ Loader = Callable[[], Any]
 
 KERAS_DATASETS = ("cifar10", "cifar100", "fashion_mnist", "mnist")
 
-_TFRECORD_SUFFIXES = (".tfrecord", ".tfrecords", ".tfrecord.gz", ".tfrecords.gz")
 _ENCODED_FEATURES = ("image/encoded", "image", "image_raw")
+
+# x.tfrecord, x.tfrec.gz, x.record-00000-of-00001, train-00000-of-01024
+_RECORD_NAME = re.compile(
+    r".*(\.(tfrecords?|tfrec|records?)(\.gz)?(-\d+-of-\d+)?|-\d{4,}-of-\d{4,})(\.gz)?", re.I | re.S
+)
+_NAMED_FEATURES = 20
+_RECORD_OVERHEAD = 16  # bytes of length and checksums around the data of a record
+
+
+class UnusableSourceError(ValueError):
+    """No image of a source can be used, as those that were read may be wrong."""
 
 
 @dataclass(eq=False)
@@ -37,7 +52,8 @@ class ImageSource:
             ``(height, width, channels)``, or one image and its label.
         count: Number of images, or ``None`` if it is only known after reading.
         strict: Stop at the first image that cannot be read, instead of skipping it.
-        skipped: Messages about the images that the latest iteration skipped.
+        left_out: Files of a directory that are not among the images.
+        remarks: What the latest iteration found in files beside their pixels.
 
     Example:
         >>> source = ImageSource("one", lambda: iter([lambda: np.zeros((8, 8, 3), np.uint8)]), 1)
@@ -49,17 +65,114 @@ class ImageSource:
     loaders: Callable[[], Iterator[Loader]]
     count: int | None
     strict: bool = False
-    skipped: list[str] = field(default_factory=list)
+    left_out: Tally = field(default_factory=Tally)
+    remarks: Tally = field(default_factory=Tally)
+    # Reasons, with the number of images and the first message for each.
+    _skipped: dict[str, tuple[int, str]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        # Names of files may hold bytes that no text file can.
+        self.name = os.fsencode(self.name).decode("utf-8", "backslashreplace")
+
+    @property
+    def skipped(self) -> list[str]:
+        """Messages about the images that the latest iteration skipped, one for each reason."""
+        return [
+            f"{first}{f' and {count - 1} more' if count > 1 else ''}"
+            for count, first in self._skipped.values()
+        ]
+
+    @property
+    def skipped_count(self) -> int:
+        """Number of images that the latest iteration skipped."""
+        return sum(count for count, _ in self._skipped.values())
 
     def __iter__(self) -> Iterator[Any]:
-        self.skipped.clear()
+        self._skipped.clear()
+        self.remarks.clear()
         for load in self.loaders():
             try:
-                yield load()
+                image = load()
             except (OSError, ValueError) as error:
-                if self.strict:
+                if self.strict or isinstance(error, UnusableSourceError):
                     raise
-                self.skipped.append(str(error))
+                reason = error.reason if isinstance(error, RecordError) else str(error)
+                count, first = self._skipped.get(reason, (0, str(error)))
+                self._skipped[reason] = count + 1, first
+            else:
+                yield image
+
+
+class RecordError(ValueError):
+    """A record cannot be used, for a reason that others of its file may share.
+
+    Args:
+        reason: The reason.
+        record: Name of the record, and what it holds.
+    """
+
+    def __init__(self, reason: str, record: str) -> None:
+        super().__init__(f"{reason}. Received: {record}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads the images of files and records.
+
+    Args:
+        channels: Of the images: 1 or 3.
+        image_key: Feature of a record that is its image. Default: ``image/encoded``, ``image`` or
+            ``image_raw``.
+        max_pixels: See ``read_image``.
+        remarks: Where ``read_image`` remarks on files.
+    """
+
+    channels: int
+    image_key: str | None = None
+    max_pixels: int | None = None
+    remarks: Tally = field(default_factory=Tally)
+
+    def file(self, path: Path) -> ImageArray:
+        """Read a file.
+
+        Args:
+            path: The file.
+
+        Raises:
+            OSError: See ``read_image``.
+            ValueError: See ``read_image``.
+        """
+        image = read_image(path, max_pixels=self.max_pixels, remark=self.remarks.add)
+        return with_channels(image.pixels, self.channels)
+
+    def record(self, feature: Any, name: str) -> ImageArray:
+        """Read the image of a record.
+
+        Args:
+            feature: Its features, see ``example_features``.
+            name: Its name in error messages.
+
+        Raises:
+            OSError: See ``read_image``.
+            RecordError: There is no image, or it cannot be read.
+        """
+        keys = _ENCODED_FEATURES if self.image_key is None else (self.image_key,)
+        key = found_key(feature, keys, "image_key", "an encoded image", name)
+        if not (content := feature[key].bytes_list.value):
+            raise RecordError(
+                "`location` must hold records with an encoded image, and in these the feature "
+                f"{key!r} holds {kind_of(feature[key])}; image_key names another",
+                f"{name} with {names_of(feature)}",
+            )
+        try:
+            image = read_image(
+                content[0], name=name, max_pixels=self.max_pixels, remark=self.remarks.add
+            )
+        except ValueError as error:
+            reason = str(error).rpartition(". Received: ")[0]
+            raise RecordError(reason.replace("`path`", "`location`", 1), name) from error
+        return with_channels(image.pixels, self.channels)
 
 
 def open_images(
@@ -67,19 +180,24 @@ def open_images(
     *,
     channels: Literal[1, 3] | None = None,
     strict: bool = False,
+    image_key: str | None = None,
+    max_pixels: int | None = None,
 ) -> ImageSource:
     """Open images by the path or the name of a data set.
 
     Args:
-        location: A directory (searched recursively for PNG, JPEG and WebP files), an
-            ``.npz`` file (its only array of rank 4, or the one named ``x`` or ``images``), a
-            TFRecord file of encoded images (feature ``image/encoded``, ``image`` or
-            ``image_raw``; ``.gz`` for a compressed one), or one of ``cifar10``,
-            ``cifar100``, ``fashion_mnist``, ``mnist`` (the training images that
-            ``keras.datasets`` downloads).
+        location: An image file or a directory (searched recursively for PNG, JPEG, WebP, BMP and
+            GIF files, see ``fd_keras.data.folders.image_files``), an ``.npz`` file (its only
+            array of rank 4, or the one named ``x`` or ``images``), a TFRecord file of encoded
+            images, compressed with gzip or not, or one of ``cifar10``, ``cifar100``,
+            ``fashion_mnist``, ``mnist`` (the training images that ``keras.datasets`` downloads).
         channels: 3: grey images are repeated to RGB. 1: colours become luma. ``None``: 3 for
             image files, and the channels of the array for arrays.
         strict: Stop at the first image that cannot be read, instead of skipping it.
+        image_key: Feature of a record that is its image. Default: ``image/encoded``, ``image`` or
+            ``image_raw``.
+        max_pixels: Largest number of pixels of an image file. Default:
+            ``PIL.Image.MAX_IMAGE_PIXELS``.
 
     Returns:
         The source. Image files are read when it is iterated over, arrays at once.
@@ -98,24 +216,25 @@ def open_images(
     if not os.fspath(location):
         raise ValueError("`location` must not be empty. Received: location=''")
     path = Path(location)
-    convert = functools.partial(with_channels, channels=channels)
-    if path.is_dir():
-        return _open_directory(path, channels or 3, strict)
+    reader = ImageReader(channels or 3, image_key, max_pixels)
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in READABLE_SUFFIXES):
+        return _open_files(path, reader, strict)
     if is_record_file(path):
-        path.stat()  # a missing file is an OSError here, not a TensorFlow error later
+        check_regular(path, "location")
         return ImageSource(
-            path.name, functools.partial(_record_loaders, path, channels or 3), None, strict
+            path.name,
+            functools.partial(_record_loaders, path, reader),
+            None,
+            strict,
+            remarks=reader.remarks,
         )
-    if path.suffix == ".npz":
+    if is_archive(path):
         array = _only_images(path)
     elif os.fspath(location) in KERAS_DATASETS:
         (array, _), _ = load_keras_dataset(os.fspath(location))
     else:
-        kind = "does not exist" if not path.exists() else "is of another kind"
-        raise ValueError(
-            "`location` must be a directory of images, an .npz or .tfrecord file or one of "
-            f"{KERAS_DATASETS}; it {kind}. Received: location={os.fspath(location)!r}"
-        )
+        raise unknown_location(location, "an image file, a directory of them, an .npz or")
+    convert = functools.partial(with_channels, channels=channels)
 
     def loaders() -> Iterator[Loader]:
         return (functools.partial(convert, image) for image in array)
@@ -123,50 +242,99 @@ def open_images(
     return ImageSource(path.name, loaders, len(array), strict)
 
 
-def _open_directory(path: Path, channels: int, strict: bool) -> ImageSource:
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in READABLE_SUFFIXES)
-    if not files:
-        raise ValueError(
-            f"`location` must hold image files ({', '.join(READABLE_SUFFIXES)}). "
-            f"Received: location={os.fspath(path)!r}"
-        )
+def unknown_location(location: str | os.PathLike[str], kinds: str) -> ValueError:
+    """The error about a location of another kind.
 
-    def load(file: Path) -> ImageArray:
-        return with_channels(read_image(file).pixels, channels)
-
-    return ImageSource(
-        path.resolve().name,
-        lambda: (functools.partial(load, file) for file in files),
-        len(files),
-        strict,
+    Args:
+        location: The location.
+        kinds: What it may be, before ``.tfrecord``.
+    """
+    what = "is of another kind" if Path(location).exists() else "does not exist"
+    return ValueError(
+        f"`location` must be {kinds} .tfrecord file or one of {KERAS_DATASETS}; it {what}. "
+        f"Received: location={os.fspath(location)!r}"
     )
 
 
-def _record_loaders(path: Path, channels: int) -> Iterator[Loader]:
+def no_images(path: Path, rule: str, left_out: Tally) -> ValueError:
+    """The error about a directory without images.
+
+    Args:
+        path: The directory.
+        rule: What it must hold, before the names of the suffixes.
+        left_out: What it holds instead.
+    """
+    instead = f", with {left_out}" if left_out else ""
+    return ValueError(
+        f"`location` must hold {rule} ({', '.join(READABLE_SUFFIXES)}). "
+        f"Received: location={os.fspath(path)!r}{instead}"
+    )
+
+
+def _open_files(path: Path, reader: ImageReader, strict: bool) -> ImageSource:
+    files, left_out = image_files(path) if path.is_dir() else ([path], Tally())
+    if not files:
+        raise no_images(path, "image files", left_out)
+    return ImageSource(
+        path.resolve().name,
+        lambda: (functools.partial(reader.file, file) for file in files),
+        len(files),
+        strict,
+        left_out,
+        reader.remarks,
+    )
+
+
+def _record_loaders(path: Path, reader: ImageReader) -> Iterator[Loader]:
     def load(name: str, record: bytes) -> ImageArray:
-        return encoded_image(example_features(name, record), name, channels)
+        return reader.record(example_features(name, record), name)
 
     return (functools.partial(load, name, record) for name, record in read_records(path))
 
 
-def encoded_image(feature: Any, name: str, channels: int) -> ImageArray:
-    """Decode the image in the features of a record.
+def found_key(feature: Any, keys: Sequence[str], argument: str, what: str, name: str) -> str:
+    """The first of some keys that is among the features of a record.
 
     Args:
         feature: Features, see ``example_features``.
+        keys: The keys.
+        argument: The argument that names another key.
+        what: What is stored under it.
         name: Name of the record in error messages.
-        channels: Of the image: 1 or 3.
 
     Raises:
-        ValueError: There is no image, or it cannot be read.
+        RecordError: There is none.
     """
-    for key in _ENCODED_FEATURES:
-        if key in feature and feature[key].bytes_list.value:
-            content = feature[key].bytes_list.value[0]
-            return with_channels(read_image(content, name=name).pixels, channels)
-    raise ValueError(
-        f"`location` must hold records with one of the features {_ENCODED_FEATURES}. "
-        f"Received: {name} with {sorted(feature)}"
+    for key in keys:
+        if key in feature:
+            return key
+    wanted = " or ".join(map(repr, keys))
+    raise RecordError(
+        f"`location` must hold records with {what} as the feature {wanted}; {argument} names "
+        "another",
+        f"{name} with {names_of(feature)}",
+    )
+
+
+def names_of(feature: Any) -> str:
+    """The names of features, as far as an error message can hold them.
+
+    Args:
+        feature: Features, see ``example_features``.
+    """
+    names = sorted(feature)
+    return f"{names[:_NAMED_FEATURES]}{' and others' if len(names) > _NAMED_FEATURES else ''}"
+
+
+def kind_of(feature: Any) -> str:
+    """What a feature holds, in words.
+
+    Args:
+        feature: One feature of an Example.
+    """
+    kind = feature.WhichOneof("kind")
+    return {"bytes_list": "bytes", "float_list": "floats", "int64_list": "integers"}.get(
+        kind, "nothing"
     )
 
 
@@ -178,48 +346,81 @@ def example_features(name: str, record: bytes) -> Any:
         record: Its bytes.
 
     Raises:
-        ValueError: The bytes are no Example.
+        RecordError: The bytes are no Example.
     """
     try:
         return tf.train.Example.FromString(record).features.feature
     except DecodeError as error:
-        raise ValueError(
-            f"`location` must hold records of tf.train.Example ({error}). Received: {name}"
-        ) from error
+        raise RecordError("`location` must hold records of tf.train.Example", name) from error
 
 
 def is_record_file(path: Path) -> bool:
-    """Whether a file is named like a TFRecord file.
+    """Whether a file is named like a TFRecord file, or like one shard of several.
 
     Example:
-        >>> is_record_file(Path("train.tfrecord.gz"))
+        >>> names = "a.tfrecord.gz", "a.TFRec", "a.tfrecord-00000-of-00001", "train-00000-of-01024"
+        >>> [is_record_file(Path(name)) for name in names]
+        [True, True, True, True]
+    """
+    return _RECORD_NAME.fullmatch(path.name) is not None
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is named like an archive of numpy arrays.
+
+    Example:
+        >>> is_archive(Path("data.NPZ"))
         True
     """
-    return path.name.endswith(_TFRECORD_SUFFIXES)
+    return path.suffix.lower() == ".npz"
 
 
 def read_records(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Iterate over the records of a TFRecord file.
+    """Iterate over the records of a TFRecord file, compressed with gzip or not.
 
     Args:
-        path: The file; compressed if it ends in ``.gz``.
+        path: The file.
 
     Yields:
         A name for error messages, ``path#index``, and the bytes of a record.
 
     Raises:
+        OSError: The file cannot be read.
         ValueError: It is no intact TFRecord file.
     """
-    compression = "GZIP" if path.suffix == ".gz" else ""
-    records = tf.data.TFRecordDataset(os.fspath(path), compression).as_numpy_iterator()
-    try:
-        for index, record in enumerate(records):
-            yield f"{path}#{index}", record
-    except tf.errors.DataLossError as error:
+    with open(path, "rb") as file:  # what cannot be read is not an error of TensorFlow's
+        compressed = file.read(3) == b"\x1f\x8b\x08"
+        index = size = 0
+        records = tf.data.TFRecordDataset(os.fsencode(path), "GZIP" if compressed else "")
+        try:
+            for record in records.as_numpy_iterator():
+                yield f"{path}#{index}", record
+                index += 1
+                size += len(record) + _RECORD_OVERHEAD
+            # TensorFlow takes an incomplete header of a record for the end.
+            intact = size == _content_size(file, compressed)
+        except tf.errors.OpError:
+            intact = False
+    if not intact:
         raise ValueError(
-            f"`location` is no TFRecord file, or a broken one ({error.message}). "
+            f"`location` is no TFRecord file, or is cut or damaged at record {index}. "
             f"Received: location={os.fspath(path)!r}"
-        ) from error
+        )
+
+
+def _content_size(file: IO[bytes], compressed: bool) -> int:
+    """Size of a file after decompression; -1 if it is damaged."""
+    size = file.seek(0, os.SEEK_END)
+    if compressed:
+        file.seek(0)
+        size = 0
+        try:
+            with gzip.open(file) as content:
+                while part := content.read(2**20):
+                    size += len(part)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            return -1
+    return size
 
 
 def _only_images(path: Path) -> npt.NDArray[Any]:
@@ -247,13 +448,16 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
 
     Raises:
         ValueError: The file is no intact archive of numeric arrays.
-        OSError: It cannot be read.
+        OSError: It cannot be read, or there is too little memory.
     """
+    check_regular(path, "location")
     try:
         with np.load(path) as archive:
             return {name: archive[name] for name in archive.files}
     except OSError:
         raise
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, "too little memory for its arrays", os.fspath(path)) from error
     # On a broken archive, or another file, numpy, zipfile and zlib raise many types.
     except Exception as error:
         raise ValueError(

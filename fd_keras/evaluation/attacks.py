@@ -11,9 +11,9 @@ Perturbation strengths are in grey levels of 255, whatever value range a classif
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,9 @@ _ART_CLASSES = {
 ATTACK_FAMILIES = tuple(_ART_CLASSES)
 _VERBOSE = {"BIM", "PGD", "DeepFool", "CW-L2", "Square"}  # these take `verbose`, True by default
 _IN_PIXELS = ("eps", "eps_step")
+
+# APGD on the difference of logits ratio (DLR) compares the first with the third logit.
+_DLR, _DLR_CLASSES = "difference_logits_ratio", 3
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,33 @@ class Attack:
         """Maximum number of iterations; 1 for single-step attacks."""
         return int(self.parameters.get("max_iter", 1))
 
+    @property
+    def uses_gradient(self) -> bool:
+        """Whether it differentiates the classifier; else it only queries it."""
+        return self.family != "Square"
+
+    def for_classes(self, count: int) -> Attack:
+        """The attack on a classifier with so many classes.
+
+        Args:
+            count: Number of classes.
+
+        Returns:
+            The attack itself, or AutoAttack without DLR where there are two classes.
+
+        Example:
+            >>> autoattack(8).for_classes(2).name
+            'AutoAttack 8/255 without DLR'
+        """
+        if count >= _DLR_CLASSES or not self._has_dlr:
+            return self
+        parameters = {**self.parameters, "dlr": False}
+        return replace(self, name=f"{self.name} without DLR", parameters=parameters)
+
+    @property
+    def _has_dlr(self) -> bool:
+        return self.family == "AutoAttack" and bool(self.parameters.get("dlr", True))
+
     def to_dict(self) -> dict[str, Any]:
         """Everything that decides what the attack does, as plain JSON types."""
         return {
@@ -134,6 +164,12 @@ class Attack:
         """
         labels = checked_labels(labels, len(images))
         _check_fit(classifier, images, labels)
+        if self._has_dlr and classifier.nb_classes < _DLR_CLASSES:
+            raise ValueError(
+                f"`classifier` must have {_DLR_CLASSES} classes for {self.name}; take "
+                "autoattack(epsilon, dlr=False). "
+                f"Received: a classifier of {classifier.nb_classes} classes"
+            )
         attack = self._art_attack(classifier)
         attacked = []
         with _seeded(seed):
@@ -152,10 +188,37 @@ class Attack:
         }
         if self.family in _VERBOSE:
             arguments["verbose"] = False
-        evasion = import_extra("art.attacks.evasion", "evaluate")
-        return getattr(evasion, _ART_CLASSES[self.family])(
+        arguments.pop("dlr", None)
+        attack = getattr(import_art([self]), _ART_CLASSES[self.family])(
             classifier, batch_size=self.batch_size, **arguments
         )
+        if self.family == "AutoAttack":
+            attack.attacks = [
+                part
+                for part in attack.attacks
+                if self._has_dlr or getattr(part, "loss_type", None) != _DLR
+            ]
+            for part in attack.attacks:
+                part.set_params(verbose=False)  # each would draw bars for every batch
+        return attack
+
+
+def import_art(attacks: Iterable[Attack]) -> Any:
+    """Import ART's module of attacks, and what it imports itself only when an attack has begun.
+
+    Args:
+        attacks: The attacks that are to be made.
+
+    Raises:
+        ImportError: A package is not installed; the message says how to install it.
+
+    Example:
+        >>> import_art([fgsm(8)]).__name__
+        'art.attacks.evasion'
+    """
+    if any(attack.family == "AutoAttack" for attack in attacks):
+        import_extra("multiprocess", "evaluate")
+    return import_extra("art.attacks.evasion", "evaluate")
 
 
 def fgsm(epsilon: float) -> Attack:
@@ -308,11 +371,13 @@ def square(epsilon: float, queries: int = 1000) -> Attack:
     return Attack(f"Square-{queries} {_text(epsilon)}", "Square", "inf", epsilon, parameters)
 
 
-def autoattack(epsilon: float) -> Attack:
-    """AutoAttack as ART has it: two variants of APGD, DeepFool and Square.
+def autoattack(epsilon: float, *, dlr: bool = True) -> Attack:
+    """AutoAttack as ART has it: APGD on cross-entropy and on DLR, DeepFool and Square.
 
     Args:
         epsilon: Largest change of a pixel in grey levels of 255.
+        dlr: Whether APGD on the difference of logits ratio takes part; it needs three classes.
+            ``evaluate`` and ``refine`` leave it out where there are two.
 
     Raises:
         ValueError: ``epsilon`` is not in grey levels of 255.
@@ -325,7 +390,8 @@ def autoattack(epsilon: float) -> Attack:
         Croce & Hein, "Reliable Evaluation of Adversarial Robustness", ICML 2020.
     """
     parameters = {"eps": _unit(epsilon), "eps_step": _unit(epsilon) / 4}
-    return Attack(f"AutoAttack {_text(epsilon)}", "AutoAttack", "inf", epsilon, parameters)
+    attack = Attack(f"AutoAttack {_text(epsilon)}", "AutoAttack", "inf", epsilon, parameters)
+    return attack if dlr else attack.for_classes(2)
 
 
 def _checked_epsilon(epsilon: float) -> float:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from fd_keras._extras import import_extra
 from fd_keras.classifier import Classifier
+from fd_keras.data.labelled import LabelledImages
 from fd_keras.evaluation.defences import Defence
 from fd_keras.kernels import Gradient
 from fd_keras.layer import FeatureDistillation
@@ -20,6 +21,7 @@ from fd_keras.layer import FeatureDistillation
 FloatArray = npt.NDArray[np.float32]
 
 _ATTACKER_SEED = 1_000_003
+_GRADIENT_IMAGES = 16
 
 
 def art_classifier(
@@ -101,6 +103,48 @@ class LogOdds(keras.losses.SparseCategoricalCrossentropy):
         own = tf.one_hot(tf.reshape(tf.cast(y_true, tf.int32), [-1]), tf.shape(logits)[-1])
         others = tf.where(own > 0, logits.dtype.min, logits)
         return tf.reduce_logsumexp(others, axis=-1) - tf.reduce_sum(own * logits, axis=-1)
+
+
+def check_gradient(classifier: Classifier, images: LabelledImages) -> None:
+    """Refuse a classifier whose loss has no gradient that an attack can follow.
+
+    Args:
+        classifier: The classifier alone.
+        images: Images that it classifies correctly; the first few are differentiated.
+
+    Raises:
+        ValueError: There is no gradient with respect to the pixels, or it is zero on all of these
+            images.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+        >>> images = LabelledImages(np.array([[[[9.0], [0.0]]]]), np.array([0]), (0, 255))
+        >>> check_gradient(Classifier(model), images)
+    """
+    pixels = tf.constant(images[:_GRADIENT_IMAGES].unit_images())
+    with tf.GradientTape() as tape:
+        tape.watch(pixels)
+        loss = LogOdds()(images.labels[:_GRADIENT_IMAGES], classifier.unit_logits(pixels))
+    try:
+        gradient = tape.gradient(loss, pixels)
+    except LookupError:  # an operation that has none
+        gradient = None
+    # ART, too, counts what is not a number as zero.
+    if gradient is not None and np.nan_to_num(gradient.numpy()).any():
+        return
+    if gradient is None:
+        fault = "has none: does it round, take an argmax or leave TensorFlow inside?"
+    elif classifier.from_logits:
+        fault = f"is zero on all of the first {len(pixels)} images: does it round inside?"
+    else:
+        fault = (
+            f"is zero on all of the first {len(pixels)} images: where probabilities are rounded to "
+            "0 and 1, take off the softmax and pass from_logits=True; or does it round inside?"
+        )
+    raise ValueError(
+        "`classifier` must have a gradient with respect to the images, which attacks follow, and "
+        f"it {fault} Received: classifier={getattr(classifier.model, 'name', classifier.model)!r}"
+    )
 
 
 @functools.cache

@@ -18,11 +18,12 @@ import numpy.typing as npt
 from rich.console import Console
 
 from fd_keras._console import progress_bars
-from fd_keras._extras import import_extra
 from fd_keras._files import default_cache_dir
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, unit_images
 from fd_keras.evaluation.accuracies import accuracy_row
+from fd_keras.evaluation.attacks import import_art
+from fd_keras.evaluation.classifiers import check_gradient
 from fd_keras.evaluation.defences import CANDIDATES, Defence, defence, no_defence
 from fd_keras.evaluation.measurements import (
     detection_entries,
@@ -74,7 +75,8 @@ def evaluate(
     The evaluation checks its own attacker: signs that it was too weak are in ``report.checks``.
 
     Results are kept in ``cache_dir`` under a hash of all that they depend on. An interrupted
-    evaluation resumes, and another one computes only what is new.
+    evaluation resumes, and another one computes only what is new. A file there that was damaged is
+    named in a warning and computed again.
 
     Args:
         classifier: A ``Classifier``, or a Keras model that takes pixels from 0 to 255 and returns
@@ -109,7 +111,8 @@ def evaluate(
         ImportError: An extra is not installed.
         ValueError: Classifier, data and arguments do not fit: labels outside the classes, images
             outside the value range or of another shape, probabilities where logits are expected
-            or the other way round, no image that is classified correctly.
+            or the other way round, no image that is classified correctly, no gradient that
+            attacks can follow.
         TypeError: ``data`` or a defence is of an unknown type.
 
     Example:
@@ -130,20 +133,26 @@ def evaluate(
         arXiv:1902.06705. Tramer et al., "On Adaptive Attacks to Adversarial Example Defenses",
         NeurIPS 2020.
     """
-    import_extra("art.attacks.evasion", "evaluate")
     started = time.monotonic()
     classifier, protocol = Classifier.of(classifier), protocol_named(protocol)
+    import_art(protocol.attacks)
     families = [_settings_of(entry) for entry in defences]
     selected = select(classifier, data, max_images=max_images, batch_size=32)
     chooses = any(len(family) > 1 for family in families)
+    protocol = protocol.for_classes(classifier.logits(selected[:1].unit_images()).shape[1])
+    if any(attack.uses_gradient for attack in protocol.attacks):
+        check_gradient(classifier, selected)
     validation, test = split(selected) if chooses else (selected[:0], selected)
     patches = _patches(background, validation, classifier)
-    settings = [[defence(s, background=patches, seed=seed) for s in family] for family in families]
+    candidates = [
+        [defence(setting, background=patches, seed=seed) for setting in family]
+        for family in families
+    ]
     with progress_bars(console, unit="images") as progress:
         store = ArrayStore(cache_dir or default_cache_dir())
         bench = Workbench(classifier, store, seed=seed, eot_draws=eot_draws, progress=progress)
         evaluation = _Evaluation(protocol, validation, test, bench)
-        chosen = evaluation.choose(settings)
+        chosen = evaluation.choose(candidates)
         results = [evaluation.result(*entry) for entry in chosen.values()]
         defended = [result.defence for result in results]
         detection = detection_entries(

@@ -68,6 +68,35 @@ class Protocol:
         }
         object.__setattr__(self, "limits", limits)
 
+    @property
+    def attacks(self) -> tuple[Attack, ...]:
+        """All attacks."""
+        return (*self.gray_box, *self.adaptive, *self.black_box)
+
+    def for_classes(self, count: int) -> Protocol:
+        """The protocol for a classifier with so many classes.
+
+        Args:
+            count: Number of classes.
+
+        Returns:
+            The protocol itself where all of its attacks can be made; else one whose attacks and
+            description say what was left out.
+
+        Example:
+            >>> [attack.name for attack in PROTOCOLS["autoattack"].for_classes(2).gray_box]
+            ['AutoAttack 2/255 without DLR', 'AutoAttack 8/255 without DLR']
+        """
+        if all(attack.for_classes(count) is attack for attack in self.attacks):
+            return self
+        return replace(
+            self,
+            description=f"{self.description} Without APGD on DLR, which needs three classes.",
+            gray_box=tuple(attack.for_classes(count) for attack in self.gray_box),
+            adaptive=tuple(attack.for_classes(count) for attack in self.adaptive),
+            black_box=tuple(attack.for_classes(count) for attack in self.black_box),
+        )
+
     def limit(self, *names: str) -> int | None:
         """The smallest limit for any of several names.
 

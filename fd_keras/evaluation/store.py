@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,15 @@ import numpy.typing as npt
 
 from fd_keras._files import atomic_path
 
+_CHECKSUM_SIZE = hashlib.sha256().digest_size
+
 
 class ArrayStore:
     """A directory of arrays, each named by a hash of what it depends on.
 
     A killed process loses the array that it was computing and no other. Several processes may
-    write to one directory at once.
+    write to one directory at once. A file is NumPy's format and a checksum: one that is damaged,
+    belongs to other contents or lacks the checksum is named in a warning and computed again.
 
     Args:
         directory: Created if missing.
@@ -44,12 +49,44 @@ class ArrayStore:
         Args:
             parts: Everything that the array depends on, as plain JSON types.
             compute: Returns the array.
+
+        Raises:
+            OSError: The file cannot be written.
         """
         name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         path = self.directory / name[:2] / f"{name}.npy"
-        if path.exists():
-            return np.asarray(np.load(path))
+        if (kept := _read(path)) is not None:
+            return kept
         array = compute()
-        with atomic_path(path) as temporary:
-            np.save(temporary, array)
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            file.write(content.getbuffer())
+            file.write(_checksum(path, content.getbuffer()))
         return array
+
+
+def _read(path: Path) -> npt.NDArray[Any] | None:
+    """The array in a file; ``None`` where there is none that can be trusted."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        # Before it is opened: opening a named pipe waits for ever.
+        content = path.read_bytes() if path.is_file() else b""
+    except OSError:
+        content = b""
+    data, checksum = content[:-_CHECKSUM_SIZE], content[-_CHECKSUM_SIZE:]
+    if checksum == _checksum(path, data):
+        # The checksum covers type and shape, which precede the numbers.
+        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+    warnings.warn(
+        f"{path} is damaged or of other origin; it is computed again and replaced", stacklevel=3
+    )
+    return None
+
+
+def _checksum(path: Path, data: bytes | memoryview) -> bytes:
+    """Of the file's name, too: an array under another name is another array."""
+    digest = hashlib.sha256(path.name.encode())
+    digest.update(data)
+    return digest.digest()

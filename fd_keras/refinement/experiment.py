@@ -15,19 +15,18 @@ from rich.console import Console
 
 from fd_keras._checks import check_pixels, checked_whole
 from fd_keras._console import progress_bars
-from fd_keras._extras import import_extra
 from fd_keras._files import default_cache_dir
 from fd_keras.classifier import Classifier
 from fd_keras.data.batches import described
 from fd_keras.data.labelled import LabelledImages, array_hash, unit_images
 from fd_keras.evaluation.accuracies import BENIGN
-from fd_keras.evaluation.attacks import Attack
+from fd_keras.evaluation.attacks import Attack, import_art
+from fd_keras.evaluation.classifiers import check_gradient
 from fd_keras.evaluation.defences import Defence, distillation
 from fd_keras.evaluation.protocols import Protocol, protocol_named
 from fd_keras.evaluation.selection import select
 from fd_keras.evaluation.store import ArrayStore
-from fd_keras.evaluation.workbench import AttackedImages as ImageSet
-from fd_keras.evaluation.workbench import Workbench, correct
+from fd_keras.evaluation.workbench import AttackedImages, Workbench, correct
 from fd_keras.refinement.chief import role
 from fd_keras.refinement.result import ScoredDefence
 from fd_keras.refinement.scoring import (
@@ -59,10 +58,10 @@ class Split:
     attacks: Sequence[tuple[Attack, int]]
     given: Mapping[str, FloatArray]
 
-    def image_sets(self) -> dict[str, ImageSet]:
+    def image_sets(self) -> dict[str, AttackedImages]:
         """The images to attack, by the name of the attack."""
         return {
-            attack.name: ImageSet(self.images, attack).first(count)
+            attack.name: AttackedImages(self.images, attack).first(count)
             for attack, count in self.attacks
         }
 
@@ -109,20 +108,30 @@ class Experiment:
         max_images: int,
         seed: int,
         cache_dir: str | os.PathLike[str] | None,
-        **settings: Any,
+        console: Console | None,
+        adaptive: Sequence[Attack] = (),
+        adaptive_images: int = 0,
     ) -> Experiment:
         """Check the arguments of ``refine`` and ``learn_table``, and choose the images."""
         classifier = Classifier.of(classifier)
         checked_whole("max_images", max_images, 2)
         attacks = protocol if isinstance(protocol, Mapping) else protocol_named(protocol)
-        if settings.get("adaptive") or isinstance(attacks, Protocol):
-            import_extra("art.attacks.evasion", "evaluate")
+        made = (*adaptive, *(attacks.gray_box if isinstance(attacks, Protocol) else ()))
+        if made:
+            import_art(made)
+        validation, test = split(classifier, data, attacks, max_images=max_images)
+        if any(attack.uses_gradient for attack in made):
+            check_gradient(classifier, validation.images)
+        classes = _classes(classifier, validation.images)
         return cls(
             classifier,
-            *split(classifier, data, attacks, max_images=max_images),
+            validation,
+            test,
             cache_dir=Path(cache_dir or default_cache_dir()),
             seed=checked_whole("seed", seed, 0),
-            **settings,
+            console=console,
+            adaptive=[attack.for_classes(classes) for attack in adaptive],
+            adaptive_images=adaptive_images,
         )
 
     def identity(self) -> dict[str, Any]:
@@ -156,18 +165,17 @@ class Experiment:
         through = distillation(table)
         found = {}
         for attack in self.adaptive:
-            images = ImageSet(part.images, attack, through).first(self.adaptive_images)
+            images = AttackedImages(part.images, attack, through).first(self.adaptive_images)
             self._bench.generate(images)
-            logits = self._bench.logits(images, through)
-            found[adaptive_name(attack.name)] = correct(logits, images.images.labels)
+            found[adaptive_name(attack.name)] = self._bench.correct(images, through)
         return found
 
     def baseline(self, defence: Defence) -> ScoredDefence:
         """Score a defence on the test split."""
         benign, given = self.test.images, self.test.given
         found = {
-            name: correct(self._bench.logits(images, defence), images.images.labels)
-            for name, images in {BENIGN: ImageSet(benign), **self.test.image_sets()}.items()
+            name: self._bench.correct(images, defence)
+            for name, images in {BENIGN: AttackedImages(benign), **self.test.image_sets()}.items()
         }
         for name, pixels in given.items():
             logits = self.classifier.logits(defence(255 * pixels) / 255)
@@ -217,7 +225,7 @@ def split(
         protocol = Protocol("given", "Images attacked beforehand.")
     limits = protocol.limits
     unknown = set(limits) - {attack.family for attack in protocol.gray_box}
-    if unknown or any(not isinstance(n, int) or n < 1 for n in limits.values()):
+    if unknown or any(count < 1 for count in limits.values()):
         raise ValueError(
             "`limits` of the protocol must map families of its gray-box attacks to whole numbers. "
             f"Received: limits={dict(limits)!r}"
@@ -228,13 +236,19 @@ def split(
             f"validation and one for the test split. Received: {len(chosen)}"
         )
 
+    fitting = protocol.for_classes(_classes(classifier, chosen)).gray_box
+
     def every_second(first: int) -> Split:
         images = chosen[first::2]
         most = len(images)
-        counted = [(a, min(limits.get(a.family, most), most)) for a in protocol.gray_box]
+        counted = [(a, min(limits.get(a.family, most), most)) for a in fitting]
         return Split(images, counted, {name: x[first::2] for name, x in given.items()})
 
     return every_second(0), every_second(1)
+
+
+def _classes(classifier: Classifier, images: LabelledImages) -> int:
+    return int(classifier.logits(images[:1].unit_images()).shape[1])
 
 
 def _with_given_attacks(

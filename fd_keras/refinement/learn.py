@@ -17,6 +17,7 @@ from fd_keras._checks import checked, checked_whole
 from fd_keras._console import bar, progress_bars, text_table
 from fd_keras.classifier import Classifier
 from fd_keras.evaluation.accuracies import BENIGN, OURS
+from fd_keras.evaluation.classifiers import check_gradient
 from fd_keras.evaluation.protocols import Protocol
 from fd_keras.kernels import clip_straight_through, distil
 from fd_keras.presets import TableLike, as_table
@@ -142,6 +143,7 @@ def learn_table(
         cache_dir=cache_dir,
         console=console,
     )
+    check_gradient(experiment.classifier, experiment.validation.images)
     experiment.attack()
     scorer = experiment.scorer(experiment.validation)
     descent = _Descent(experiment.classifier, scorer, start, learning_rate, allowed, seed)

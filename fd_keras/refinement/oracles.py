@@ -5,6 +5,8 @@ Differences from Keras Tuner 1.4.8:
 * ``seed=0`` is a seed like any other; there it means a random one.
 * Files are replaced atomically; there a process that is killed while writing leaves a broken
   search.
+* Files carry a checksum, and a damaged one is named; there it ends in an error of JSON, or changes
+  the result.
 * A trial that was being written when the process was killed is run, and one that had ended is
   not run again; there it is the other way round.
 * A search that was killed and resumed ends as one that was not; there the Bayesian oracle loses
@@ -16,7 +18,9 @@ Differences from Keras Tuner 1.4.8:
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +40,9 @@ OBJECTIVE = "score"
 HYPERBAND_EPOCHS = 4
 
 _STATUS = trials.TrialStatus
+
+_ORACLE, _TRIAL = "oracle.json", "trial.json"
+_CHECKSUM = "sha256"
 
 
 class _Guarded(keras_tuner.Oracle):
@@ -97,10 +104,14 @@ class _Guarded(keras_tuner.Oracle):
             self.on_trial_end()
 
     def save(self) -> None:
-        _write(self._get_oracle_fname(), self.get_state())
+        write_state(self._get_oracle_fname(), self.get_state())
 
     def _save_trial(self, trial: Any) -> None:
-        _write(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())
+        write_state(Path(self._get_trial_dir(trial.trial_id)) / _TRIAL, trial.get_state())
+
+    def reload(self) -> None:
+        check_states(self._project_dir)
+        super().reload()
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         super().set_state(state)
@@ -210,6 +221,67 @@ def make_oracle(name: str, hyperparameters: Any, **settings: Any) -> Any:
     return made(hyperparameters=hyperparameters, **settings)
 
 
-def _write(path: Any, state: Mapping[str, Any]) -> None:
+def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+    """Write the state of an oracle, a trial or a tuner with its checksum.
+
+    Args:
+        path: The file; it is replaced atomically.
+        state: Plain JSON types.
+
+    Example:
+        See ``check_states``.
+    """
+    text = json.dumps({**state, _CHECKSUM: _checksum(state)})
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(state), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_states(directory: str | os.PathLike[str]) -> None:
+    """Refuse a search of which a file is damaged or missing.
+
+    Args:
+        directory: Where the oracle and the trials are kept; need not exist.
+
+    Raises:
+        ValueError: A file is damaged or missing; the message names it.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_state(folder / "oracle.json", {"start_order": ["0"]})
+        >>> check_states(folder)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: `directory` holds a search with a file that is missing; restore the file, ...
+    """
+    home = Path(directory)
+    found = {path: _checked_state(path) for path in sorted(home.glob(f"trial_*/{_TRIAL}"))}
+    oracle = home / _ORACLE
+    if not oracle.exists():
+        return  # killed before its first trial
+    for trial_id in _checked_state(oracle)["start_order"]:
+        if (path := home / f"trial_{trial_id}" / _TRIAL) not in found:
+            raise ValueError(_unusable(path, "missing"))
+
+
+def _checked_state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_bytes())
+        checksum = state.pop(_CHECKSUM)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(_unusable(path, "damaged")) from error
+    if checksum != _checksum(state):
+        raise ValueError(_unusable(path, "damaged"))
+    return dict(state)
+
+
+def _unusable(path: Path, how: str) -> str:
+    return (
+        f"`directory` holds a search with a file that is {how}; restore the file, or throw the "
+        f"search away with overwrite=True. Received: directory={os.fspath(path)!r}"
+    )
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    read_back = json.loads(json.dumps(state))  # keys are texts then, and sorted as such
+    return hashlib.sha256(json.dumps(read_back, sort_keys=True).encode()).hexdigest()

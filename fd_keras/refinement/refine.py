@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from fd_keras._checks import checked, checked_whole
-from fd_keras._files import claim
+from fd_keras._files import DocumentFormat, RunDirectory
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages
 from fd_keras.dct import ColorSpace
@@ -37,7 +37,16 @@ DEFAULT_BASELINES = ("liu2019", "zigzag15", "jpeg:90", "jpeg:75", "jpeg:50")
 
 _TRIALS = "trials"
 _LOGS = "logs"
-_IDENTITY = "search.json"
+_SEARCHES = RunDirectory(
+    DocumentFormat("fd_keras.search", 1, "search"),
+    "search.json",
+    (
+        f"{_TRIALS}/oracle.json",
+        f"{_TRIALS}/tuner*.json",  # of workers
+        f"{_TRIALS}/trial_*/trial.json",
+        f"{_LOGS}/[0-9]*/events.out.tfevents.*",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,7 @@ def refine(
         max_images: Number of images in both splits together.
         directory: Where the search is kept, with TensorBoard's ``logs``. Default: a directory
             below ``cache_dir`` that belongs to these arguments.
-        overwrite: Whether to delete a search in ``directory``.
+        overwrite: Whether to delete the search in ``directory``; other files there stay.
         seed: Of the search and of random attacks; the same gives the same result.
         cache_dir: As for ``fd_keras.evaluate``.
         console: Where progress is shown. Default: nowhere.
@@ -144,7 +153,9 @@ def refine(
 
     Raises:
         ImportError: An extra is missing.
-        ValueError: An argument does not fit, or ``directory`` holds another search.
+        ValueError: An argument does not fit, or ``directory`` holds another search, a damaged
+            one, files of other origin or links in the places of a search's files, or another
+            process searches there.
         RuntimeError: Three trials failed in a row, or all workers were lost.
 
     Example:
@@ -189,7 +200,8 @@ def refine(
         "first_values": search.first_values,
         **experiment.identity(),
     }
-    from fd_keras.refinement.oracles import make_oracle  # Keras Tuner is slow to import
+    # Keras Tuner is slow to import.
+    from fd_keras.refinement.oracles import check_states, make_oracle
 
     oracle = make_oracle(
         search.oracle,
@@ -199,19 +211,20 @@ def refine(
         starting_points=search.first_values,
         worker_timeout=search.worker_timeout,
     )
-    home = _claimed(directory, experiment.cache_dir, identity, overwrite)
-    experiment.attack()
-    scorer = experiment.scorer(experiment.validation)
-    trials = _run(search, oracle, scorer, experiment, allowed, home)
-    if trials is None:
-        return None
     splits = {"validation": experiment.validation, "test": experiment.test}
     settings = {
         **identity,
         "max_trials": search.max_trials,
         "images": {name: len(part.images) for name, part in splits.items()},
     }
-    return _result(trials, scorer, experiment, others, settings)
+    with _claimed(directory, experiment.cache_dir, identity, overwrite) as home:
+        check_states(home / _TRIALS)
+        experiment.attack()
+        scorer = experiment.scorer(experiment.validation)
+        trials = _run(search, oracle, scorer, experiment, allowed, home)
+        if trials is None:
+            return None
+        return _result(trials, scorer, experiment, others, settings)
 
 
 def _completed(search: Search, images: LabelledImages) -> Search:
@@ -249,26 +262,24 @@ def _declared(space: Space) -> tuple[Any, QuantizationTable]:
     return hyperparameters, table
 
 
+@contextmanager
 def _claimed(
     directory: str | os.PathLike[str] | None,
     cache_dir: Path,
     identity: Mapping[str, Any],
     overwrite: bool,
-) -> Path:
-    """The directory of this very search, emptied if it is to be overwritten."""
+) -> Iterator[Path]:
+    """The directory of this very search, held by this process unless it is a worker."""
     text = json.dumps(identity, sort_keys=True)
     if directory is None:
         home = cache_dir / "searches" / hashlib.sha256(text.encode()).hexdigest()[:16]
     else:
         home = Path(directory)
-    if role() == "worker":
-        return home
-    if overwrite:
-        (home / _IDENTITY).unlink(missing_ok=True)
-        for part in (_TRIALS, _LOGS):
-            shutil.rmtree(home / part, ignore_errors=True)
-    claim(home / _IDENTITY, identity, "a search")
-    return home
+    if role() == "worker":  # the chief holds it
+        yield home
+        return
+    with _SEARCHES.claimed(home, identity, overwrite=overwrite):
+        yield home
 
 
 def _run(

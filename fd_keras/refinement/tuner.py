@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import keras_tuner
 import numpy as np
 
 from fd_keras.evaluation.accuracies import BENIGN
-from fd_keras.refinement.oracles import HYPERBAND_EPOCHS
+from fd_keras.refinement.oracles import HYPERBAND_EPOCHS, write_state
 from fd_keras.refinement.progress import TrialLogger
 from fd_keras.refinement.result import Trial
 from fd_keras.refinement.scoring import RUNGS, Accuracies, BoolArray, TableScore, TableScorer
@@ -144,6 +145,23 @@ class RefinementTuner(keras_tuner.Tuner):
         """Report the trial."""
         self._heart.close()
         super().on_trial_end(trial)
+
+    def save(self) -> None:
+        """Keep the oracle; a worker leaves a mark of its own."""
+        if self._is_worker():
+            write_state(self._get_tuner_fname(), {})
+        else:
+            self.oracle.save()
+
+    def reload(self) -> None:
+        """Go on from the oracle's state; the tuner has none of its own."""
+        if not self._is_worker():
+            self.oracle.reload()
+
+    def _get_tuner_fname(self) -> str:
+        """The file whose existence says that there is something to reload."""
+        name = f"{self.tuner_id}.json" if self._is_worker() else "oracle.json"
+        return str(Path(self.project_dir) / name)
 
     def _beat(self, trial_id: str) -> None:
         # A chief that is away for a moment will be told by the next beat.

@@ -240,10 +240,75 @@ def test_probabilities_are_turned_into_logits(model, data, report, cache):
 
 @keras.saving.register_keras_serializable(package="test_evaluate")
 class Masking(keras.layers.Layer):
-    """Coarse rounding whose gradient is zero: every gradient attack fails behind it."""
+    """Coarse rounding with a gradient that points nowhere: gradient attacks fail behind it."""
 
     def call(self, inputs):
-        return tf.stop_gradient(tf.round(inputs / 32) * 32) + 0.0 * inputs
+        pattern = tf.random.stateless_normal(tf.shape(inputs)[1:], [1, 2])
+        masked = inputs * pattern
+        return tf.round(inputs / 32) * 32 + 1e-6 * (masked - tf.stop_gradient(masked))
+
+
+class Rounding(keras.layers.Layer):
+    """Rounding as TensorFlow differentiates it."""
+
+    def call(self, inputs):
+        return 16 * tf.round(inputs / 16)
+
+
+class ZeroGradient(keras.layers.Layer):
+    def call(self, inputs):
+        return 0.0 * inputs + tf.stop_gradient(inputs)
+
+
+class Labels(keras.layers.Layer):
+    """The logits of a label; an integer has no gradient."""
+
+    def call(self, inputs):
+        return tf.one_hot(tf.argmax(inputs, axis=-1), 10, on_value=5.0, off_value=-5.0)
+
+
+class Outside(keras.layers.Layer):
+    """A step that TensorFlow cannot differentiate."""
+
+    def call(self, inputs):
+        return tf.ensure_shape(tf.numpy_function(lambda x: x, [inputs], tf.float32), inputs.shape)
+
+
+def masked(model, place):
+    parts = [model, place] if isinstance(place, Labels) else [place, model]
+    return keras.Sequential([keras.Input(model.input_shape[1:]), *parts])
+
+
+def masked_softmax(model):
+    """Probabilities that float32 rounds to 0 and 1."""
+    scaled = keras.layers.Rescaling(1e4)
+    return keras.Sequential(
+        [keras.Input(model.input_shape[1:]), model, scaled, keras.layers.Softmax()]
+    )
+
+
+@pytest.mark.parametrize("layer", [Rounding, ZeroGradient, Labels, Outside])
+@pytest.mark.parametrize("function", [evaluate, fd_keras.refine, fd_keras.learn_table])
+def test_a_classifier_without_gradient_is_named(
+    model, data, tmp_path, monkeypatch, function, layer
+):
+    monkeypatch.setattr(Attack, "generate", lambda *_, **__: pytest.fail("images were attacked"))
+    with pytest.raises(ValueError, match="must have a gradient .*(round|argmax)") as error:
+        function(masked(model, layer()), data, protocol=SMALL, cache_dir=tmp_path)
+    assert "Received: classifier='sequential" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_saturated_probabilities_are_named(model, data, tmp_path):
+    classifier = Classifier(masked_softmax(model), from_logits=False)
+    with pytest.raises(ValueError, match="zero on all of the first 16 .*from_logits=True"):
+        evaluate(classifier, data, ["none"], SMALL, cache_dir=tmp_path)
+
+
+def test_attacks_by_queries_need_no_gradient(model, data, tmp_path):
+    blind = Protocol("blind", "", black_box=(square(8, 2),), limits={"Square": 2})
+    report = evaluate(masked(model, Rounding()), data, ["none"], blind, cache_dir=tmp_path)
+    assert figure(report, "none", "black-box", "Square-2 8/255")["count"] == 2
 
 
 def test_a_masked_gradient_is_caught(model, data, cache):

@@ -1,11 +1,15 @@
-"""Protocols and their limits."""
+"""Protocols: their limits, and a run of each."""
 
+import dataclasses
 import hashlib
 import json
+import sys
 
+import keras
+import numpy as np
 import pytest
 
-from fd_keras.evaluation import PROTOCOLS, Protocol, protocol_named
+from fd_keras.evaluation import PROTOCOLS, Protocol, autoattack, evaluate, fgsm, protocol_named
 
 
 def test_attacks_are_those_of_earlier_versions():
@@ -64,3 +68,92 @@ def test_limits_must_be_numbers_of_images_by_family_or_threat_model(limits, mess
 def test_there_must_be_a_protocol_of_that_name():
     with pytest.raises(ValueError, match="`protocol` must be a Protocol or one of"):
         protocol_named("nips")
+
+
+# --- runs
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Make attacks short, the parts of AutoAttack included."""
+    evasion = pytest.importorskip("art.attacks.evasion", reason="ART is not installed")
+
+    class ShortAutoAttack(evasion.AutoAttack):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            for part in self.attacks:
+                part.max_iter = 2
+                for restarts in {"nb_restarts", "nb_random_init"} & set(vars(part)):
+                    setattr(part, restarts, 1)
+
+    monkeypatch.setattr(evasion, "AutoAttack", ShortAutoAttack)
+
+    def shortened(attacks):
+        shorter = {"max_iter": 2, "binary_search_steps": 1}
+        return tuple(
+            dataclasses.replace(
+                attack,
+                parameters={
+                    name: min(value, shorter.get(name, value))
+                    for name, value in attack.parameters.items()
+                },
+            )
+            for attack in attacks
+        )
+
+    def protocol(name):
+        named = PROTOCOLS[name]
+        models = ("gray_box", "adaptive", "black_box")
+        attacks = {model: shortened(getattr(named, model)) for model in models}
+        return dataclasses.replace(named, **attacks)
+
+    return protocol
+
+
+@pytest.fixture
+def linear():
+    """A function of the number of classes: a linear model, and images that it gets right."""
+
+    def classifier(classes):
+        model = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(classes)]
+        )
+        images = np.random.default_rng(1).uniform(0, 255, (3, 8, 8, 1)).astype(np.float32)
+        return model, (images, model.predict(images, verbose=0).argmax(-1))
+
+    return classifier
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"), [*((name, 5) for name in PROTOCOLS), ("autoattack", 3), ("autoattack", 2)]
+)
+def test_every_protocol_runs(short, linear, tmp_path, capfd, name, classes):
+    """AutoAttack used to need a package that no extra has, to crash and to draw endless bars."""
+    model, data = linear(classes)
+    report = evaluate(model, data, ["none"], short(name), cache_dir=tmp_path)
+    made = {row["attack"] for row in report.rows} - {"none"}
+    assert made == {attack.name for attack in PROTOCOLS[name].for_classes(classes).attacks}
+    assert len(capfd.readouterr().err) < 2000
+    without = [attack for attack in made if "without DLR" in attack]
+    assert len(without) == (2 if classes == 2 else 0)
+    said = report.settings["protocol_description"] + str(report.settings["attacks"])
+    assert ("Without APGD on DLR" in said) == ("'dlr': False" in said) == bool(without)
+
+
+def test_three_classes_leave_nothing_out():
+    for protocol in PROTOCOLS.values():
+        assert protocol.for_classes(3) is protocol
+        assert (protocol.for_classes(2) is protocol) == (protocol.name != "autoattack")
+    assert autoattack(8, dlr=False) == autoattack(8).for_classes(2)
+
+
+def test_a_package_that_autoattack_lacks_is_named_before_anything_is_attacked(
+    monkeypatch, linear, tmp_path
+):
+    pytest.importorskip("art.attacks.evasion", reason="ART is not installed")
+    monkeypatch.setitem(sys.modules, "multiprocess", None)
+    model, data = linear(3)
+    protocol = Protocol("p", "", gray_box=(fgsm(8), autoattack(8)))
+    with pytest.raises(ImportError, match=r'multiprocess .*pip install "fd-keras\[evaluate\]"'):
+        evaluate(model, data, ["none"], protocol, cache_dir=tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,7 @@
 """Searches: their images, trials and results."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -127,6 +129,118 @@ def test_another_search_is_refused_before_anything_is_attacked(search, monkeypat
         search(tmp_path, max_trials=1, max_benign_loss=0.5)
 
 
+# --- directories
+
+
+@pytest.fixture(scope="module")
+def ended(digits, tmp_path_factory):
+    """The directory of a search of one trial, to be copied."""
+    directory = tmp_path_factory.mktemp("ended")
+    searches.search(*digits, directory, max_trials=1)
+    return directory
+
+
+@pytest.fixture
+def home(ended, tmp_path):
+    return shutil.copytree(ended, tmp_path / "search")
+
+
+def times(folder):
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".fd_keras.lock"]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def refused(search, directory, message, monkeypatch, **options):
+    """The search ends before images are attacked, and leaves every file as it is."""
+    monkeypatch.setattr(Experiment, "attack", lambda self: pytest.fail("images were attacked"))
+    before = times(directory)
+    with pytest.raises(ValueError, match=message):
+        search(directory, max_trials=2, **options)
+    assert times(directory) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "search.json",
+        "trials/oracle.json",
+        "trials/trial_0/trial.json",
+        "logs/0/events.out.tfevents.1",
+    ],
+)
+def test_a_directory_of_other_origin_is_refused(search, monkeypatch, tmp_path, name, overwrite):
+    """`overwrite` used to delete `trials` and `logs` of whatever directory it was given."""
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    refused(search, tmp_path, "`directory` holds", monkeypatch, overwrite=overwrite)
+
+
+def test_overwriting_deletes_the_search_and_nothing_else(search, home):
+    shutil.copytree(home / "trials" / "trial_0", home / "trials" / "trial_1")
+    shutil.copytree(home / "logs" / "0", home / "logs" / "1")
+    others = ["logs/train/events.out.tfevents.1", "logs/notes", "trials/notes", "trials/trial_0/a"]
+    for name in others:
+        (home / name).parent.mkdir(exist_ok=True)
+        (home / name).touch()
+    result = search(home, max_trials=1, overwrite=True)
+    assert len(result.trials) == 1
+    assert not (home / "trials" / "trial_1").exists()
+    assert not (home / "logs" / "1").exists()
+    assert all((home / name).exists() for name in others)
+
+
+@pytest.mark.parametrize("name", ["trials", "logs"])
+def test_links_are_refused(search, monkeypatch, home, tmp_path, name):
+    """Trials behind a link were not deleted, and counted as those of the new search."""
+    elsewhere = tmp_path / "elsewhere"
+    (home / name).rename(elsewhere)
+    (home / name).symlink_to(elsewhere)
+    before = times(elsewhere)
+    refused(search, home, f"{name} is a link", monkeypatch, overwrite=True)
+    assert times(elsewhere) == before
+
+
+def test_two_searches_at_once_are_refused(search, monkeypatch, tmp_path):
+    inner = []
+
+    def space(hp):
+        if (tmp_path / "search.json").exists() and not inner:
+            inner.append(1)
+            with pytest.raises(ValueError, match="`directory` is in use by another run"):
+                search(tmp_path, max_trials=1)
+        return searches.small_space(hp)
+
+    search(tmp_path, max_trials=1, space=space)
+    assert inner
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def changed(path):
+    """Valid JSON of another result."""
+    text = path.read_text()
+    assert "COMPLETED" in text or "end_order" in text
+    path.write_text(text.replace("COMPLETED", "FAILED").replace("end_order", "end order"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut, changed, lambda path: path.write_text("[1]"), lambda path: path.write_bytes(b"")],
+)
+@pytest.mark.parametrize("name", ["oracle.json", "trial_0/trial.json"])
+def test_damaged_files_of_a_search_are_named(search, monkeypatch, home, name, damage):
+    damage(home / "trials" / name)
+    refused(search, home, f"a file that is damaged; .*trials/{name}", monkeypatch)
+
+
+def test_a_missing_trial_is_named(search, monkeypatch, home):
+    (home / "trials" / "trial_0" / "trial.json").unlink()
+    refused(search, home, "a file that is missing; .*trial_0/trial.json", monkeypatch)
+
+
 # --- images
 
 
@@ -165,7 +279,7 @@ def test_limits_of_the_protocol_are_images_of_each_split():
     parts = split(spot_classifier(), (images, np.arange(10)), limited, max_images=10)
     assert [[count for _, count in part.attacks] for part in parts] == [[5, 2], [5, 2]]
     assert [part.images.indices.tolist() for part in parts] == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
-    for limits in ({"Square": 2}, {"adaptive": 2}, {"BIM": 0}, {"BIM": 1.5}):
+    for limits in ({"Square": 2}, {"adaptive": 2}, {"BIM": 0}):
         unfit = Protocol("one", "", attacks, limits=limits)
         with pytest.raises(ValueError, match="`limits` of the protocol must map families"):
             split(spot_classifier(), (images, np.arange(10)), unfit, max_images=10)
