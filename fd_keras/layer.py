@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -28,6 +29,10 @@ from fd_keras.kernels import (
 from fd_keras.presets import TableLike, as_table
 from fd_keras.statistics import CoefficientStatistics
 from fd_keras.tables import QuantizationTable
+
+# The list to which calls append their distilled images; see `fd_keras.export.recording`. A context
+# variable, because other threads may call the same layers meanwhile.
+RECORD: ContextVar[list[Any] | None] = ContextVar("RECORD", default=None)
 
 
 @keras.saving.register_keras_serializable(package="fd_keras")
@@ -160,7 +165,10 @@ class FeatureDistillation(keras.layers.Layer):
         if inputs.shape.rank == 3:
             x = tf.squeeze(x, 0)
         dtype = tf.as_dtype(self.compute_dtype)
-        return tf.cast(tf.round(x) if dtype.is_integer else x, dtype)
+        distilled = tf.cast(tf.round(x) if dtype.is_integer else x, dtype)
+        if (record := RECORD.get()) is not None:
+            record.append(distilled)
+        return distilled
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """The shape of the input."""

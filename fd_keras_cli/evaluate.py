@@ -101,7 +101,7 @@ def evaluate(
             from fd_keras.classifier import Classifier
             from fd_keras.data.labelled_sources import open_labelled_images
             from fd_keras_cli.models import class_count, image_shape, load_model
-        loaded = load_model(model, modules or [])
+        loaded = load_model(model, modules or [], console)
         source = open_labelled_images(
             data,
             image_shape(loaded),

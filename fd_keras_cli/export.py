@@ -111,7 +111,7 @@ def export(
         checks: list[ExportCheck] = []
         written = []
         with console.status("Exporting"):
-            whole = protected(load_model(model, modules or []), table, value_range)
+            whole = protected(load_model(model, modules or [], console), table, value_range)
             reading = {"image_key": image_key, "max_pixels": max_pixels}
             images = (
                 None

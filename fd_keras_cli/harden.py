@@ -258,7 +258,7 @@ def _result(
             from fd_keras.hardening import Recipe, Training
             from fd_keras.presets import table_from_argument
             from fd_keras_cli.models import load_model
-        model = load_model(path, modules)
+        model = load_model(path, modules, console)
         layer = FeatureDistillation(table_from_argument(table), value_range=reader.value_range)
         with console.status("Reading images"):
             train, validation = (

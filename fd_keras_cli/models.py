@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Most images that are read to measure ranges and to prove an export.
 _IMAGE_LIMIT = 100
@@ -17,44 +20,92 @@ _UNKNOWN_CLASS_CLUES = (
     "must be an instance of class Layer",
 )
 
+# How .keras files (zip) and HDF5 files begin.
+_SIGNATURES = (b"PK\x03\x04", b"\x89HDF")
 
-def load_model(path: Path, modules: list[str]) -> Any:
+# In characters.
+_LONGEST_REASON = 1000
+
+
+def load_model(path: Path, modules: list[str], console: Console | None = None) -> Any:
     """Load a ``.keras`` or ``.h5`` file, or wrap a SavedModel directory.
 
     Args:
-        path: The file or directory.
+        path: The file, or the directory of a SavedModel or of its versions, of which the newest is
+            taken.
         modules: Python modules to import first; they register the model's own classes.
+        console: Where to say which version was taken.
 
     Raises:
-        ValueError: There is no such model, or it needs classes that no module registered.
+        ValueError: There is no such model, it needs classes that no module registered, or it runs a
+            SavedModel outside of its file.
 
     Example:
         >>> load_model(Path("model.keras"), [])  # doctest: +SKIP
     """
     import keras
 
-    from fd_keras import wrap_saved_model
+    from fd_keras.export.archive import is_saved_model
+    from fd_keras.export.wrapping import OutsideModelError
 
     for module in modules:
         importlib.import_module(module)
     if path.is_dir():
-        return wrap_saved_model(path)
+        return _wrapped(path, console)
     if not path.is_file():
         raise ValueError(f"`MODEL` does not exist. Received: {path}")
     try:
         return keras.models.load_model(path, compile=False)
+    except OutsideModelError as error:
+        there = is_saved_model(error.directory)
+        raise ValueError(
+            f"`MODEL` runs a SavedModel outside of its file, {error.directory}, "
+            + ("whose operations can read and write files. If you trust it" * there)
+            + ("which is no longer there. Where you have it" * (not there))
+            + f", give the directory of that SavedModel as MODEL. Received: {path}"
+        ) from error
     except Exception as error:  # Keras raises many types on files it cannot read
-        message = " ".join(str(error).split())
-        if any(clue in message for clue in _UNKNOWN_CLASS_CLUES):
+        message = _shortened(error)
+        if any(clue in str(error) for clue in _UNKNOWN_CLASS_CLUES):
             raise ValueError(
                 "`MODEL` holds classes that Keras does not know: decorate them with "
                 "@keras.saving.register_keras_serializable(), and name their module with "
-                f"--import. Received: {path} ({message[:200]})"
+                f"--import. Received: {path} ({message})"
             ) from error
+        rule = "be a .keras or .h5 file, or a SavedModel directory"
+        with path.open("rb") as file:
+            known = file.read(4) in _SIGNATURES
+        if known:
+            rule = "be a model that Keras can load"
+        raise ValueError(f"`MODEL` must {rule}. Received: {path} ({message})") from error
+
+
+def _wrapped(path: Path, console: Console | None) -> Any:
+    from fd_keras import wrap_saved_model
+    from fd_keras.export.archive import is_saved_model, newest_version
+
+    version = path if is_saved_model(path) else newest_version(path)
+    if version is None:
         raise ValueError(
-            f"`MODEL` must be a .keras or .h5 file, or a SavedModel directory. "
-            f"Received: {path} ({message[:200]})"
+            "`MODEL` must be a .keras or .h5 file, or a directory that holds saved_model.pb or "
+            f"numbered versions of it. Received: {path}"
+        )
+    if version != path and console is not None:
+        text = f"Taking version {version.name} of {path}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    try:
+        return wrap_saved_model(version)
+    except ValueError as error:
+        raise ValueError(
+            "`MODEL` must be a whole SavedModel that takes one batch of images. "
+            f"Received: {version} ({_shortened(error)})"
         ) from error
+
+
+def _shortened(error: Exception) -> str:
+    """An error in one line; Keras puts whole configurations into some."""
+    message = " ".join(str(error).split())
+    return message if len(message) <= _LONGEST_REASON else f"{message[:_LONGEST_REASON]} ..."
 
 
 def image_shape(classifier: Any) -> tuple[int, int, int]:

@@ -155,7 +155,7 @@ def _result(
             from fd_keras.refinement.refine import SEARCHES
             from fd_keras_cli.models import class_count, image_shape, load_model
         _check_outputs(options["directory"], SEARCHES.mark)
-        model = load_model(path, [])
+        model = load_model(path, [], console)
         attacks = protocol_named(protocol, limits)
         source = open_labelled_images(
             data,

@@ -21,7 +21,12 @@ from fd_keras_cli.options import (
 
 def verify(
     exported: Annotated[
-        Path, typer.Argument(metavar="EXPORT", help="A .tflite file, or a SavedModel directory.")
+        Path,
+        typer.Argument(
+            metavar="EXPORT",
+            help="A .tflite file, a SavedModel directory, or the directory of its versions, of "
+            "which the newest is taken.",
+        ),
     ],
     model: Annotated[
         Path, model_argument("The .keras or .h5 file, or SavedModel, that it was made from.")
@@ -51,10 +56,12 @@ def verify(
         with console.status("Starting TensorFlow"):
             from fd_keras import verify_export
             from fd_keras._files import atomic_path
+            from fd_keras.export.archive import found_export
             from fd_keras_cli.models import load_model, model_images, protected
 
+        exported = found_export(exported, "EXPORT")
         with console.status("Comparing"):
-            whole = protected(load_model(model, modules or []), table, value_range)
+            whole = protected(load_model(model, modules or [], console), table, value_range)
             reading = {"image_key": image_key, "max_pixels": max_pixels}
             batch = None if images is None else model_images(images, whole, console, **reading)
             check = verify_export(exported, whole, batch)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +26,10 @@ _EXTRAS = "assets.extra"
 DETAILS_FILE = f"{_EXTRAS}/fd_keras.json"
 LABELS_FILE = f"{_EXTRAS}/labels.txt"
 WARMUP_FILE = f"{_EXTRAS}/tf_serving_warmup_requests"
+
+# Held while TensorFlow writes or converts a SavedModel, which is not made for several threads: it
+# changes settings of the process, such as the level of its log, and then sets them back.
+EXCLUSIVE = threading.RLock()
 
 # Typing alias: names of classes, or a text file with one on each line.
 Labels = Sequence[str] | str | os.PathLike[str]
@@ -69,29 +73,60 @@ def write_archive(
         >>> list(tf.saved_model.load(target).signatures)
         ['serving_default']
     """
-    archive = keras.export.ExportArchive()
-    for resource in tracked:
-        archive.track(resource)
-    # Keras 2 saves no tables but its own layers' unless they hang on the archive itself.
-    archive.resources = [r for r in tracked if not isinstance(r, keras.layers.Layer)]
-    for name, endpoint in endpoints.items():
-        archive.add_endpoint(name, endpoint.function, [endpoint.input])
-    with _silence():
+    with EXCLUSIVE, _silence():
+        archive = keras.export.ExportArchive()
+        # Not the models themselves: Keras 3 takes `predict_function` off a model while it looks
+        # for tables in it, and another thread may be predicting.
+        owner = tf.Module()
+        owner.resources = archive.resources = _resources(tracked)
+        archive.track(owner)
+        for name, endpoint in endpoints.items():
+            archive.add_endpoint(name, endpoint.function, [endpoint.input])
         archive.write_out(os.fspath(directory))
+
+
+def _resources(tracked: Sequence[Any]) -> list[Any]:
+    """The lookup tables and the like that functions read, and do not hold as they do variables."""
+    found: dict[int, Any] = {}
+    for root in tracked:
+        layers = root._flatten_layers() if isinstance(root, keras.layers.Layer) else [root]
+        for layer in layers:
+            # Keras 3 does not show TensorFlow what a layer keeps in lists and dictionaries.
+            for owner in [layer, *_collected(list(vars(layer).values()))]:
+                for part in tf.train.TrackableView(owner).descendants():
+                    if isinstance(part, tf.saved_model.experimental.TrackableResource):
+                        found[id(part)] = part
+    return list(found.values())
+
+
+def _collected(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _collected(item)
+    elif isinstance(value, (tf.Module, tf.saved_model.experimental.TrackableResource)):
+        yield value
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep TensorFlow and Keras from announcing a path that is about to be renamed."""
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    """Keep TensorFlow and Keras from announcing a path that is about to be renamed.
+
+    Both are told so for this thread alone.
+    """
+    thread, logger = threading.get_ident(), tf.get_logger()
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return record.thread != thread or record.levelno >= logging.WARNING
+
+    printing = keras.utils.is_interactive_logging_enabled()
+    keras.utils.disable_interactive_logging()
+    logger.addFilter(is_shown)
     try:
-        # Keras 2.15 prints, and has no argument against it.
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
+        yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(is_shown)
+        if printing:
+            keras.utils.enable_interactive_logging()
 
 
 def export_details(model: keras.Model, labels: Labels | None, **more: Any) -> dict[str, Any]:
@@ -103,7 +138,7 @@ def export_details(model: keras.Model, labels: Labels | None, **more: Any) -> di
         **more: Further entries.
 
     Raises:
-        ValueError: ``labels`` are empty, or one of them is not one line of text.
+        ValueError: ``labels`` are not one line of text for each class.
         OSError: The file of labels cannot be read.
 
     Example:
@@ -118,21 +153,46 @@ def export_details(model: keras.Model, labels: Labels | None, **more: Any) -> di
         "model": model.name,
         "value_range": list(layers[0].value_range) if layers else None,
         "tables": [layer.quantization_table.to_dict() for layer in layers],
-        "labels": None if labels is None else _label_names(labels),
+        "labels": None if labels is None else _label_names(labels, _class_counts(model)),
         **more,
     }
 
 
-def _label_names(labels: Labels) -> list[str]:
+def _label_names(labels: Labels, classes: set[int]) -> list[str]:
     if isinstance(labels, (str, os.PathLike)):
-        names = Path(labels).read_text(encoding="utf-8").splitlines()
+        try:
+            names = Path(labels).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"`labels` must be a text file in UTF-8 ({error}). Received: labels={labels!r}"
+            ) from error
     else:
         names = list(labels)
-    if not names or any(not isinstance(n, str) or not n.strip() or "\n" in n for n in names):
+    one_line = all(isinstance(n, str) and n.strip() and len(n.splitlines()) == 1 for n in names)
+    if not names or not one_line:
         raise ValueError(
             f"`labels` must be one line of text for each class. Received: labels={labels!r}"
         )
+    if classes and len(names) not in classes:
+        count = " or ".join(map(str, sorted(classes)))
+        raise ValueError(
+            f"`labels` must be one line of text for each of the {count} classes of `model`. "
+            f"Received: {len(names)} labels"
+        )
     return names
+
+
+def _class_counts(model: keras.Model) -> set[int]:
+    """The numbers of classes that the outputs may have; none where their shapes do not tell."""
+    outputs = model.output if isinstance(model.output, dict) else {"": model.output}
+    shapes = [
+        tuple(output.shape)
+        for name, part in outputs.items()
+        if name != "distilled"
+        for output in tf.nest.flatten(part)
+    ]
+    # A single number for each image decides between two classes.
+    return {max(shape[-1], 2) for shape in shapes if len(shape) > 1 and shape[-1] is not None}
 
 
 def write_extras(version: Path, details: dict[str, Any]) -> None:
@@ -215,6 +275,60 @@ def is_saved_model(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / "saved_model.pb").is_file()
 
 
+def versions(directory: str | os.PathLike[str]) -> list[Path]:
+    """The versions of a served model, from the oldest to the newest, whole or not.
+
+    Args:
+        directory: Base directory of the served model; it need not exist.
+
+    Example:
+        >>> versions("no_such_directory")
+        []
+    """
+    found = [path for path in Path(directory).glob("*") if path.name.isdecimal()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def newest_version(directory: str | os.PathLike[str]) -> Path | None:
+    """The newest version of a served model, or ``None`` where there is none.
+
+    Args:
+        directory: Base directory of the served model; it need not exist.
+
+    Example:
+        >>> newest_version("no_such_directory") is None
+        True
+    """
+    return next(filter(is_saved_model, reversed(versions(directory))), None)
+
+
+def found_export(path: str | os.PathLike[str], argument: str = "path") -> Path:
+    """The file or version that a path to an export leads to.
+
+    Args:
+        path: A ``.tflite`` file, a SavedModel, or the base directory of a served model, which
+            leads to its newest version.
+        argument: Name of the caller's argument in the error message.
+
+    Raises:
+        ValueError: There is no export.
+
+    Example:
+        >>> found_export("no_such_directory")
+        Traceback (most recent call last):
+        ...
+        ValueError: `path` must be a .tflite file, or a directory that holds saved_model.pb or
+        numbered versions of it. Received: path='no_such_directory'
+    """
+    version = path if is_saved_model(path) or os.path.isfile(path) else newest_version(path)
+    if version is None:
+        raise ValueError(
+            f"`{argument}` must be a .tflite file, or a directory that holds saved_model.pb or "
+            f"numbered versions of it. Received: {argument}={os.fspath(path)!r}"
+        )
+    return Path(version)
+
+
 def saved_model_operations(path: str | os.PathLike[str]) -> Counter[str]:
     """How often each operation occurs in the graph and its functions.
 
@@ -247,5 +361,11 @@ def _meta_graph(path: str | os.PathLike[str]) -> Any:
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     content = (Path(path) / "saved_model.pb").read_bytes()
-    (graph,) = SavedModel.FromString(content).meta_graphs
+    try:
+        (graph,) = SavedModel.FromString(content).meta_graphs
+    except Exception as error:  # protobuf's own type, or there is another number of graphs
+        raise ValueError(
+            f"`path` must hold a whole SavedModel; saved_model.pb is damaged ({error}). "
+            f"Received: path={os.fspath(path)!r}"
+        ) from error
     return graph

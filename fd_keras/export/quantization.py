@@ -10,11 +10,10 @@ least squared error, and the operations that lose most stay in float32.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -28,6 +27,9 @@ from fd_keras.export.tflite_file import TFLiteFile
 Quantization = Literal["none", "dynamic", "float16", "int8"]
 
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
+
+# Types of weights and activations in eight bits and similar.
+_INTEGERS = ("INT4", "INT8", "UINT8", "INT16")
 
 # A pattern that matches no operation.
 _NOTHING = "$^"
@@ -81,36 +83,64 @@ def quantized(
     """
     if quantize == "none":
         return content
-    with _silence():
-        if samples is None:
-            return _quantized(content, _recipe(quantize, kept))
-        ranges = _ranges(content, _recipe(quantize, kept), samples, kept)
+    # Of LiteRT; the intermediate values are what the ranges are measured on.
+    warnings.filterwarnings("ignore", ".*`experimental_preserve_all_tensors`")
+    if samples is None:
+        return _quantized(content, _recipe(quantize, kept))
+    ranges = _ranges(content, _recipe(quantize, kept), samples, kept)
 
-        def alone(name: str) -> bytes:
-            return _quantized(content, _recipe(quantize, kept, only=name), ranges)
+    def alone(name: str) -> bytes:
+        return _quantized(content, _recipe(quantize, kept, only=name), ranges)
 
-        worst = worst_operations(content, alone, samples[:_TRIED_SAMPLES], kept, int8_error)
-        return _quantized(content, _recipe(quantize, [*kept, *worst]), ranges)
+    worst = worst_operations(content, alone, samples[:_TRIED_SAMPLES], kept, int8_error)
+    return _quantized(content, _recipe(quantize, [*kept, *worst]), ranges)
+
+
+def quantization_of(file: TFLiteFile) -> Quantization:
+    """How a file is quantised, by the types of its tensors and not by what it says of itself.
+
+    Args:
+        file: A TFLite file.
+
+    Returns:
+        What more than half of the body is; the distillation does not count.
+
+    Example:
+        >>> import tempfile, keras
+        >>> from fd_keras import export_tflite
+        >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+        >>> path = export_tflite(model, tempfile.mkdtemp() + "/model.tflite", verify=False)
+        >>> quantization_of(TFLiteFile(path.read_bytes()))
+        'none'
+    """
+    distilled = file.details.get("distilled", [])
+    weights, activations = file.value_types(file.needed_for(distilled) if distilled else [])
+    if _share(activations, _INTEGERS) > 0.5:
+        return "int8"
+    if _share(weights, _INTEGERS) > 0.5:
+        return "int8" if _share(activations, _INTEGERS) else "dynamic"
+    return "float16" if _share(weights, ("FLOAT16",)) > 0.5 else "none"
+
+
+def _share(counts: Counter[str], types: Sequence[str]) -> float:
+    """The share of types among numbers in floating point or in few bits."""
+    whole = sum(counts[name] for name in ("FLOAT32", "FLOAT16", *_INTEGERS))
+    return sum(counts[name] for name in types) / max(whole, 1)
 
 
 def _quantized(
     content: bytes, recipe: list[dict[str, Any]], ranges: dict[str, Any] | None = None
 ) -> bytes:
-    module = import_extra("ai_edge_quantizer.quantizer", "export")
-    result = module.Quantizer(content, recipe).quantize(ranges, enable_progress_report=False)
-    return bytes(result.quantized_model)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Suppress the quantiser's progress bars and its interpreter's warning."""
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        yield
+    # The steps of `Quantizer.quantize`, which shows a progress bar for each of them.
+    manager = import_extra("ai_edge_quantizer.recipe_manager", "export").RecipeManager()
+    manager.load_quantization_recipe(recipe)
+    model = import_extra("ai_edge_quantizer.utils.tfl_flatbuffer_utils", "export").read_model(
+        content
+    )
+    params = import_extra("ai_edge_quantizer.params_generator", "export").ParamsGenerator(model)
+    settings = params.generate_quantization_parameters(manager, ranges, enable_progress_bar=False)
+    modifier = import_extra("ai_edge_quantizer.model_modifier", "export").ModelModifier(model)
+    return bytes(modifier.modify_model(settings, enable_progress_bar=False))
 
 
 def _recipe(
@@ -164,6 +194,7 @@ def _ranges(
     manager.load_quantization_recipe(recipe)
     minimum_and_maximum = import_extra("ai_edge_quantizer.utils.qsv_utils", "export").min_max_update
     measure = calibrator.Calibrator(content, qsv_update_func=minimum_and_maximum)
+    measure._get_total_operations = lambda data: 0  # so few that it shows no progress bar
     data = [{"images": sample[np.newaxis]} for sample in samples]
     file = TFLiteFile(content)
     requests = {name: data for name in (SERVING, DISTILL) if name in file.signatures}

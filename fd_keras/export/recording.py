@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from fd_keras.layer import FeatureDistillation
+from fd_keras.layer import RECORD, FeatureDistillation
 
 
 def distillation_layers(model: keras.Model) -> list[FeatureDistillation]:
@@ -31,41 +31,27 @@ def distillation_layers(model: keras.Model) -> list[FeatureDistillation]:
 
 
 @contextlib.contextmanager
-def recorded_distillations(model: keras.Model) -> Iterator[list[Any]]:
-    """Yield a list to which each call of the model in the block appends its distilled images.
+def recorded_distillations() -> Iterator[list[Any]]:
+    """Yield a list that holds the distilled images of all calls in the block when it ends.
 
     It works in eager execution and while a graph is traced. In a graph, images that are computed
-    inside a loop's own graph are left out, because nothing outside can read them.
-
-    Args:
-        model: Any Keras model.
+    inside a loop's own graph are left out, because nothing outside can read them. Calls in other
+    threads are not recorded.
 
     Example:
         >>> import numpy as np
         >>> model = keras.Sequential([keras.Input((8, 8, 3)), FeatureDistillation("liu2019")])
-        >>> with recorded_distillations(model) as distilled:
+        >>> with recorded_distillations() as distilled:
         ...     outputs = model(np.zeros((2, 8, 8, 3), np.float32))
         >>> [images.shape for images in distilled]
         [TensorShape([2, 8, 8, 3])]
     """
-    recorded: list[Any] = []
     graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-    layers = distillation_layers(model)
-    for layer in layers:
-        # An attribute of the instance hides the method of its class until it is deleted.
-        setattr(layer, "call", _recording(layer.call, recorded, graph))  # noqa: B010
+    recorded: list[Any] = []
+    token = RECORD.set(recorded)
     try:
         yield recorded
     finally:
-        for layer in layers:
-            del layer.call
-
-
-def _recording(call: Any, recorded: list[Any], graph: Any) -> Any:
-    def call_and_record(inputs: Any) -> Any:
-        images = call(inputs)
-        if graph is None or images.graph is graph:
-            recorded.append(images)
-        return images
-
-    return call_and_record
+        RECORD.reset(token)
+        # A function that is traced within the block has a graph of its own, too.
+        recorded[:] = [images for images in recorded if getattr(images, "graph", None) is graph]

@@ -34,27 +34,38 @@ _BATCH = 16
 _SERVE = """
 import sys
 sys.modules["fd_keras"] = sys.modules["keras"] = None
+directory, inputs, outputs, runs, *paths = sys.argv[1:]
+sys.path += paths
 import time
 import numpy as np
 import tensorflow as tf
-directory, inputs, outputs, runs = sys.argv[1:]
-model, results = tf.saved_model.load(directory), {}
-for request, array in np.load(inputs).items():
-    signature, _, name = request.partition("/")
-    serve, array = model.signatures[signature], tf.constant(array)
-    batches = [array[start : start + 16] for start in range(0, len(array), 16)]
-    parts = [serve(**{name: batch}) for batch in batches]
-    for output in parts[0]:
-        values = np.concatenate([part[output].numpy() for part in parts])
-        results[signature + "/" + output] = values
-    times = []
-    for index in range(int(runs)):
-        start = time.perf_counter()
-        serve(**{name: array[index % len(array)][None]})
-        times.append(time.perf_counter() - start)
-    results[signature + "/seconds"] = np.array(times)
-np.savez(outputs, **results)
+
+def main():
+    model, results = tf.saved_model.load(directory), {}
+    for request, array in np.load(inputs).items():
+        signature, _, name = request.partition("/")
+        serve, array = model.signatures[signature], tf.constant(array)
+        batches = [array[start : start + 16] for start in range(0, len(array), 16)]
+        parts = [serve(**{name: batch}) for batch in batches]
+        for output in parts[0]:
+            values = np.concatenate([part[output].numpy() for part in parts])
+            results[signature + "/" + output] = values
+        times = []
+        for index in range(int(runs)):
+            start = time.perf_counter()
+            serve(**{name: array[index % len(array)][None]})
+            times.append(time.perf_counter() - start)
+        results[signature + "/seconds"] = np.array(times)
+    np.savez(outputs, **results)
+
+try:
+    main()
+except Exception as error:
+    sys.exit(" ".join(f"{type(error).__name__}: {error}".split()))
 """
+
+# In characters, of what a failed process said last.
+_LONGEST_REASON = 500
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,7 @@ def run_keras(model: keras.Model, images: npt.NDArray[Any]) -> Run:
     """
     outputs, distilled = [], []
     for start in range(0, len(images), _BATCH):
-        with recorded_distillations(model) as recorded:
+        with recorded_distillations() as recorded:
             result = model(tf.constant(images[start : start + _BATCH]), training=False)
         outputs.append(named_outputs(result))
         distilled.append(recorded)
@@ -107,6 +118,8 @@ def run_saved_model(
 ) -> dict[str, Run]:
     """Run signatures of a SavedModel in a new process that can import neither Keras nor fd_keras.
 
+    The process imports nothing from the current directory, whatever lies there.
+
     Args:
         directory: A version that ``export_saved_model`` wrote.
         requests: For each signature, its input by name: any number of images.
@@ -115,7 +128,7 @@ def run_saved_model(
         What each signature returned.
 
     Raises:
-        RuntimeError: The process failed; the message ends with what it printed.
+        RuntimeError: The process failed; the message ends with what it said last.
 
     Example:
         >>> from fd_keras import export_saved_model
@@ -130,14 +143,35 @@ def run_saved_model(
         inputs, outputs = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
         arrays = {f"{s}/{name}": a for s, named in requests.items() for name, a in named.items()}
         np.savez(inputs, **arrays)  # type: ignore[arg-type]
+        # Isolated (-I), Python puts neither the current directory nor PYTHONPATH on its path.
+        command = [sys.executable, "-I", "-c", _SERVE, os.path.abspath(directory)]
         runs = str(_WARM_UP_RUNS + _TIMED_RUNS)
-        command = [sys.executable, "-c", _SERVE, os.fspath(directory), str(inputs), str(outputs)]
-        process = subprocess.run([*command, runs], capture_output=True, text=True, errors="replace")
+        process = subprocess.run(
+            [*command, str(inputs), str(outputs), runs, *_import_paths()],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
         if process.returncode:
-            raise RuntimeError(f"the SavedModel could not be run: {process.stderr[-2000:]}")
-        with np.load(outputs) as archive:
-            results = dict(archive)
+            *_, reason = ["", *process.stderr.strip().splitlines()]
+            raise RuntimeError(
+                "the SavedModel could not be run: "
+                f"{reason[:_LONGEST_REASON] or f'exit code {process.returncode}'}"
+            )
+        try:
+            with np.load(outputs) as archive:
+                results = dict(archive)
+        except ValueError as error:  # an array of objects
+            raise RuntimeError(f"the SavedModel does not return numbers: {error}") from error
     return {signature: _run_of(signature, results) for signature in requests}
+
+
+def _import_paths() -> list[str]:
+    """Where this process finds packages, without the current directory."""
+    here = os.path.realpath(os.curdir)
+    paths = [os.path.abspath(path) for path in sys.path if path]
+    return [path for path in paths if os.path.realpath(path) != here]
 
 
 def _run_of(signature: str, results: Arrays) -> Run:

@@ -17,6 +17,7 @@ from fd_keras.detection import DistillationDetector
 from fd_keras.export.archive import (
     Labels,
     export_details,
+    versions,
     write_archive,
     write_extras,
     write_warmup,
@@ -161,7 +162,7 @@ def new_version(
     if base.exists() and not base.is_dir():
         raise ValueError(f"`directory` must be a directory. Received: directory={base}")
     if version is None:
-        version = 1 + max((int(p.name) for p in _versions(base)), default=0)
+        version = 1 + max((int(path.name) for path in versions(base)), default=0)
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ValueError(f"`version` must be a positive integer. Received: version={version!r}")
     target = base / str(version)
@@ -175,7 +176,3 @@ def new_version(
         os.rename(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _versions(base: Path) -> list[Path]:
-    return [path for path in base.glob("*") if path.name.isdecimal()]

@@ -145,7 +145,7 @@ def model_endpoints(model: keras.Model) -> dict[str, Endpoint]:
         return named_outputs(model(images, training=False))
 
     def distill(images: tf.Tensor) -> Mapping[str, Any]:
-        with recorded_distillations(model) as distilled:
+        with recorded_distillations() as distilled:
             model(images, training=False)
         return named_distilled(distilled)
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from fd_keras._checks import checked
 from fd_keras._files import atomic_path
 from fd_keras.data.batches import image_batches
-from fd_keras.export.archive import Endpoint, Labels, export_details, write_archive
+from fd_keras.export.archive import EXCLUSIVE, Endpoint, Labels, export_details, write_archive
 from fd_keras.export.check import ExportCheck, report
 from fd_keras.export.quantization import QUANTIZATIONS, Quantization, quantized
 from fd_keras.export.recording import distillation_layers, recorded_distillations
@@ -139,13 +139,9 @@ def _converted(model: keras.Model, single_image: bool) -> tuple[TFLiteFile, list
     with tempfile.TemporaryDirectory() as folder:
         saved_model = os.path.join(folder, "saved_model")
         write_archive([model, *wrapped_resources(model)], endpoints, saved_model)
-        # from_concrete_functions yields NaN for Keras 3 models on TF 2.21.
-        converter = tf.lite.TFLiteConverter.from_saved_model(
-            saved_model, signature_keys=list(endpoints)
-        )
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         try:
-            content = converter.convert()
+            with EXCLUSIVE:
+                content = _tflite_content(saved_model, list(endpoints))
         except Exception as error:
             operations = _refused_operations(str(error))
             if not operations:
@@ -159,12 +155,19 @@ def _converted(model: keras.Model, single_image: bool) -> tuple[TFLiteFile, list
     return file, file.hide_outputs()
 
 
+def _tflite_content(saved_model: str, signatures: list[str]) -> bytes:
+    # from_concrete_functions yields NaN for Keras 3 models on TF 2.21.
+    converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=signatures)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    return bytes(converter.convert())
+
+
 def _sorted_endpoints(model: keras.Model, batch: int | None) -> dict[str, Endpoint]:
     """The model's signatures, with the distilled images among the outputs of the first."""
     endpoints = model_endpoints(model)
 
     def serve_and_show(images: tf.Tensor) -> Mapping[str, Any]:
-        with recorded_distillations(model) as distilled:
+        with recorded_distillations() as distilled:
             outputs = named_outputs(model(images, training=False))
         hidden = {f"{HIDDEN_PREFIX}{number}": shown for number, shown in enumerate(distilled)}
         return {**{name: _number(output) for name, output in outputs.items()}, **hidden}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ HIDDEN_PREFIX = "fd_keras_distilled_"
 _BUILTIN_NAMES = {
     code: name for name, code in vars(schema.BuiltinOperator).items() if name.isupper()
 }
+_TYPE_NAMES = {code: name for name, code in vars(schema.TensorType).items() if name.isupper()}
 
 
 class TFLiteFile:
@@ -131,6 +132,34 @@ class TFLiteFile:
             )
             for op in graph.operators
         }
+
+    def value_types(self, apart_from: Collection[str]) -> tuple[Counter[str], Counter[str]]:
+        """How many weights and activations are of each type, such as ``{"INT8": 900}``.
+
+        Args:
+            apart_from: Names of tensors of ``serving_default``; the operations that compute them
+                do not count.
+        """
+        _, graph = self._signature(SERVING)
+        tensors = graph.tensors
+        operations = [
+            operation
+            for operation in graph.operators
+            if tensors[operation.outputs[0]].name.decode() not in apart_from
+        ]
+        read = {index for operation in operations for index in operation.inputs if index >= 0}
+        weights = [index for index in read if self._is_constant(tensors[index])]
+        computed = {index for operation in operations for index in operation.outputs}
+        return self._types(map(tensors.__getitem__, weights)), self._types(
+            map(tensors.__getitem__, computed)
+        )
+
+    @staticmethod
+    def _types(tensors: Iterable[Any]) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for tensor in tensors:
+            counts[_TYPE_NAMES[tensor.type]] += int(np.prod(tensor.shape))
+        return counts
 
     def operations(self) -> Counter[str]:
         """How often each operation occurs, such as ``{"BATCH_MATMUL": 4}``."""

@@ -13,8 +13,14 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras.export.archive import is_saved_model, saved_model_operations, signature_names
+from fd_keras.export.archive import (
+    found_export,
+    is_saved_model,
+    saved_model_operations,
+    signature_names,
+)
 from fd_keras.export.check import ExportCheck, accuracy_of, compared
+from fd_keras.export.quantization import quantization_of
 from fd_keras.export.recording import distillation_layers
 from fd_keras.export.runtimes import (
     Run,
@@ -72,7 +78,8 @@ def verify_export(
     classifier, in a SavedModel the signature ``distill``.
 
     Args:
-        path: The file or directory that an exporter wrote.
+        path: The file or version that an exporter wrote; or the directory of all versions, of which
+            the newest is taken.
         model: The Keras model, or layer, it was made from.
         images: Images as the model takes them. Default: parts of scikit-learn's two photographs,
             which show whether the distillation is right, but are no test of a classifier.
@@ -84,8 +91,8 @@ def verify_export(
         What was found; ``passed`` says whether the file can be trusted.
 
     Raises:
-        ValueError: There is no such export, the images do not fit, or an accuracy has no threat
-            model.
+        ValueError: There is no such export, it is damaged, the images do not fit, or an accuracy
+            has no threat model.
 
     Example:
         >>> from fd_keras import FeatureDistillation, export_tflite
@@ -94,7 +101,7 @@ def verify_export(
         >>> verify_export(path, layer).passed
         True
     """
-    model, path = exportable(model), Path(path)
+    model, path = exportable(model), found_export(path)
     batch = proof_images(model) if images is None else checked_images(model, images)
     if (labels is None) != (threat_model is None):
         raise ValueError(
@@ -104,6 +111,8 @@ def verify_export(
     classes = None if labels is None else np.asarray(labels)
     expected = run_keras(model, batch)
     runs, not_run, about = _run_file(path, batch, model, len(expected.distilled))
+    for name, run in runs.items():
+        _check_shapes(name, run, expected)
     low, high = value_range_of(model)
     scale = _GREY_LEVELS / (high - low)
     return ExportCheck(
@@ -118,6 +127,17 @@ def verify_export(
     )
 
 
+def _check_shapes(runtime: str, run: Run, expected: Run) -> None:
+    named = [(name, run.outputs.get(name), array) for name, array in expected.outputs.items()]
+    named += [("distilled", *pair) for pair in zip(run.distilled, expected.distilled)]
+    for name, actual, wanted in named:
+        if actual is not None and actual.shape != wanted.shape:
+            raise ValueError(
+                f"`path` must hold an export of `model`; in {runtime}, {name!r} is of shape "
+                f"{actual.shape}, not {wanted.shape}"
+            )
+
+
 def _run_file(
     path: Path, images: npt.NDArray[Any], model: keras.Model, distillations: int
 ) -> tuple[dict[str, Run], dict[str, str], dict[str, Any]]:
@@ -127,10 +147,22 @@ def _run_file(
         about = {"format": "saved_model", "quantize": "none", "operations": operations}
         return *_run_saved_model(path, images, model, distillations), about
     content = path.read_bytes()
-    file = TFLiteFile(content)
-    quantize = file.details.get("quantize", "none")
-    about = {"format": "tflite", "quantize": quantize, "operations": dict(file.operations())}
-    return *_run_tflite(content, images), about
+    try:
+        file = TFLiteFile(content)
+        about = {
+            "format": "tflite",
+            "quantize": quantization_of(file),
+            "operations": dict(file.operations()),
+        }
+        # The same file, with the distilled images inside `serving_default` shown as outputs.
+        file.show_outputs(file.details.get("distilled", []))
+        shown = file.to_bytes()
+    except Exception as error:  # the reader of flatbuffers raises many types on damaged files
+        raise ValueError(
+            f"`path` must hold a whole TFLite file with the signature {SERVING!r} "
+            f"({type(error).__name__}: {error}). Received: path={os.fspath(path)!r}"
+        ) from error
+    return *_run_tflite(file, content, shown, images), about
 
 
 def _run_saved_model(
@@ -171,26 +203,23 @@ def _whole_grey_levels(images: npt.NDArray[Any], model: keras.Model) -> bool:
     return bool(inside and np.abs(levels - np.rint(levels)).max() < 1e-3)
 
 
-def _run_tflite(content: bytes, images: npt.NDArray[Any]) -> _Runs:
-    file = TFLiteFile(content)
+def _run_tflite(file: TFLiteFile, content: bytes, shown: bytes, images: npt.NDArray[Any]) -> _Runs:
     name, _ = tflite_interpreter()
     timed = images[:_TIMED_IMAGES]
     try:
         latency: dict[str, Any] = {"milliseconds": run_tflite(content, timed).milliseconds}
-    except RuntimeError as error:
-        return {}, {name: str(error)}
-    if DISTILL in file.signatures:
-        alone = run_tflite(content, timed, signature=DISTILL)
-        latency["distillation_milliseconds"] = alone.milliseconds
-    # The same file, with the distilled images inside `serving_default` shown as outputs.
-    file.show_outputs(file.details.get("distilled", []))
-    shown = file.to_bytes()
-    runs, not_run = {name: replace(_with_distilled(run_tflite(shown, images)), **latency)}, {}
+        if DISTILL in file.signatures:
+            alone = run_tflite(content, timed, signature=DISTILL)
+            latency["distillation_milliseconds"] = alone.milliseconds
+        runs = {name: replace(_with_distilled(run_tflite(shown, images)), **latency)}
+    except Exception as error:  # what the runtime raises depends on what is wrong with the file
+        return {}, {name: " ".join(str(error).split())}
+    not_run = {}
     try:
         runs["OpenVINO"] = _run_in_openvino(shown, images, file.output_positions())
     except ImportError as error:
         not_run["OpenVINO"] = str(error)
-    except RuntimeError:  # it does not read every quantised file
+    except Exception:  # it does not read every quantised file
         not_run["OpenVINO"] = "it cannot run this file"
     return runs, not_run
 

@@ -8,9 +8,23 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.saving.serialization_lib import in_safe_mode  # Keras exports no such function
 
 from fd_keras.export.archive import is_saved_model
 from fd_keras.export.signatures import SERVING
+
+
+class OutsideModelError(ValueError):
+    """A saved model runs a SavedModel outside of its file, which was not loaded.
+
+    Args:
+        message: What is wrong.
+        directory: The SavedModel.
+    """
+
+    def __init__(self, message: str, directory: str) -> None:
+        super().__init__(message)
+        self.directory = directory
 
 
 def wrap_saved_model(
@@ -22,7 +36,9 @@ def wrap_saved_model(
     """A Keras model that runs a SavedModel, to protect and export it without its code.
 
     The result is meant for ``protect``, ``DistillationDetector`` and the exporters; its weights
-    cannot be trained.
+    cannot be trained. A file that Keras saves of it holds no more than the path of the SavedModel,
+    and ``keras.models.load_model`` loads it only with ``safe_mode=False``: the operations of a
+    SavedModel can read and write files.
 
     Args:
         directory: A version directory, with ``saved_model.pb``.
@@ -102,7 +118,7 @@ class SavedModelLayer(keras.layers.Layer):
     def __init__(self, directory: str, signature: str = SERVING, **kwargs: Any) -> None:
         super().__init__(**{"autocast": False, "trainable": False, **kwargs})
         self.directory, self.signature = directory, signature
-        self.loaded = tf.saved_model.load(directory)  # it owns the weights and tables
+        self.loaded = _loaded(directory)  # it owns the weights and tables
         if signature not in self.loaded.signatures:
             raise ValueError(
                 f"`signature` must be one of {sorted(self.loaded.signatures)}. "
@@ -125,3 +141,37 @@ class SavedModelLayer(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments as plain JSON types."""
         return {**super().get_config(), "directory": self.directory, "signature": self.signature}
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None, safe_mode: bool | None = None
+    ) -> SavedModelLayer:
+        """Make the layer from its config, but not in safe mode, as ``keras.layers.TFSMLayer``."""
+        directory = config["directory"]
+        if (in_safe_mode() if safe_mode is None else safe_mode) is not False:
+            raise OutsideModelError(
+                f"the model runs the SavedModel {directory!r}, whose operations can read and "
+                "write files, so that it is not loaded in safe mode. If you trust it, wrap it "
+                f"again with fd_keras.wrap_saved_model({directory!r}), or pass safe_mode=False "
+                "to the loading function",
+                directory,
+            )
+        if not is_saved_model(directory):
+            raise OutsideModelError(
+                f"the model runs the SavedModel {directory!r}, which is no longer there. Wrap it "
+                "again where it is now, with fd_keras.wrap_saved_model(directory)",
+                directory,
+            )
+        return cls(**config)
+
+
+def _loaded(directory: str) -> Any:
+    """A SavedModel, or one kind of error whatever is wrong with it."""
+    try:
+        return tf.saved_model.load(directory)
+    except Exception as error:  # TensorFlow raises many types on damaged files
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"`directory` must hold a whole SavedModel ({reason}). Received: "
+            f"directory={directory!r}"
+        ) from error

@@ -1,6 +1,9 @@
 """``fd-keras export`` and ``fd-keras verify``."""
 
+import functools
+import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -8,8 +11,10 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from rich.console import Console
 
 import fd_keras
+from fd_keras_cli.models import load_model
 
 
 @pytest.fixture
@@ -40,12 +45,19 @@ def test_both_formats_are_exported_and_proven(run, model_file, tmp_path):
     assert (out / "saved_model/1/assets.extra/labels.txt").read_text() == "cat\ndog\nbird\n"
     code, text, _ = run("verify", out / "model.tflite", model_file, "--table", "jpeg:50")
     assert (code, text.count(": proven")) == (0, 1)
+    # The directory of the versions leads to the newest whole one, which is named.
+    for name in ("3", "latest"):
+        (out / "saved_model" / name).mkdir()
+    shutil.copytree(out / "saved_model/1", out / "saved_model/2")
+    code, text, _ = run("verify", out / "saved_model", model_file, "--table", "jpeg:50")
+    assert code == 0
+    assert text.startswith(f"{out}/saved_model/2: saved_model,")
     code, text, _ = run("verify", out / "model.tflite", model_file, "--table", "liu2019")
     assert code == 1
     assert "NOT PROVEN" in text
     # A SavedModel is a model, too: here it gets a second layer.
     code, text, _ = run(
-        "export", out / "saved_model/1", "--table", "liu2019", "--format", "saved_model",
+        "export", out / "saved_model", "--table", "liu2019", "--format", "saved_model",
         "--out", tmp_path / "second",
     )  # fmt: skip
     assert code == 0
@@ -111,12 +123,81 @@ def test_what_is_no_model_is_refused(run, tmp_path):
     for path, message in (
         (tmp_path / "notes.keras", "must be a .keras or .h5 file"),
         (tmp_path / "missing.keras", "`MODEL` does not exist"),
-        (tmp_path, "`directory` must hold saved_model.pb"),
+        (tmp_path, "`MODEL` must be a .keras or .h5 file, or a directory that holds saved_model"),
     ):
         code, _, err = run("export", path, "--out", tmp_path / "out")
         assert code == 1
         assert message in err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_version_that_is_taken_as_a_model_is_named(tmp_path):
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten()])
+    for version in (9, 10):
+        fd_keras.export_saved_model(model, tmp_path / "served", version=version, verify=False)
+    (tmp_path / "served" / "11").mkdir()
+    said = io.StringIO()
+    wrapped = load_model(tmp_path / "served", [], Console(file=said))
+    assert said.getvalue() == f"Taking version 10 of {tmp_path}/served\n"
+    assert wrapped.layers[1].directory == f"{tmp_path}/served/10"
+
+
+@pytest.mark.parametrize("command", ["export", "verify"])
+def test_a_model_that_runs_a_saved_model_from_elsewhere_is_refused(command, run, tmp_path):
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(3)])
+    served = fd_keras.export_saved_model(model, tmp_path / "served", verify=False)
+    file = tmp_path / "wrapped.keras"
+    fd_keras.wrap_saved_model(served).save(file)
+    first = [served] if command == "verify" else []
+    for there in (True, False):
+        code, _, err = run(command, *first, file, "--out", tmp_path / "out")
+        assert code == 1
+        assert err.count("\n") == 1
+        assert f"`MODEL` runs a SavedModel outside of its file, {served}" in err
+        assert "give the directory of that SavedModel as MODEL" in err
+        assert ("operations can read and write files" in err, "no longer there" in err) == (
+            there,
+            not there,
+        )
+        if there:
+            served = served.rename(tmp_path / "served" / "2")
+            first, served = [served] if first else [], tmp_path / "served" / "1"
+
+
+def damaged(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path.parent if path.suffix == ".pb" else path
+
+
+def test_damaged_files_are_named_in_one_line(run, model_file, tmp_path):
+    export_tflite = functools.partial(fd_keras.export_tflite, verify=False)
+    tflite = export_tflite(keras.models.load_model(model_file), tmp_path / "good.tflite")
+    content = tflite.read_bytes()
+    swapped = bytearray(content)
+    swapped[:64], swapped[64:128] = swapped[64:128], swapped[:64]
+    swapped[4:8] = b"TFL3"
+    exports = [
+        damaged(tmp_path / "a.tflite", content[: len(content) // 2]),
+        damaged(tmp_path / "b.tflite", content[:8]),
+        damaged(tmp_path / "c.tflite", b""),
+        damaged(tmp_path / "d.tflite", bytes(swapped)),
+        damaged(tmp_path / "e" / "saved_model.pb", b"\x0a\xff\xff"),
+        damaged(tmp_path / "f" / "saved_model.pb", b""),
+    ]
+    for path in exports:
+        code, _, err = run("verify", path, model_file)
+        assert (code, err.count("\n")) == (1, 1), err
+        assert "`path` must hold a whole" in err
+        assert str(path) in err
+    for path in exports[-2:]:
+        code, _, err = run("export", path, "--out", tmp_path / "out")
+        assert (code, err.count("\n")) == (1, 1), err
+        assert "`MODEL` must be a whole SavedModel" in err
+    for nothing in (tmp_path / "none", tmp_path):
+        code, _, err = run("verify", nothing, model_file)
+        assert (code, err.count("\n")) == (1, 1)
+        assert "`EXPORT` must be a .tflite file, or a directory that holds saved_model.pb" in err
 
 
 def test_a_failed_proof_is_one_line_and_leaves_nothing(run, model_file, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import shutil
 import sys
 
 import keras
@@ -16,6 +17,8 @@ from PIL import Image
 import fd_keras
 from fd_keras import DistillationDetector, FeatureDistillation, protect, wrap_saved_model
 from fd_keras.export import saved_model as exporter
+from fd_keras.export.archive import export_details
+from fd_keras.export.signatures import exportable
 
 # Proofs have their own tests, in test_verification.py.
 export_saved_model = functools.partial(fd_keras.export_saved_model, verify=False)
@@ -318,6 +321,59 @@ def test_extras_say_what_it_is(served):
     assert (details["resize"], details["labels"]) == ("crop", ["tower", "flower", "other"])
 
 
+def output_model(*units):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Flatten()(inputs)
+    return keras.Model(inputs, [layers.Dense(n)(x) for n in units] if units[1:] else
+                       layers.Dense(units[0])(x))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("units", "count", "message"),
+    [
+        ((3,), 2, "each of the 3 classes of `model`. Received: 2 labels"),
+        ((3,), 4, "each of the 3 classes of `model`. Received: 4 labels"),
+        ((1,), 1, "each of the 2 classes"),
+        ((1,), 2, None),
+        ((3, 5), 5, None),
+        ((3, 5), 4, "each of the 3 or 5 classes"),
+    ],
+)
+def test_labels_are_as_many_as_the_classes(units, count, message, tmp_path):
+    names_of_classes = [f"class {index}" for index in range(count)]
+    (tmp_path / "labels.txt").write_text("\n".join(names_of_classes), encoding="utf-8-sig")
+    for labels in (names_of_classes, tmp_path / "labels.txt"):
+        if message is None:
+            details = export_details(output_model(*units), labels)
+            assert details["labels"] == names_of_classes
+        else:
+            with pytest.raises(ValueError, match=message):
+                export_saved_model(output_model(*units), tmp_path / "served", labels=labels)
+    assert names(tmp_path) == ["labels.txt"]
+
+
+def test_labels_of_a_detector_and_of_a_layer_alone(tmp_path):
+    detector = DistillationDetector(classifier((16, 16, 3)), FeatureDistillation())
+    assert export_details(detector, list("abc"))["labels"] == list("abc")
+    with pytest.raises(ValueError, match="each of the 3 classes"):
+        export_details(detector, list("ab"))
+    # The layer does not know the classes of what it stands in front of.
+    plugin = exportable(FeatureDistillation("liu2019"))
+    assert export_details(plugin, list("abcde"))["labels"] == list("abcde")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "for each class"), (b"a\n\nb\n", "for each class"), (b"\xff\xe9\n", "in UTF-8")],
+)
+def test_what_is_no_list_of_labels_is_refused(content, message, tmp_path):
+    (tmp_path / "labels.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=f"`labels` must be .*{message}"):
+        export_details(classifier(), tmp_path / "labels.txt")
+    with pytest.raises(ValueError, match="`labels` must be one line"):
+        export_details(classifier(), ["a\u2028b", "c", "d"])
+
+
 def test_the_warmup_file_replays(served):
     """As TF Serving does: parse each record, and run the request it holds."""
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
@@ -431,3 +487,63 @@ def test_what_cannot_be_wrapped_is_refused(arguments, message, opaque, tmp_path)
         wrap_saved_model(opaque[1], **arguments)
     with pytest.raises(ValueError, match="`directory` must hold saved_model.pb"):
         wrap_saved_model(tmp_path)
+
+
+class WritesWhenLoaded(tf.saved_model.experimental.TrackableResource):
+    """Writes a file wherever its SavedModel is loaded."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = str(path)
+
+    def _create_resource(self):
+        return tf.raw_ops.MutableHashTableV2(key_dtype=tf.int64, value_dtype=tf.int64)
+
+    def _initialize(self):
+        tf.io.write_file(self.path, "written")
+        return tf.constant(0)
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory):
+    """Files of models that run a SavedModel beside them, which writes ``mark`` when loaded."""
+    folder = tmp_path_factory.mktemp("outside")
+    module, mark = Opaque(), folder / "mark"
+    module.writes = WritesWhenLoaded(mark)
+    tf.saved_model.save(module, str(folder / "served"), signatures=module.classify)
+    wrapped = wrap_saved_model(folder / "served")
+    assert mark.exists()
+    outputs = keras.Model(wrapped.inputs, wrapped(wrapped.inputs[0])["scores"])
+    wrapped.save(folder / "wrapped.keras")
+    protect(outputs, FeatureDistillation("liu2019")).save(folder / "protected.keras")
+    DistillationDetector(outputs, FeatureDistillation("liu2019")).save(folder / "detector.keras")
+    mark.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("name", ["wrapped", "protected", "detector"])
+def test_safe_mode_loads_no_saved_model_from_outside_of_the_file(name, outside, images, tmp_path):
+    file, mark = outside / f"{name}.keras", outside / "mark"
+    message = "not loaded in safe mode.*wrap_saved_model.*safe_mode=False"
+    for arguments in ({}, {"safe_mode": True}):
+        with pytest.raises(ValueError, match=message):
+            keras.models.load_model(file, **arguments)
+    assert not mark.exists()
+    model = keras.models.load_model(file, safe_mode=False)
+    assert mark.exists()
+    mark.unlink()
+    assert model(images) is not None
+    # Neither does a config alone.
+    with pytest.raises(ValueError, match=message):
+        type(model).from_config(model.get_config())
+    assert not mark.exists()
+
+
+def test_a_moved_saved_model_is_named(outside, tmp_path):
+    shutil.copytree(outside, tmp_path / "copy")
+    wrapped = wrap_saved_model(tmp_path / "copy" / "served")
+    (outside / "mark").unlink()
+    wrapped.save(tmp_path / "wrapped.keras")
+    (tmp_path / "copy" / "served").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match="copy/served', which is no longer there. Wrap it again"):
+        keras.models.load_model(tmp_path / "wrapped.keras", safe_mode=False)

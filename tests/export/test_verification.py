@@ -141,6 +141,34 @@ def test_metadata_is_plain_json(quantized_files, model):
     assert fd_keras.QuantizationTable.from_dict(table) == fd_keras.preset_table("jpeg:50")
 
 
+@pytest.mark.parametrize("claimed", ["int8", "dynamic", "float16"])
+def test_the_limits_are_those_of_the_tensors_not_of_what_a_file_says_of_itself(
+    claimed, quantized_files, model, crops, tmp_path
+):
+    """Float weights that are off by a tenth would pass for an int8 body."""
+    file = TFLiteFile(quantized_files["none"].read_bytes())
+    exact = file.needed_for(file.details["distilled"])
+    (graph, *_) = file.model.subgraphs
+    for operation in graph.operators:
+        if graph.tensors[operation.outputs[0]].name.decode() in exact:
+            continue
+        for tensor in (graph.tensors[index] for index in operation.inputs if index >= 0):
+            buffer = file.model.buffers[tensor.buffer]
+            if buffer.data is not None and tensor.type == 0:
+                values = np.frombuffer(bytes(buffer.data), np.float32)
+                buffer.data = np.frombuffer((1.1 * values).astype("<f4").tobytes(), np.uint8)
+    entries = [e for e in file.model.metadata if e.name == b"fd_keras.json"]
+    file.model.metadata = [e for e in file.model.metadata if e not in entries]
+    details = TFLiteFile(quantized_files["none"].read_bytes()).details
+    file.add_details({**details, "quantize": claimed})
+    path = tmp_path / "model.tflite"
+    path.write_bytes(file.to_bytes())
+    check = verify_export(path, model, crops)
+    assert (check.quantize, check.passed) == ("none", False)
+    assert check.runtimes[0].pixels_beyond == 0
+    assert any("of their spread" in problem for problem in check.problems)
+
+
 def test_serving_default_is_the_first_graph(quantized_files):
     """Runtimes that know nothing of signatures run the first graph."""
     for path in quantized_files.values():
@@ -170,6 +198,14 @@ def test_another_models_file_is_found_out(model, tmp_path):
     assert any("of the distilled pixels differ" in problem for problem in check.problems)
     with pytest.raises(ExportProofError, match="Pass images like those it will see"):
         check.raise_for_problems()
+
+
+def test_a_file_of_another_number_of_classes_is_named(model, crops, tmp_path):
+    path = export_tflite(model, tmp_path / "model.tflite")
+    head = layers.Dense(CLASSES + 1)(model.layers[-1].output)
+    other = keras.Model(model.layers[-1].inputs, head)
+    with pytest.raises(ValueError, match=r"'predictions' is of shape \(2, 4\), not \(2, 5\)"):
+        verify_export(path, protect(other, model.layers[1]), crops[:2])
 
 
 def test_default_images_find_a_wrong_table(tmp_path):
@@ -224,7 +260,7 @@ def test_tf_lite_stands_in_for_litert(model, crops, tmp_path, monkeypatch):
 
 def test_quantising_needs_its_extra(model, crops, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
-    monkeypatch.setitem(sys.modules, "ai_edge_quantizer.quantizer", None)
+    monkeypatch.setitem(sys.modules, "ai_edge_quantizer.qtyping", None)
     with pytest.raises(ImportError, match=r"ai_edge_quantizer is not installed.*\[export\]"):
         export_tflite(model, tmp_path / "model.tflite", quantize="dynamic")
     assert list(tmp_path.iterdir()) == []
@@ -348,3 +384,16 @@ def test_a_failed_proof_of_a_saved_model_leaves_no_version(model, tmp_path, monk
     with pytest.raises(ExportProofError, match="of the distilled pixels differ"):
         fd_keras.export_saved_model(model, tmp_path / "served")
     assert list((tmp_path / "served").iterdir()) == []
+
+
+def test_nothing_that_lies_in_the_current_directory_is_run(model, crops, tmp_path, monkeypatch):
+    version = export_saved_model(model, tmp_path / "served")
+    mark = tmp_path / "mark"
+    for module in ("numpy", "tensorflow", "json", "sitecustomize"):
+        (tmp_path / f"{module}.py").write_text(f"open({str(mark)!r}, 'a').write(__name__)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    check = verify_export(version.relative_to(tmp_path), model, crops[:2])
+    assert not mark.exists()
+    assert check.passed
