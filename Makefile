@@ -10,7 +10,7 @@ TEST_OPTIONS ?= -n auto --maxprocesses=4 --dist loadfile --durations=20
 # TensorFlow's start-up chatter would bury what the commands themselves say.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-legacy lint benchmarks paper-table harden-cifar10 clean
+.PHONY: demo test test-legacy lint benchmarks corpus paper-table harden-cifar10 clean
 
 demo: $(VENV)/.installed  ## train, attack, defend and export on packaged images
 	$(VENV)/bin/fd-keras demo --out $(DEMO_OUT)
@@ -23,6 +23,9 @@ test-legacy: $(LEGACY_VENV)/.installed  ## tests on TensorFlow 2.15.1 with tenso
 
 benchmarks: $(VENV)/.installed  ## speed and memory against their goals; minutes, on an idle machine
 	$(VENV)/bin/python -m benchmarks.performance
+
+corpus: $(VENV)/.installed  ## apply, compress, calibrate and inspect over your files in DIR=...
+	$(VENV)/bin/python tests/helpers/corpus.py "$(DIR)"
 
 paper-table: $(VENV)/.installed  ## every attack and defence on ../shared; resumes; hours
 	$(VENV)/bin/python -m experiments.paper_table

@@ -1,13 +1,21 @@
 """JPEG files with our tables, decoded by libjpeg (Pillow)."""
 
+import contextlib
 import io
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fd_keras import FeatureDistillation, QuantizationTable, jpeg, preset_table
-from fd_keras.jpeg import encode_jpeg, read_jpeg_table, rounded_table, write_jpeg
+from fd_keras.jpeg import (
+    encode_jpeg,
+    read_jpeg_table,
+    rounded_table,
+    with_software,
+    write_jpeg,
+)
 
 WHOLE_STEPS = np.random.default_rng(5).integers(8, 90, (3, 8, 8))
 TABLES = {
@@ -162,12 +170,151 @@ def test_other_files_are_refused(tmp_path, crops):
         read_jpeg_table(tmp_path / "none.jpg")
 
 
-@pytest.mark.parametrize("factor", [1.5, 3])  # Pillow warns of the one and refuses the other
-def test_decompression_bomb_is_refused(crops, monkeypatch, factor):
+def test_large_image_has_a_table(crops, monkeypatch):
+    """Its pixels are not decoded: the table of a 98-megapixel photo was refused as an attack."""
     content = encode_jpeg(crops[0], preset_table("jpeg"))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(424 * 640 / factor))
-    with pytest.raises(ValueError, match="`source` holds more than .* takes for an attack"):
-        read_jpeg_table(content)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 424 * 640 // 3)
+    assert read_jpeg_table(content) == preset_table("jpeg")
+
+
+def segments(content):
+    """Marker and bytes of the segments up to the first scan, which is the last with all after."""
+    position = 2
+    while True:
+        marker = content[position + 1]
+        size = int.from_bytes(content[position + 2 : position + 4], "big")
+        if marker == 0xDA:
+            yield marker, content[position:]
+            return
+        yield marker, content[position : position + 2 + size]
+        position += 2 + size
+
+
+def edited(content, drop, add):
+    """A file without segments of some kinds, and with others at its beginning."""
+    return START + add + b"".join(data for marker, data in segments(content) if marker not in drop)
+
+
+SOF, DQT, APP0, APP14 = 0xC0, 0xDB, 0xE0, 0xEE
+START, END = b"\xff\xd8", b"\xff\xd9"
+JFIF = b"\xff\xe0\x00\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
+ADOBE = b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0"
+
+
+@pytest.mark.parametrize("identifiers", ["RGB", "123", "other"])
+@pytest.mark.parametrize("adobe", [None, 0, 1, 2])
+@pytest.mark.parametrize("jfif", [True, False])
+def test_colour_space_is_libjpegs(identifiers, adobe, jfif):
+    """By what libjpeg decodes: a JFIF marker counts more than Adobe's, and that than names."""
+    pixels = np.full((8, 8, 3), (200, 30, 90), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", keep_rgb=True, quality=100, subsampling=0)
+    content = buffer.getvalue()
+    add = JFIF if jfif else b""
+    add += b"" if adobe is None else ADOBE + bytes([adobe])
+    content = edited(content, drop=(APP0, APP14), add=add)
+    names = {"RGB": b"RGB", "123": b"\x01\x02\x03", "other": b"abc"}[identifiers]
+    for old, new in zip(b"RGB", names):  # in frame and scan
+        content = content.replace(bytes([old, 0x11]), bytes([new, 0x11]), 1)
+        content = content.replace(bytes([old, 0x00]), bytes([new, 0x00]), 1)
+    decoded = np.abs(decode(content).astype(int) - pixels).max() <= 2
+    assert (read_jpeg_table(content).color_space == "rgb") == decoded
+
+
+def scan(*identifiers):
+    parameters = b"".join(bytes([identifier, 0]) for identifier in identifiers)
+    size = 6 + len(parameters)
+    head = b"\xff\xda" + bytes([0, size, len(identifiers)]) + parameters + b"\0\x3f\0"
+    return head + b"\x12\xff\x00\xff\xd0\x34"  # data with a stuffed zero and a restart
+
+
+def frame(marker=SOF, precision=8, tables=(0, 1, 1)):
+    components = b"".join(bytes([i + 1, 0x11, table]) for i, table in enumerate(tables))
+    size = 8 + len(components)
+    return bytes([0xFF, marker, 0, size, precision, 0, 8, 0, 8, len(tables)]) + components
+
+
+def quantisation(number, steps):
+    return bytes([0xFF, DQT, 0, 67, number]) + bytes(steps)
+
+
+def test_tables_may_come_between_scans():
+    """And a table that is defined again does not change components that have begun."""
+    content = START + quantisation(0, [7] * 64) + frame() + scan(1)
+    content += quantisation(1, [9] * 64) + quantisation(0, [8] * 64) + scan(2) + scan(3) + END
+    steps = read_jpeg_table(content).steps
+    assert (steps[0] == 7).all()
+    assert (steps[1:] == 9).all()
+
+
+def test_steps_of_16_bits():
+    steps = np.arange(300, 364, dtype=">u2").tobytes()
+    table = bytes([0xFF, DQT, 0, 131, 0x10]) + steps
+    content = START + table + frame(tables=(0,)) + scan(1) + END
+    assert read_jpeg_table(content).steps[0, 0, :2].tolist() == [300, 301]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([frame(), scan(1, 2, 3), END], "does not hold quantisation table 0, which component 1"),
+        (
+            [quantisation(0, [1] * 64), frame(), scan(1, 2, 3), END],
+            "does not hold quantisation table 1, which component 2 of its image needs",
+        ),
+        (
+            [quantisation(0, [5] * 63 + [0]), frame(tables=(0,)), scan(1), END],
+            "a step of 0 in table 0",
+        ),
+        ([quantisation(0, [1] * 64), frame(precision=12)], "12 bits per sample, not 8"),
+        ([frame(marker=0xC3)], "lossless JPEG image, which has no quantisation table"),
+        ([frame(marker=0xDE)], "hierarchical"),
+        ([frame(tables=(0, 0))], "has 2 components instead"),
+        ([frame(tables=(0, 0, 0, 0))], "has 4 components, such as CMYK, instead"),
+        ([quantisation(0, [1] * 64)[:40]], "ends within its header"),
+        ([quantisation(0, [1] * 64), END], "without a scan"),
+        ([scan(1)], "a scan before its frame"),
+        ([b"\xff\xdb\x00\x04\x00\x01"], "incomplete table"),
+        ([b"\xff\xc0\x00\x05\x08\x00\x08"], "broken frame header"),
+        ([frame(), frame()], "broken frame header"),
+    ],
+)
+def test_files_without_a_table_are_named(parts, message, tmp_path):
+    """Of real files, some lack their tables, as frames of films do."""
+    (tmp_path / "x.jpg").write_bytes(START + b"".join(parts))
+    with pytest.raises(ValueError, match=rf"`source` .*{message}.*x\.jpg"):
+        read_jpeg_table(tmp_path / "x.jpg")
+
+
+def test_damaged_headers_raise_nothing_but_value_errors(crops, rng):
+    content = encode_jpeg(crops[0][:64, :64], preset_table("jpeg"))
+    head = content.index(b"\xff\xda") + 20
+    for _ in range(300):
+        damaged = bytearray(content)
+        for position in rng.integers(2, head, 3):
+            damaged[position] = rng.integers(256)
+        with contextlib.suppress(ValueError):
+            read_jpeg_table(bytes(damaged[: rng.integers(2, len(content))]))
+
+
+def test_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "x.jpg")
+    with pytest.raises(ValueError, match=r"`source` must be a regular file.*x\.jpg"):
+        read_jpeg_table(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_profile_is_embedded(crops, channels):
+    content = encode_jpeg(crops[0][..., :channels], "jpeg", icc_profile=b"a profile")
+    assert Image.open(io.BytesIO(content)).info["icc_profile"] == b"a profile"
+
+
+@pytest.mark.parametrize("table", ["jpeg", "liu2019"])
+def test_software_is_named(crops, table):
+    content = encode_jpeg(crops[0], table)
+    named = with_software(content, "fd-keras")
+    assert Image.open(io.BytesIO(named)).getexif()[0x0131] == "fd-keras"
+    np.testing.assert_array_equal(decode(named), decode(content))
 
 
 def test_photo_with_previews(crops, tmp_path):

@@ -45,8 +45,9 @@ LOSSLESS_SUFFIXES = tuple(_LOSSLESS_FORMATS)
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _GREY_ALPHA = 0, 2, 4  # colour types of PNG
 
-# PNG chunks that say which colours the samples mean, and what they hold where these are sRGB's.
-_COLOR_CHUNKS = (b"cHRM", b"cICP", b"gAMA", b"sRGB")
+# PNG chunks that say which colours the samples mean, with their sizes, and what they hold where
+# these are sRGB's.
+_COLOR_CHUNKS = {b"cHRM": 32, b"cICP": 4, b"gAMA": 4, b"sRGB": 1}
 _SRGB_GAMMA = 45_455
 _SRGB_CHROMATICITIES = (31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_000)
 _SRGB_CODE_POINTS = (b"\x01\x0d\x00\x01", b"\x01\x0d\x00\x00")
@@ -153,14 +154,13 @@ class DecodedImage:
             return False
         if b"cICP" in chunks:
             return chunks[b"cICP"] not in _SRGB_CODE_POINTS
-        gamma, chromaticities = chunks.get(b"gAMA", b""), chunks.get(b"cHRM", b"")
-        return (len(gamma) == 4 and _differs(gamma, (_SRGB_GAMMA,))) or (
-            len(chromaticities) == 32 and _differs(chromaticities, _SRGB_CHROMATICITIES)
+        return _differs(chunks.get(b"gAMA"), (_SRGB_GAMMA,)) or _differs(
+            chunks.get(b"cHRM"), _SRGB_CHROMATICITIES
         )
 
 
-def _differs(data: bytes, numbers: tuple[int, ...]) -> bool:
-    received = struct.unpack(f">{len(numbers)}I", data)
+def _differs(data: bytes | None, numbers: tuple[int, ...]) -> bool:
+    received = numbers if data is None else struct.unpack(f">{len(numbers)}I", data)
     return any(abs(one - other) > _COLOR_TOLERANCE for one, other in zip(received, numbers))
 
 
@@ -460,7 +460,7 @@ class _Png:
         for kind, data, intact in _chunks(file, (b"IHDR", b"tRNS", b"iCCP", *_COLOR_CHUNKS)):
             if kind == b"IDAT":
                 break
-            if intact:
+            if intact and len(data) == _COLOR_CHUNKS.get(kind, len(data)):
                 chunks.setdefault(kind, data)
         header = chunks.get(b"IHDR", b"")
         if len(header) != 13:
@@ -515,7 +515,7 @@ def _without_metadata(file: IO[bytes], limit: int | None) -> DecodedImage | None
     for more in ((b"iCCP", *_COLOR_CHUNKS), ()):
         content, dropped = [_PNG_SIGNATURE], False
         for kind, data, intact in _chunks(file, (*_PIXEL_CHUNKS, *more)):
-            if intact:
+            if intact and len(data) == _COLOR_CHUNKS.get(kind, len(data)):
                 sizes = struct.pack(">I", len(data)), struct.pack(">I", zlib.crc32(kind + data))
                 content += [sizes[0], kind, data, sizes[1]]
             elif kind in _PIXEL_CHUNKS:

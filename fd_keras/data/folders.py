@@ -123,7 +123,7 @@ class _Walk:
             if identity == self.output:
                 self.left_out.add("output folder", self._name(here))
             elif identity in seen:
-                self.left_out.add("links to folders that are read already", self._name(here))
+                self.left_out.add("link(s) to folders that are read already", self._name(here))
             else:
                 seen.add(identity)
                 files, below = self.entries(here)
@@ -138,7 +138,7 @@ class _Walk:
         try:
             names = sorted(os.listdir(folder))
         except OSError:
-            self.left_out.add("unreadable folders", self._name(folder))
+            self.left_out.add("unreadable folder(s)", self._name(folder))
             return [], []
         for name in names:
             path = folder / name
@@ -148,12 +148,12 @@ class _Walk:
             try:
                 mode = path.stat().st_mode
             except OSError:  # a link to nothing or to itself, or what may not be looked at
-                self.left_out.add("broken links or unreadable", self._name(path))
+                self.left_out.add("broken or unreadable link(s)", self._name(path))
                 continue
             if stat.S_ISDIR(mode):
                 folders.append(path)
             elif not stat.S_ISREG(mode):
-                self.left_out.add("pipes, sockets or devices", self._name(path))
+                self.left_out.add("pipe(s), socket(s) or device(s)", self._name(path))
             elif path.suffix.lower() in READABLE_SUFFIXES:
                 files.append(path)
             else:

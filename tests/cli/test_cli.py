@@ -135,7 +135,7 @@ def test_broken_files_are_named_and_the_others_written(run, save, tmp_path):
     errors = [line for line in err.splitlines() if line.startswith("Error: ")]
     assert len(errors) == 2
     assert str(notes) in errors[0]
-    assert "holds no PNG, JPEG or WebP image" in errors[0]
+    assert "holds no PNG, JPEG, WebP, BMP or GIF image" in errors[0]
     assert str(missing) in errors[1]
     assert "Traceback" not in err
 
@@ -291,6 +291,47 @@ class TestCalibrate:
         assert "x.png" in errors
         assert not out.exists()
 
+    def test_one_line_says_what_was_left_out(self, run, folder, tmp_path):
+        for name in (".x.png", "x.tif", "y.tif", "z.txt"):
+            (folder / name).touch()
+        os.mkfifo(folder / "pipe.png")
+        (folder / "again").symlink_to(folder)
+        code, _, errors = run("calibrate", folder, "--epsilon", 2, "--out", tmp_path / "t.json")
+        assert code == 0
+        (line,) = [line for line in errors.splitlines() if line.startswith("Left out")]
+        assert line == (
+            "Left out: 1 hidden, .x.png; 1 pipe(s), socket(s) or device(s), pipe.png; 1 link(s) to "
+            "folders that are read already, again; 3 of other kinds (2 .tif, 1 .txt), such as x.tif"
+        )
+
+    def test_one_cause_is_one_line(self, run, photos, tmp_path):
+        import tensorflow as tf
+
+        content = tf.io.encode_png(photos[0, :8, :8]).numpy()
+        feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))
+        features = tf.train.Features(feature={"jpeg": feature})
+        with tf.io.TFRecordWriter(str(tmp_path / "x.tfrec-00000-of-00001")) as writer:
+            for _ in range(20):
+                writer.write(tf.train.Example(features=features).SerializeToString())
+        path = tmp_path / "x.tfrec-00000-of-00001"
+        command = ("calibrate", path, "--epsilon", 2, "--out", tmp_path / "t.json")
+        code, _, errors = run(*command)
+        assert code == 1
+        first, second, third = errors.splitlines()
+        assert re.search(r"`DATA` must .*'image/encoded' or .*; --image-key names another", first)
+        assert first.endswith("#0 with ['jpeg'] and 19 more")
+        assert second == "20 images were skipped"
+        assert third == "Error: no usable image in x.tfrec-00000-of-00001"
+        assert run(*command, "--image-key", "jpeg")[0] == 0
+
+    def test_larger_images_can_be_allowed(self, run, folder, tmp_path, monkeypatch):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        command = ("calibrate", folder, "--epsilon", 2, "--out", tmp_path / "table.json")
+        code, _, errors = run(*command)
+        assert code == 1
+        assert "more than 100 pixels, the limit against decompression bombs; --max-pixels" in errors
+        assert run(*command, "--max-pixels", 64 * 80)[0] == 0
+
     def test_no_usable_image_is_an_error(self, run, tmp_path):
         (tmp_path / "photos").mkdir()
         for name in ("x.png", "y.png"):
@@ -320,22 +361,29 @@ class TestCalibrate:
         gc.collect()
         assert not ignored
 
-    def test_interrupt(self, tmp_path):
-        """Ctrl-C while a real process reads a pipe that never ends."""
-        (tmp_path / "photos").mkdir()
-        os.mkfifo(tmp_path / "photos" / "x.png")
+    def test_interrupt(self, folder, tmp_path):
+        """Ctrl-C while a real process reads images."""
+        script = """
+import sys, time
+import fd_keras.data.sources, fd_keras_cli
+def read(*arguments, **options):
+    print("reading", flush=True)
+    time.sleep(60)
+fd_keras.data.sources.read_image = read
+fd_keras_cli.main()
+"""
         out = tmp_path / "table.json"
-        command = [sys.executable, "-m", "fd_keras_cli", "calibrate", tmp_path / "photos"]
+        command = [sys.executable, "-c", script, "calibrate", folder, "--epsilon", "2"]
         with subprocess.Popen(
-            [*command, "--epsilon", "2", "--out", out],
+            [*command, "--out", out],
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             # A shell that runs the tests in the background has them ignore Ctrl-C.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process:
-            with open(tmp_path / "photos" / "x.png", "wb"):  # waits until the image is read
-                process.send_signal(signal.SIGINT)
-            # Closed now: a signal just before the read blocks would wait for it to return.
+            assert process.stdout.readline() == "reading\n"
+            process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=60)
         assert process.returncode == 130, errors
         assert errors.splitlines()[-1] == "Interrupted, nothing was written"
@@ -353,7 +401,7 @@ class TestCalibrate:
     def test_empty_paths(self, run, folder, tmp_path):
         code, _, errors = run("calibrate", "", "--epsilon", 2, "--out", tmp_path / "t.json")
         assert code == 1
-        assert "`location` must not be empty" in errors
+        assert "`DATA` must not be empty" in errors
         code, _, errors = run("calibrate", folder, "--epsilon", 2, "--out", "")
         assert code == 2
         assert "must not be empty" in errors
@@ -429,6 +477,24 @@ class TestInspect:
         assert code == 0
         assert "jpeg:60" in printed
         assert '"source": "preset"' in printed
+
+    def test_preset(self, run):
+        code, printed, _ = run("inspect", "liu2019")
+        assert code == 0
+        assert '"name": "liu2019"' in printed
+
+    @pytest.mark.parametrize("name", ["liu2020", "jpeg:0", "", "."])
+    def test_neither_file_nor_preset(self, run, name):
+        code, printed, errors = run("inspect", name)
+        assert (code, printed) == (1, "")
+        assert re.fullmatch(r"Error: [^\n]+\n", errors)
+
+    def test_pipe(self, run, tmp_path):
+        for name in ("x.jpg", "x.json"):
+            os.mkfifo(tmp_path / name)
+            code, _, errors = run("inspect", tmp_path / name)
+            assert code == 1
+            assert "must be a regular file" in errors
 
     def test_jpeg_file(self, run, save):
         path, _ = save("photo.jpg", (64, 48, 3), quality=60)

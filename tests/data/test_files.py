@@ -1,15 +1,20 @@
 """Image files of all supported kinds, written by Pillow and compared with numpy."""
 
 import contextlib
+import errno
 import io
+import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from fd_keras.data.files import DecodedImage, read_image, write_image
+from fd_keras.data.files import DecodedImage, Tally, read_image, write_image
 
 RNG = np.random.default_rng(11)
 GREY = RNG.integers(0, 256, (13, 21), np.uint8)
@@ -28,6 +33,32 @@ def encoded(picture, file_format, **options):
     buffer = io.BytesIO()
     picture.save(buffer, file_format, **options)
     return buffer.getvalue()
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(samples, depth, color_type, before=b"", after=b""):
+    """A PNG file of samples, with further chunks before and after its pixels."""
+    height, width = samples.shape[:2]
+    rows = samples.reshape(height, -1)
+    if depth == 16:
+        lines = [row.astype(">u2").tobytes() for row in rows]
+    else:
+        bits = np.unpackbits(rows.astype(np.uint8)[..., np.newaxis], axis=-1)[..., 8 - depth :]
+        lines = [np.packbits(row.ravel()).tobytes() for row in bits]
+    header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + line for line in lines))
+    chunks = chunk(b"IHDR", header) + before + chunk(b"IDAT", data) + after + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def remarks_of(content):
+    """The image in a file, and what is remarked on it."""
+    remarks = []
+    image = read_image(content, name="x", remark=lambda text, name: remarks.append((text, name)))
+    return image, remarks
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp"])
@@ -111,12 +142,126 @@ def test_colour_key_becomes_alpha(tmp_path, samples, key):
     np.testing.assert_array_equal(image.alpha, expected)
 
 
-def test_cmyk_becomes_rgb_without_its_profile(tmp_path):
+GREY_DEPTHS = [(1, 1), (2, 3), (4, 9), (8, 200), (16, 1000)]
+
+
+@pytest.mark.parametrize(("depth", "key"), GREY_DEPTHS)
+def test_transparent_grey_of_every_depth(depth, key):
+    """As libpng expands it; Pillow compares the key with scaled samples."""
+    samples = RNG.integers(0, 1 << depth, (13, 21, 1))
+    samples[3:5] = key
+    samples[5, :9] = key ^ 1  # of 16 bits, this is the same in 8
+    beyond = (1 << depth) % 0x10000  # a bit of the chunk that is to be ignored
+    content = png(samples, depth, 0, chunk(b"tRNS", struct.pack(">H", key | beyond)))
+    image = read_image(content)
+    wide = tf.uint16 if depth == 16 else tf.uint8
+    expected = tf.io.decode_png(content, channels=4, dtype=wide).numpy()
+    np.testing.assert_array_equal(image.alpha > 0, expected[..., 3] > 0)
+    np.testing.assert_array_equal(image.alpha, np.where(samples[..., 0] == key, 0, 255))
+    full = (1 << depth) - 1
+    np.testing.assert_array_equal(image.pixels, np.rint(samples / full * 255))
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_transparent_colour_of_every_depth(depth):
+    samples = RNG.integers(0, 1 << depth, (13, 21, 3))
+    samples[3:5] = key = (3, 2, 1)
+    samples[5, :9] = (3, 2, 0)
+    content = png(samples, depth, 2, chunk(b"tRNS", struct.pack(">3H", *key)))
+    image = read_image(content)
+    np.testing.assert_array_equal(image.alpha, np.where((samples == key).all(-1), 0, 255))
+    np.testing.assert_array_equal(image.pixels, samples >> depth - 8)
+
+
+def test_16_bit_grey_with_alpha_stays_grey():
+    samples = RNG.integers(0, 65536, (13, 21, 2))
+    image = read_image(png(samples, 16, 4))
+    np.testing.assert_array_equal(image.pixels, samples[..., :1] >> 8)
+    np.testing.assert_array_equal(image.alpha, samples[..., 1] >> 8)
+
+
+def test_transparency_turns_with_the_image():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    before = chunk(b"tRNS", struct.pack(">H", 7)) + chunk(b"eXIf", exif.tobytes()[6:])
+    samples = RNG.integers(0, 16, (13, 21, 1))
+    image = read_image(png(samples, 4, 0, before))
+    np.testing.assert_array_equal(image.alpha, np.rot90(np.where(samples[..., 0] == 7, 0, 255), -1))
+
+
+def test_cmyk_becomes_rgb_without_its_profile():
     picture = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
-    path = saved(tmp_path / "x.jpg", picture, icc_profile=PROFILE, quality=95)
-    image = read_image(path)
+    image, remarks = remarks_of(encoded(picture, "JPEG", icc_profile=PROFILE, quality=95))
     assert np.abs(image.pixels.astype(int) - (0, 255, 255)).max() <= 2
     assert image.icc_profile is None
+    assert remarks == [("its ICC profile is of CMYK, and was not applied to its RGB pixels", "x")]
+
+
+def without_second_profile_part(content):
+    """A JPEG file whose profile has two parts, and the second is missing."""
+    start = content.index(b"ICC_PROFILE\0\x02\x02") - 4
+    size = int.from_bytes(content[start + 2 : start + 4], "big") + 2
+    return content[:start] + content[start + size :]
+
+
+def bitmap_with_profile():
+    """A bitmap of version 5 whose header names an embedded profile."""
+    header = struct.pack("<IiiHHIIiiII", 124, 2, 1, 1, 24, 0, 8, 0, 0, 0, 0)
+    header += bytes(16) + b"DEBM" + bytes(124 - len(header) - 20)
+    return b"BM" + struct.pack("<IHHI", 14 + 124 + 8, 0, 0, 14 + 124) + header + bytes(8)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        without_second_profile_part(
+            encoded(Image.fromarray(RGB), "JPEG", icc_profile=RNG.bytes(70_000))
+        ),
+        png(GREY[..., np.newaxis], 8, 0, chunk(b"iCCP", b"name\0\0no zlib stream")),
+        bitmap_with_profile(),
+    ],
+    ids=["JPEG", "PNG", "BMP"],
+)
+def test_profile_that_is_not_read_is_named(content):
+    image, remarks = remarks_of(content)
+    assert image.icc_profile is None
+    assert remarks == [("its ICC profile was not read", "x")]
+
+
+GAMMA = (b"gAMA", struct.pack(">I", 100_000))
+SRGB_GAMMA = (b"gAMA", struct.pack(">I", 45_455))
+PRIMARIES = (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000))
+HDR = (b"cICP", b"\x09\x10\x00\x01")
+
+
+@pytest.mark.parametrize(
+    ("chunks", "others"),
+    [
+        ((), False),
+        ((GAMMA,), True),
+        ((SRGB_GAMMA,), False),
+        ((PRIMARIES, SRGB_GAMMA), True),
+        ((HDR,), True),
+        (((b"cICP", b"\x01\x0d\x00\x01"),), False),
+        ((SRGB_GAMMA, (b"sRGB", b"\0")), False),
+    ],
+)
+def test_meaning_of_colours_survives(tmp_path, chunks, others):
+    read = read_image(png(RGB, 8, 2, b"".join(chunk(*each) for each in chunks)))
+    assert read.color_chunks == chunks
+    assert read.has_other_colors == others
+    write_image(tmp_path / "x.png", read)
+    assert sorted(read_image(tmp_path / "x.png").color_chunks) == sorted(chunks)
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.info.get("gamma") == (
+            struct.unpack(">I", dict(chunks)[b"gAMA"])[0] / 1e5 if b"gAMA" in dict(chunks) else None
+        )
+
+
+def test_software_survives(tmp_path):
+    for suffix in (".png", ".webp"):
+        write_image(tmp_path / f"x{suffix}", DecodedImage(RGB, software="fd-keras"))
+        assert read_image(tmp_path / f"x{suffix}").software == "fd-keras"
 
 
 ORIENTED = {
@@ -157,12 +302,118 @@ def test_animation_is_refused(tmp_path, suffix):
         read_image(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(99)])
+@pytest.mark.parametrize(
+    ("name", "file_format"), [("x.bmp", "BMP"), ("x.gif", "GIF"), ("x.JFIF", "JPEG"), ("x", "BMP")]
+)
+def test_further_formats(tmp_path, name, file_format):
+    colors = np.kron(RNG.integers(0, 256, (3, 4, 3), np.uint8), np.ones((4, 4, 1), np.uint8))
+    path = saved(tmp_path / name, Image.fromarray(colors), format=file_format)
+    difference = read_image(path).pixels.astype(int) - colors
+    assert np.abs(difference).mean() <= (30 if file_format == "JPEG" else 0)
+
+
+def test_first_frame_of_an_animated_gif():
+    frames = [Image.fromarray(pixels) for pixels in (GREY, 255 - GREY)]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    image, remarks = remarks_of(content)
+    np.testing.assert_array_equal(image.pixels[..., :1], GREY[..., np.newaxis])
+    assert remarks == [("an animation, of which the first frame was read", "x")]
+    assert remarks_of(encoded(frames[0], "GIF"))[1] == []
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"TIFF" + bytes(99)])
 def test_file_that_is_no_image_is_named(tmp_path, content):
     path = tmp_path / "notes.png"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"holds no PNG, JPEG or WebP image.*notes\.png"):
+    with pytest.raises(ValueError, match=r"holds no PNG, JPEG, WebP, BMP or GIF im.*notes\.png"):
         read_image(path)
+
+
+def test_kind_that_is_not_decoded_is_not_called_broken():
+    with pytest.raises(
+        ValueError, match=r"of a kind that is not read \(Unsupported BMP pixel depth"
+    ):
+        read_image(encoded(Image.fromarray(RGB), "BMP").replace(b"\x18\0", b"\x40\0", 1))
+
+
+BAD_EXIF = b"\x00\x08\x00\x02\x01\x12\x00\x03\0\0\0\1\0\1\0\0"
+
+
+def test_broken_exif_is_ignored():
+    """Pillow reads the pixels and refuses the EXIF data (its issue 5528)."""
+    image, remarks = remarks_of(png(RGB, 8, 2, chunk(b"eXIf", BAD_EXIF)))
+    np.testing.assert_array_equal(image.pixels, RGB)
+    assert remarks == [("its EXIF data are damaged; their orientation was ignored", "x")]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        chunk(b"tEXt", b"a\0b")[:-1] + b"\0",
+        chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21))),
+        chunk(b"gAMA", b"\0"),
+        chunk(b"pHYs", b"\0"),
+    ],
+    ids=["checksum", "large text", "gamma", "size of pixels"],
+)
+def test_broken_metadata_are_ignored(broken):
+    before = broken + chunk(b"iCCP", b"name\0\0" + zlib.compress(PROFILE))
+    image, remarks = remarks_of(png(RGB, 8, 2, before))
+    np.testing.assert_array_equal(image.pixels, RGB)
+    assert image.icc_profile == PROFILE
+    assert remarks == [("its metadata are damaged and were ignored", "x")]
+
+
+@pytest.mark.parametrize("kind", ["tRNS", "IDAT", "animation"])
+def test_broken_metadata_excuse_nothing_else(kind):
+    broken = chunk(b"gAMA", b"\0")
+    if kind == "animation":
+        frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+        content = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
+        content = content[:33] + broken + content[33:]
+    elif kind == "tRNS":
+        content = png(RGB, 8, 2, broken + chunk(b"tRNS", b"\0"))
+    else:
+        content = png(RGB, 8, 2, broken)
+        content = content[:-40] + bytes(8) + content[-32:]
+    with pytest.raises(ValueError, match="broken image|no PNG|animation"):
+        read_image(content)
+
+
+def test_pillows_warnings_name_the_file(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "a description that is cut"
+    path = saved(tmp_path / "x.jpg", Image.fromarray(RGB), exif=exif.tobytes()[:-20])
+    _, remarks = remarks_of(path)
+    assert [name for _, name in remarks] == ["x"]
+    with pytest.warns(UserWarning, match=r"x\.jpg: (Truncated|Corrupt)"):
+        read_image(path)
+
+
+def test_remarks_are_counted():
+    tally, other = Tally(), Tally()
+    for name in ("a", "b"):
+        tally.add("hidden", name)
+    other.add("hidden", "c")
+    tally.update(other)
+    assert (str(tally), tally.lines()) == ("3 hidden, such as a", ["a and 2 more: hidden"])
+
+
+def test_too_little_memory_is_no_broken_image(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise MemoryError
+
+    path = saved(tmp_path / "x.png", Image.fromarray(RGB))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(OSError, match=r"too little memory.*x\.png") as error:
+        read_image(path)
+    assert error.value.errno == errno.ENOMEM
+
+
+def test_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(ValueError, match=r"must be a regular file.*x\.png"):
+        read_image(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
@@ -197,8 +448,12 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch, limit):
     """Pillow warns above its limit and raises above twice as much."""
     path = saved(tmp_path / "bomb.png", Image.fromarray(RGB))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(ValueError, match=rf"more than {limit} pixels.*bomb\.png"):
+    with pytest.raises(ValueError, match=rf"more than {limit} pixels.*max_pixels.*bomb\.png"):
         read_image(path)
+    assert read_image(path, max_pixels=13 * 21).pixels.shape == (13, 21, 3)
+    assert limit == Image.MAX_IMAGE_PIXELS
+    with pytest.raises(ValueError, match=r"more than 272 pixels"):
+        read_image(path, max_pixels=272)
 
 
 def test_missing_file_is_an_os_error(tmp_path):

@@ -58,6 +58,12 @@ def test_images_of_other_shapes_start_a_batch_of_their_own():
         ([(IMAGES, LABELS[:4])], ValueError, "`labels` must be one integer class per image"),
         ((IMAGES, LABELS / 2), ValueError, "dtype float64"),
         ([(IMAGES, np.eye(5, dtype=int))], ValueError, "`labels` must be one integer class"),
+        ((IMAGES, LABELS - 1), ValueError, "between 0 and 2147483647. Received: labels from -1"),
+        (
+            (IMAGES, LABELS.astype(np.uint64) << 60),
+            ValueError,
+            "labels from 0 to 4611686018427387904",
+        ),
         ([IMAGES], TypeError, "Received: an element of type ndarray"),
         (None, TypeError, "`data` must be .* Received: data=None"),
     ],

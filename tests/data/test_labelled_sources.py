@@ -1,6 +1,7 @@
 """Labelled images in class directories, npz files, TFRecord files and Keras' data sets."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -59,27 +60,148 @@ def test_strict_names_the_broken_file(folder):
         list(open_labelled_images(folder, SHAPE, strict=True))
 
 
-def test_records(tmp_path, rng):
-    pixels = rng.integers(0, 256, (2, *SHAPE), np.uint8)
-    path = tmp_path / "data.tfrecord"
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["cat", "dog", "cat"], r"`class_names` must differ. Received: \['cat'\] more than once"),
+        (["cat", "e\u0301", "\u00e9", "dog"], "`class_names` must differ"),
+    ],
+)
+def test_class_names_that_are_not_distinct(folder, names, message):
+    with pytest.raises(ValueError, match=message):
+        open_labelled_images(folder, SHAPE, class_names=names)
 
-    def example(image, label):
+
+def test_class_names_of_another_normal_form(folder):
+    """File systems write accents in one or two characters."""
+    (folder / "cat").rename(folder / "e\u0301cole")
+    names = ["dog", "\u00e9cole"]
+    labels = [label for _, label in open_labelled_images(folder, SHAPE, class_names=names)]
+    assert labels == [0, 1, 1]
+    (folder / "\u00e9cole").mkdir()
+    with pytest.raises(ValueError, match="subdirectories of .* must differ"):
+        open_labelled_images(folder, SHAPE, class_names=names)
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_hidden_folders_are_no_classes(folder, hidden):
+    """They once shifted every label."""
+    (folder / (".ipynb_checkpoints" if hidden else "bird")).mkdir()
+    source = open_labelled_images(folder, SHAPE)
+    assert [label for _, label in source] == ([0, 0, 1] if hidden else [1, 1, 2])
+    assert ("1 hidden" in str(source.left_out)) == hidden
+
+
+def test_folders_must_be_the_classes_of_the_model(folder):
+    with pytest.raises(
+        ValueError, match=r"each of the 3 classes.*class_names.*2: \['cat', 'dog'\]"
+    ):
+        open_labelled_images(folder, SHAPE, class_count=3)
+    assert open_labelled_images(folder, SHAPE, class_count=2).count == 4
+    names = ["bird", "dog", "cat"]
+    assert open_labelled_images(folder, SHAPE, class_names=names, class_count=3).count == 4
+
+
+def example(image, **features):
+    """A record with an image and further features: integers, floats or bytes."""
+    lists = {int: "int64_list", float: "float_list", bytes: "bytes_list"}
+    types = {int: tf.train.Int64List, float: tf.train.FloatList, bytes: tf.train.BytesList}
+    feature = {}
+    if image is not None:
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
-        feature = {
-            "image/encoded": tf.train.Feature(
-                bytes_list=tf.train.BytesList(value=[buffer.getvalue()])
-            )
-        }
-        if label is not None:
-            feature["image/class/label"] = tf.train.Feature(
-                int64_list=tf.train.Int64List(value=[label])
-            )
-        return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+        features["image/encoded"] = [buffer.getvalue()]
+    for name, values in features.items():
+        kind = type(values[0])
+        feature[name] = tf.train.Feature(**{lists[kind]: types[kind](value=values)})
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
 
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for record in (example(pixels[0], 7), example(pixels[1], None), b"garbage"):
-            writer.write(record)
+
+@pytest.fixture
+def write(tmp_path):
+    """Write records to a file and return its path."""
+
+    def write(*records, name="data.tfrecord", compression=""):
+        with tf.io.TFRecordWriter(str(tmp_path / name), compression) as writer:
+            for record in records:
+                writer.write(record)
+        return tmp_path / name
+
+    return write
+
+
+GREY = np.zeros((4, 4), np.uint8)
+
+
+def labels_of(path, **options):
+    return [label for _, label in open_labelled_images(path, SHAPE, **options)]
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_one_hot_labels_of_records(write, kind):
+    """Their first number was once taken as the class."""
+    one_hot = [[kind(number == label) for number in range(3)] for label in (0, 2, 1)]
+    assert labels_of(write(*(example(GREY, label=label) for label in one_hot))) == [0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("label", "received"),
+    [
+        ([1, 0, 1], r"holds integers.*#0 with \[1, 0, 1\]"),
+        ([0, 0], r"#0 with \[0, 0\]"),
+        ([0, 2], r"#0 with \[0, 2\]"),
+        ([0.5, 0.5], r"holds floats"),
+        ([2.0], r"holds floats.*#0 with \[2.0\]"),
+        ([b"red"], r"holds bytes; convert it.*label_key.*#0 with \[b'red'\] and 1 more"),
+        ([-1], r"lie between 0 and 2147483647. Received: .*#0 with -1"),
+        ([2**40], r"lie between 0 and 2147483647. Received: .*#0 with 1099511627776"),
+    ],
+)
+def test_labels_of_records_that_are_no_classes(write, label, received):
+    source = open_labelled_images(write(*[example(GREY, label=label)] * 2), SHAPE)
+    assert list(source) == []
+    assert source.skipped_count == 2
+    assert len(source.skipped) == 1
+    assert re.search(received, source.skipped[0])
+
+
+def test_labels_of_several_sizes_are_lists_of_classes(write):
+    path = write(example(GREY, label=[0, 1]), example(GREY, label=[1]))
+    with pytest.raises(ValueError, match=r"the same size.*#1 with 1 numbers, after .* with 2"):
+        labels_of(path)
+
+
+def test_keys_of_records_can_be_named(write):
+    image = tf.io.encode_png(GREY[..., np.newaxis]).numpy()
+    path = write(*[example(None, jpeg=[image], cls=[3])] * 5)
+    source = open_labelled_images(path, SHAPE)
+    assert list(source) == []
+    (line,) = source.skipped
+    assert re.search(r"a label .*; label_key names another.*\['cls', 'jpeg'\] and 4 more", line)
+    (line,) = open_skipped(path, label_key="cls")
+    assert re.search(r"an encoded image .*; image_key names .*\['cls', 'jpeg'\] and 4 more", line)
+    (line,) = open_skipped(path, label_key="cls", image_key="cls")
+    assert "'cls' holds integers" in line
+    assert labels_of(path, label_key="cls", image_key="jpeg") == [3] * 5
+
+
+def open_skipped(path, **options):
+    source = open_labelled_images(path, SHAPE, **options)
+    assert list(source) == []
+    return source.skipped
+
+
+@pytest.mark.parametrize("labels", [np.array([0, 2**63], np.uint64), np.array([-1, 0])])
+def test_labels_of_arrays_that_are_no_classes(tmp_path, labels):
+    np.savez(tmp_path / "data.NPZ", x=np.zeros((2, *SHAPE), np.uint8), y=labels)
+    (tmp_path / "data.NPZ.npz").rename(tmp_path / "data.NPZ")
+    with pytest.raises(ValueError, match=r"between 0 and 2147483647. Received: .* in .*data\.NPZ"):
+        open_labelled_images(tmp_path / "data.NPZ", SHAPE)
+
+
+def test_records(write, rng):
+    pixels = rng.integers(0, 256, (2, *SHAPE), np.uint8)
+    path = write(example(pixels[0], **{"image/class/label": [7]}), example(pixels[1]), b"garbage")
     source = open_labelled_images(path, SHAPE)
     ((image, label),) = source
     np.testing.assert_array_equal(image, pixels[0])

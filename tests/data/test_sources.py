@@ -1,6 +1,7 @@
 """Images in directories, npz files, TFRecord files and Keras' data sets."""
 
 import gzip
+import os
 
 import numpy as np
 import pytest
@@ -66,6 +67,125 @@ def test_records(name, compression, photos, tmp_path):
     np.testing.assert_array_equal(images[0], photos[0, :16, :16])
     assert source.count is None
     assert f"{name}#2" in source.skipped[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x.TFRECORD",
+        "x.tfrec",
+        "x.record",
+        "x-train.tfrecord-00000-of-00001",
+        "train-00000-of-01024",
+        "x.tfrecord-00000-of-00001.gz",
+    ],
+)
+def test_names_of_record_files(name, photos, tmp_path):
+    """Shards of TFDS and of ImageNet's script were refused."""
+    records(tmp_path / name, photos, "")
+    assert len(list(open_images(tmp_path / name))) == 2
+
+
+def test_archive_in_upper_case(photos, tmp_path):
+    with open(tmp_path / "A.NPZ", "wb") as file:
+        np.savez(file, x=photos[:, :8, :8])
+    assert open_images(tmp_path / "A.NPZ").count == 2
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("cut", [1, 11, 12, 13, 40])
+def test_record_that_is_cut_is_named(compressed, cut, photos, tmp_path):
+    """TensorFlow takes a cut within the header of a record for the end of the file."""
+    records(tmp_path / "a.tfrecord", photos, "")
+    content = (tmp_path / "a.tfrecord").read_bytes()
+    second = 16 + int.from_bytes(content[:8], "little")
+    content = content[: second + cut]
+    (tmp_path / "a.tfrecord").write_bytes(gzip.compress(content) if compressed else content)
+    images = iter(open_images(tmp_path / "a.tfrecord"))
+    next(images)
+    with pytest.raises(ValueError, match=r"cut or damaged at record 1.*a\.tfrecord") as error:
+        next(images)
+    assert "function_node" not in str(error.value)
+
+
+@pytest.mark.parametrize("left", [1, 5, 11, 100, -4])
+def test_compressed_records_that_are_cut(left, photos, tmp_path):
+    records(tmp_path / "a.tfrecord", photos, "GZIP")
+    content = (tmp_path / "a.tfrecord").read_bytes()
+    (tmp_path / "a.tfrecord").write_bytes(content[:left])
+    with pytest.raises(ValueError, match="cut or damaged at record"):
+        list(open_images(tmp_path / "a.tfrecord"))
+
+
+def test_record_file_that_may_not_be_read(photos, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied", "a.tfrecord")
+
+    records(tmp_path / "a.tfrecord", photos, "")
+    source = open_images(tmp_path / "a.tfrecord")
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(PermissionError):
+        list(source)
+
+
+@pytest.mark.parametrize("name", ["x.tfrecord", "x.npz", "x.png"])
+def test_pipes_are_refused(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=f"(must be a regular file|of another kind).*{name}"):
+        open_images(tmp_path / name)
+
+
+def test_pipe_in_a_directory_is_left_out(folder):
+    os.mkfifo(folder / "b" / "pipe.png")
+    source = open_images(folder)
+    assert len(list(source)) == 3
+    assert "pipe(s), socket(s) or device(s), b/pipe.png" in str(source.left_out)
+
+
+def test_image_file(folder):
+    source = open_images(folder / "a.PNG")
+    assert [image.shape for image in source] == [(24, 24, 3)]
+
+
+def test_remarks_of_the_latest_iteration(folder, photos):
+    frames = [Image.fromarray(photo[:8, :8]) for photo in photos]
+    for name in ("x.gif", "y.gif"):
+        frames[0].save(folder / name, save_all=True, append_images=frames[1:])
+    source = open_images(folder)
+    for _ in range(2):
+        list(source)
+        assert source.remarks.lines() == [
+            f"{folder / 'x.gif'} and 1 more: an animation, of which the first frame was read"
+        ]
+
+
+def test_larger_images_can_be_allowed(folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 24)
+    source = open_images(folder)
+    assert len(list(source)) == 2
+    assert "more than 576 pixels" in source.skipped[0]
+    assert len(list(open_images(folder, max_pixels=40 * 56))) == 3
+
+
+def test_name_that_is_no_text(tmp_path, photos):
+    """It went into reports, which could not be written after all attacks had run."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    Image.fromarray(photos[0, :8, :8]).save(folder / "x.png")
+    source = open_images(folder)
+    assert source.name == "caf\\xe9"
+    assert len(list(source)) == 1
+    records(tmp_path / "x.tfrecord", photos, "")
+    (tmp_path / "x.tfrecord").rename(folder / "x.tfrecord")
+    assert len(list(open_images(folder / "x.tfrecord"))) == 2
+
+
+def test_directory_without_images_says_what_it_holds(tmp_path):
+    (tmp_path / "x.tif").touch()
+    with pytest.raises(
+        ValueError, match=r"must hold image files.*with 1 of other kinds \(1 \.tif\)"
+    ):
+        open_images(tmp_path)
 
 
 def test_records_without_images(tmp_path):

@@ -74,7 +74,7 @@ def main(folder: Path) -> int:
             print("\n".join([f"{count:6} {reason}" for reason, count in reasons.most_common()]))
             print("\n".join(f"  {line}" for line in others))
     print(f"\n{len(files)} files, {len(failures)} tracebacks")
-    print("\n".join(failures))
+    print(*failures, sep="\n", end="")
     return min(1, len(failures))
 
 
@@ -85,7 +85,12 @@ def begins_as_jpeg(path: Path) -> bool:
     return False
 
 
+def folder_of(arguments: list[str]) -> Path:
+    """The folder that the command line names."""
+    if len(arguments) != 2 or not arguments[1] or not Path(arguments[1]).is_dir():
+        sys.exit(f"Usage: {arguments[0]} DIR")
+    return Path(arguments[1])
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
-        sys.exit(f"Usage: {sys.argv[0]} DIR")
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(folder_of(sys.argv)))
