@@ -1,6 +1,7 @@
 """Classify image files with TF Serving over gRPC; needs tensorflow-serving-api.
 
 Usage: python grpc_client.py IMAGE... [--address localhost:8500] [--model classifier]
+       [--labels served/classifier]
 """
 
 import argparse
@@ -9,6 +10,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import tensorflow as tf
+from class_names import class_names, described
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 
@@ -30,10 +32,15 @@ def main():
     parser.add_argument("images", nargs="+")
     parser.add_argument("--address", default="localhost:8500")
     parser.add_argument("--model", default="classifier")
+    parser.add_argument(
+        "--labels", help="a text file, or the export; default: served/MODEL, where it is here"
+    )
     arguments = parser.parse_args()
     scores = predict(arguments.address, arguments.model, arguments.images)["predictions"]
+    names = class_names(arguments.labels or Path("served", arguments.model), scores.shape[-1])
     for image, row in zip(arguments.images, scores):
-        print(f"{image}: class {int(np.argmax(row))}, score {float(np.max(row)):.4g}")
+        best = int(np.argmax(row))
+        print(f"{image}: {described(best, names)}, score {float(row[best]):.4g}")
 
 
 if __name__ == "__main__":

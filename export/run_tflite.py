@@ -1,12 +1,17 @@
 """Classify image files with an exported .tflite file; needs no TensorFlow and no fd_keras.
 
-Usage: python run_tflite.py MODEL.tflite IMAGE... [--value-range 0 255]
+Usage: python run_tflite.py MODEL.tflite IMAGE... [--value-range 0 255] [--labels labels.txt]
 """
 
 import argparse
+import json
+import sys
+from pathlib import Path
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
+from class_names import class_names, described
 from PIL import Image
 
 
@@ -21,20 +26,44 @@ def read(path, shape, value_range):
     return low + pixels / 255 * (high - low)
 
 
+def details_of(content):
+    """What the exporter wrote about the file; {} for a file of another origin."""
+    model = schema.Model.GetRootAs(content, 0)
+    for index in range(model.MetadataLength()):
+        entry = model.Metadata(index)
+        if entry.Name() == b"fd_keras.json":
+            return json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+    return {}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("images", nargs="+")
-    parser.add_argument("--value-range", nargs=2, type=float, default=(0, 255))
+    parser.add_argument("--value-range", nargs=2, type=float, help="default: the file's own")
+    parser.add_argument("--labels", help="text file with a name on each line; default: the file's")
     arguments = parser.parse_args()
 
-    interpreter = Interpreter(model_path=arguments.model)
+    content = Path(arguments.model).read_bytes()
+    try:
+        interpreter = Interpreter(model_content=content)
+        exported = details_of(content)
+    except Exception as error:  # the reader raises many types on damaged files
+        raise SystemExit(f"{arguments.model} is not a whole TFLite file ({error})") from error
+    value_range = arguments.value_range or exported.get("value_range")
+    if value_range is None:
+        value_range = (0, 255)
+        print("The file does not say its value range, 0 to 255 is taken", file=sys.stderr)
     (details,) = interpreter.get_input_details()
     classify = interpreter.get_signature_runner("serving_default")
     for path in arguments.images:
-        image = read(path, details["shape_signature"][1:], arguments.value_range)
+        image = read(path, details["shape_signature"][1:], value_range)
         (scores,) = classify(images=image[np.newaxis])["predictions"]
-        print(f"{path}: class {int(np.argmax(scores))}, score {float(np.max(scores)):.4g}")
+        names = exported.get("labels")
+        if arguments.labels:
+            names = class_names(arguments.labels, len(scores))
+        best = int(np.argmax(scores))
+        print(f"{path}: {described(best, names)}, score {float(scores[best]):.4g}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import typer
 from fd_keras_cli.apply import apply
 from fd_keras_cli.calibrate import calibrate
 from fd_keras_cli.compress import compress
-from fd_keras_cli.console import USER_ERRORS, print_error
+from fd_keras_cli.console import USER_ERRORS, interruptible, print_error
 from fd_keras_cli.demo import demo
 from fd_keras_cli.evaluate import evaluate
 from fd_keras_cli.export import export
@@ -26,12 +26,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+# Commands that can go on where they were interrupted say so before this does.
+_tidied = interruptible("Interrupted")
+
 for command in (
     *(apply, calibrate, compress, demo, evaluate, export),
     *(harden, inspect, refine, verify),
 ):
-    app.command()(command)
-app.command("tune", hidden=True, help="Old name of `fd-keras refine`, which does the same.")(refine)
+    app.command()(_tidied(command))
+app.command("tune", hidden=True, help="Old name of `fd-keras refine`, which does the same.")(
+    _tidied(refine)
+)
 
 
 def main() -> None:

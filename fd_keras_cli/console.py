@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 # Python raises on images that are too large.
 USER_ERRORS = (ValueError, OSError, ImportError, MemoryError)
 
-# Exit code of a program that Ctrl-C ended.
-_INTERRUPTED = 130
+# Exit codes of programs that Ctrl-C (SIGINT) and SIGTERM ended.
+_INTERRUPTED, _TERMINATED = 130, 143
 
 _RESUMABLE = "Interrupted; the same command goes on from here"
 
@@ -171,6 +173,10 @@ def quiet_libraries() -> Iterator[Console]:
             os.dup2(real.fileno(), 2)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a program as Ctrl-C does."""
+
+
 @contextmanager
 def _own_warnings(console: Console) -> Iterator[None]:
     """Print a warning of fd_keras' own kinds as one line."""
@@ -189,7 +195,10 @@ def _own_warnings(console: Console) -> Iterator[None]:
 
 @contextmanager
 def interruptible(message: str = _RESUMABLE) -> Iterator[None]:
-    """End the command with one line and exit code 130 if Ctrl-C ends the block.
+    """End the command with one line if Ctrl-C or SIGTERM ends the block.
+
+    What the block has to tidy up is tidied up, and the exit code is the one that a shell gives to
+    programs that such a signal ended: 130 or 143.
 
     Args:
         message: The line to print.
@@ -201,11 +210,27 @@ def interruptible(message: str = _RESUMABLE) -> Iterator[None]:
         >>> with interruptible():
         ...     pass
     """
+    # Another handler, or none at all, is the choice of who started this process. Python lets the
+    # main thread alone set one.
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if ours:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         echo(message, err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        code = _TERMINATED if isinstance(error, Terminated) else _INTERRUPTED
+        raise typer.Exit(code) from None
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise Terminated
 
 
 def report_source(source: ImageSource, console: Console | None = None) -> None:

@@ -83,6 +83,7 @@ def load_model(path: Path, modules: list[str], console: Console | None = None) -
 def _wrapped(path: Path, console: Console | None) -> Any:
     from fd_keras import wrap_saved_model
     from fd_keras.export.archive import is_saved_model, newest_version
+    from fd_keras_cli.console import print_note
 
     version = path if is_saved_model(path) else newest_version(path)
     if version is None:
@@ -91,8 +92,7 @@ def _wrapped(path: Path, console: Console | None) -> Any:
             f"numbered versions of it. Received: {path}"
         )
     if version != path and console is not None:
-        text = f"Taking version {version.name} of {path}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_note(f"Taking version {version.name} of {path}", console)
     try:
         return wrap_saved_model(version)
     except ValueError as error:

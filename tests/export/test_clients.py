@@ -24,6 +24,8 @@ import fd_keras
 
 EXPORT = Path(__file__).parents[2] / "export"
 
+LABELS = [f"thing {index}" for index in range(5)]
+
 
 @pytest.fixture(scope="module")
 def model():
@@ -34,9 +36,18 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def signatures(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served") / "classifier"
-    loaded = tf.saved_model.load(str(fd_keras.export_saved_model(model, folder, verify=False)))
+def home(model, tmp_path_factory):
+    """The folder in which served/classifier lies."""
+    folder = tmp_path_factory.mktemp("home")
+    fd_keras.export_saved_model(
+        model, folder / "served" / "classifier", labels=LABELS, verify=False
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def signatures(home):
+    loaded = tf.saved_model.load(str(home / "served" / "classifier" / "1"))
     signatures = dict(loaded.signatures)
     signatures["keep"] = loaded  # it owns the variables
     return signatures
@@ -52,26 +63,32 @@ def files(photos, tmp_path_factory):
     return paths, pixels.astype(np.float32)
 
 
-def run_client(script, *arguments):
+def run_client(script, *arguments, cwd=None):
     command = [sys.executable, EXPORT / script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout
 
 
-def expected_lines(model, files):
+def expected_lines(model, files, names=LABELS):
     paths, images = files
     scores = np.asarray(model(images))
-    return [f"{p}: class {row.argmax()}, score {row.max():.4g}" for p, row in zip(paths, scores)]
+    named = [f" ({names[row.argmax()]})" if names else "" for row in scores]
+    return [
+        f"{p}: class {row.argmax()}{name}, score {row.max():.4g}"
+        for p, row, name in zip(paths, scores, named)
+    ]
 
 
-def assert_same_lines(text, model, files):
-    for line, expected in zip(text.splitlines(), expected_lines(model, files), strict=True):
+def assert_same_lines(text, model, files, **names):
+    for line, expected in zip(
+        text.splitlines(), expected_lines(model, files, **names), strict=True
+    ):
         found, _, score = line.rpartition(" ")
         wanted, _, wanted_score = expected.rpartition(" ")
         assert found == wanted
         assert float(score) == pytest.approx(float(wanted_score), rel=1e-3)
 
 
-def test_rest_client(model, signatures, files):
+def test_rest_client(model, signatures, files, home, tmp_path):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             assert self.path == "/v1/models/classifier:predict"
@@ -90,12 +107,22 @@ def test_rest_client(model, signatures, files):
     with http.server.ThreadingHTTPServer(("localhost", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://localhost:{server.server_port}"
-        text = run_client("rest_client.py", *files[0], "--url", url)
+        arguments = ["rest_client.py", *files[0], "--url", url]
+        text = run_client(*arguments, cwd=home)
+        elsewhere = run_client(*arguments, cwd=tmp_path)
+        (tmp_path / "mine.txt").write_text("a\nb\nc\nd\ne\n")
+        mine = run_client(*arguments, "--labels", tmp_path / "mine.txt", cwd=home)
+        (tmp_path / "mine.txt").write_text("a\nb\n")
+        with pytest.raises(subprocess.CalledProcessError) as failed:
+            run_client(*arguments, "--labels", tmp_path / "mine.txt")
         server.shutdown()
     assert_same_lines(text, model, files)
+    assert_same_lines(elsewhere, model, files, names=None)
+    assert_same_lines(mine, model, files, names="abcde")
+    assert "names 2 classes, and the model has 5; give --labels" in failed.value.stderr
 
 
-def test_grpc_client(model, signatures, files):
+def test_grpc_client(model, signatures, files, home):
     grpc = pytest.importorskip("grpc")
     service = pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc")
     from tensorflow_serving.apis import predict_pb2
@@ -114,7 +141,7 @@ def test_grpc_client(model, signatures, files):
     service.add_PredictionServiceServicer_to_server(Servicer(), server)
     port = server.add_insecure_port("localhost:0")
     server.start()
-    text = run_client("grpc_client.py", *files[0], "--address", f"localhost:{port}")
+    text = run_client("grpc_client.py", *files[0], "--address", f"localhost:{port}", cwd=home)
     server.stop(None)
     assert_same_lines(text, model, files)
 
