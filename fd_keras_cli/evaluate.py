@@ -17,6 +17,7 @@ from fd_keras_cli.console import (
 )
 from fd_keras_cli.options import (
     LabelledData,
+    ModelOutput,
     Modules,
     Probabilities,
     ProtocolName,
@@ -51,6 +52,7 @@ def evaluate(
     protocol: ProtocolName = "linf-sweep",
     value_range: ValueRange = (0.0, 255.0),
     probabilities: Probabilities = False,
+    model_output: ModelOutput = None,
     classes: Annotated[
         Path | None,
         path_option(
@@ -112,6 +114,7 @@ def evaluate(
                     value_range=value_range,
                     from_logits=not probabilities,
                     class_names=names,
+                    output=model_output,
                 ),
                 source,
                 defences,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fd_keras_cli.console import quiet_libraries
-from fd_keras_cli.options import Modules, OutDirectory, ValueRange, model_argument
+from fd_keras_cli.options import ImageSize, Modules, OutDirectory, ValueRange, model_argument
 
 if TYPE_CHECKING:
     from fd_keras import ExportCheck
@@ -51,6 +51,7 @@ def export(
         ),
     ] = None,
     value_range: ValueRange = (0, 255),
+    image_size: ImageSize = None,
     formats: Annotated[
         list[FormatName] | None, typer.Option("--format", help="Can be given twice. Default: both.")
     ] = None,
@@ -101,7 +102,7 @@ def export(
         checks: list[ExportCheck] = []
         written = []
         with console.status("Exporting"):
-            whole = protected(load_model(model, modules or []), table, value_range)
+            whole = protected(load_model(model, modules or []), table, value_range, image_size)
             images = None if representative is None else model_images(representative, whole)
             common: dict[str, Any] = {"labels": labels, "images": images, "verify": verify}
             common["on_check"] = checks.append

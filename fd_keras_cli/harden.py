@@ -12,6 +12,7 @@ import typer
 
 from fd_keras_cli.console import check_directory, interruptible, quiet_libraries, report_skipped
 from fd_keras_cli.options import (
+    ModelOutput,
     Modules,
     Probabilities,
     Strict,
@@ -130,6 +131,7 @@ def harden(
     ] = 1000,
     value_range: ValueRange = (0.0, 255.0),
     probabilities: Probabilities = False,
+    model_output: ModelOutput = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 1,
     modules: Modules = None,
     overwrite: Annotated[
@@ -162,7 +164,7 @@ def harden(
                 "table_rate": 1.0 if learn_table else 0.0,
             },
             training={"epochs": epochs, "batch_size": batch_size, "dtype_policy": dtype_policy},
-            from_logits=not probabilities,
+            outputs={"from_logits": not probabilities, "output": model_output},
             max_benign_loss=max_benign_loss,
             max_validation_images=max_validation_images,
             directory=out / _TRAINING,
@@ -214,7 +216,7 @@ def _result(
     *,
     recipe: dict[str, Any],
     training: dict[str, Any],
-    from_logits: bool,
+    outputs: dict[str, Any],
     **options: Any,
 ) -> HardenResult:
     with quiet_libraries() as console:
@@ -237,7 +239,7 @@ def _result(
         if learning_rate is not None:
             training["optimizer"] = keras.optimizers.Adam(learning_rate)
         return harden(
-            Classifier(model, value_range=reader.value_range, from_logits=from_logits),
+            Classifier(model, value_range=reader.value_range, **outputs),
             layer,
             train,
             validation,

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
 # Most images that are read to measure ranges and to prove an export.
 _IMAGE_LIMIT = 100
 
-# Parts of Keras 3's and 2's messages about unknown classes, in functional and sequential models.
-_UNKNOWN_CLASS_CLUES = (
-    "register_keras_serializable",
-    "Unknown layer",
-    "must be an instance of class Layer",
+_SUFFIXES = (".keras", ".h5", ".hdf5")
+
+# What Keras 3's or 2's message about a file says, and what to do about it. The first that fits
+# counts.
+_REMEDIES = (
+    (
+        "register_keras_serializable|Unknown layer|custom_object|Unknown activation|"
+        "must be an instance of class Layer|interpret activation",
+        "holds classes or functions that Keras does not know: decorate them with "
+        "@keras.saving.register_keras_serializable(), and name their module with --import",
+    ),
+    (
+        "Lambda",
+        "holds a Lambda layer, whose Python code Keras does not run from a file; replace it by a "
+        "layer such as Rescaling, or by a registered class whose module --import names",
+    ),
+    (
+        "parent module .* cannot be imported|Unrecognized keyword arguments: .'batch_shape'",
+        "was saved by another version of Keras; run fd-keras with that version, or give the "
+        "SavedModel that model.export writes there",
+    ),
+    ("No model config", "holds weights alone; save the whole model with model.save"),
 )
 
 
@@ -34,6 +52,7 @@ def load_model(path: Path, modules: list[str]) -> Any:
     import keras
 
     from fd_keras import wrap_saved_model
+    from fd_keras._compat import reason_of
 
     for module in modules:
         importlib.import_module(module)
@@ -44,17 +63,12 @@ def load_model(path: Path, modules: list[str]) -> Any:
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises many types on files it cannot read
-        message = " ".join(str(error).split())
-        if any(clue in message for clue in _UNKNOWN_CLASS_CLUES):
-            raise ValueError(
-                "`MODEL` holds classes that Keras does not know: decorate them with "
-                "@keras.saving.register_keras_serializable(), and name their module with "
-                f"--import. Received: {path} ({message[:200]})"
-            ) from error
-        raise ValueError(
-            f"`MODEL` must be a .keras or .h5 file, or a SavedModel directory. "
-            f"Received: {path} ({message[:200]})"
-        ) from error
+        reason = reason_of(error)
+        remedies = (text for clue, text in _REMEDIES if re.search(clue, reason))
+        known = "cannot be loaded; the file may be damaged"
+        if path.suffix not in _SUFFIXES:
+            known = "must be a .keras or .h5 file, or a SavedModel directory"
+        raise ValueError(f"`MODEL` {next(remedies, known)}. Received: {path} ({reason})") from error
 
 
 def image_shape(classifier: Any) -> tuple[int, int, int]:
@@ -71,7 +85,10 @@ def image_shape(classifier: Any) -> tuple[int, int, int]:
         >>> image_shape(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]))
         (8, 8, 3)
     """
-    shape = tuple(getattr(classifier, "input_shape", None) or ())[1:]
+    from fd_keras.protection import check_one_input, image_shape_of
+
+    check_one_input(classifier)
+    shape = image_shape_of(classifier) or ()
     if len(shape) != 3 or None in shape:
         raise ValueError(
             "`MODEL` must take images of one size (height, width, channels); evaluate others "
@@ -80,25 +97,39 @@ def image_shape(classifier: Any) -> tuple[int, int, int]:
     return shape
 
 
-def protected(model: Any, table: str | None, value_range: tuple[float, float]) -> Any:
+def protected(
+    model: Any,
+    table: str | None,
+    value_range: tuple[float, float],
+    image_size: tuple[int, int] | None = None,
+) -> Any:
     """Put a layer with the given table in front of a model.
 
     Args:
         model: A Keras model.
         table: Preset name or JSON file; ``None`` leaves the model as it is.
         value_range: The model's pixel values of black and white.
+        image_size: Height and width of the images, where the model takes any.
 
     Example:
         >>> protected("model", None, (0, 255))
         'model'
     """
-    if table is None:
+    if table is None and image_size is None:
         return model
+    import keras
+
     from fd_keras import FeatureDistillation, protect
     from fd_keras.presets import table_from_argument
+    from fd_keras.protection import image_shape_of
 
-    layer = FeatureDistillation(table_from_argument(table), value_range=value_range)
-    return protect(model, layer)
+    layer: Any = keras.layers.Identity()
+    if table is not None:
+        layer = FeatureDistillation(table_from_argument(table), value_range=value_range)
+    if image_size is None:
+        return protect(model, layer)
+    channels = (image_shape_of(model) or (3,))[-1]
+    return protect(model, layer, input_shape=(*image_size, channels))
 
 
 def model_images(location: str, model: Any) -> Any:

@@ -17,6 +17,7 @@ from fd_keras_cli.console import (
 )
 from fd_keras_cli.options import (
     LabelledData,
+    ModelOutput,
     Probabilities,
     ProtocolName,
     Strict,
@@ -59,6 +60,7 @@ def refine(
     ] = _BAYESIAN,
     value_range: ValueRange = (0.0, 255.0),
     probabilities: Probabilities = False,
+    model_output: ModelOutput = None,
     max_images: Annotated[
         int,
         typer.Option(
@@ -99,7 +101,7 @@ def refine(
             strict,
             dict(map(parsed_limit, limit or [])),
             value_range,
-            not probabilities,
+            {"from_logits": not probabilities, "output": model_output},
             {"max_trials": max_trials, "oracle": oracle.value},
             max_benign_loss=max_benign_loss,
             max_images=max_images,
@@ -123,7 +125,7 @@ def _result(
     strict: bool,
     limits: dict[str, int],
     value_range: tuple[float, float],
-    from_logits: bool,
+    outputs: dict[str, Any],
     search: dict[str, Any],
     **options: Any,
 ) -> RefineResult | None:
@@ -141,7 +143,7 @@ def _result(
         )
         try:
             return refinement.refine(
-                Classifier(model, value_range=value_range, from_logits=from_logits),
+                Classifier(model, value_range=value_range, **outputs),
                 source,
                 attacks,
                 refinement.Search(**search),

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fd_keras_cli.console import quiet_libraries
-from fd_keras_cli.options import Modules, ValueRange, model_argument, path_option
+from fd_keras_cli.options import ImageSize, Modules, ValueRange, model_argument, path_option
 
 
 def verify(
@@ -23,6 +23,7 @@ def verify(
         str | None, typer.Option(help="The table it was exported with, as for `export`.")
     ] = None,
     value_range: ValueRange = (0, 255),
+    image_size: ImageSize = None,
     images: Annotated[
         str | None,
         typer.Option(
@@ -45,7 +46,7 @@ def verify(
             from fd_keras_cli.models import load_model, model_images, protected
 
         with console.status("Comparing"):
-            whole = protected(load_model(model, modules or []), table, value_range)
+            whole = protected(load_model(model, modules or []), table, value_range, image_size)
             batch = None if images is None else model_images(images, whole)
             check = verify_export(exported, whole, batch)
     if out is not None:
