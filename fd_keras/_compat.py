@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from typing import Any
 
 import keras
@@ -84,3 +86,89 @@ def descend(optimizer: Any, tape: tf.GradientTape, loss: tf.Tensor, variables: A
         loss = optimizer.scale_loss(loss)
     gradients = tape.gradient(loss, variables)
     optimizer.apply_gradients(zip(gradients, variables))
+
+
+def graph_layers(model: keras.Model) -> list[Any]:
+    """The layers that a functional or sequential model's graph runs; none of a subclassed one.
+
+    In Keras 2, ``model.layers`` also holds layers that are only attributes of the model.
+
+    Args:
+        model: Any Keras model.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+        >>> any(isinstance(layer, keras.layers.Dense) for layer in graph_layers(model))
+        True
+    """
+    if not getattr(model, "inputs", None):
+        return []
+    nodes = [node for level in getattr(model, "_nodes_by_depth", {}).values() for node in level]
+    if not nodes:  # of Keras 3's Sequential
+        return list(model.layers)
+    return [getattr(node, "operation", None) or node.layer for node in nodes]
+
+
+# Layers that change neither what a number means nor, at inference, its value.
+_PASSING = ("Reshape", "Flatten", "Identity", "Dropout")
+
+
+def last_activation(tensor: Any) -> str | None:
+    """The name of the activation that a symbolic output of a model comes out of.
+
+    Args:
+        tensor: One of ``model.outputs``.
+
+    Returns:
+        Such as ``"sigmoid"``, ``"softmax"`` or ``"linear"``; ``None`` where the graph does not
+        tell, as of a subclassed model.
+
+    Example:
+        >>> head = keras.layers.Dense(1, activation="sigmoid")
+        >>> last_activation(keras.Sequential([keras.Input((2,)), head]).outputs[0])
+        'sigmoid'
+    """
+    history = getattr(tensor, "_keras_history", None)
+    if history is None:
+        return None
+    made_by, node_index, tensor_index = history
+    if isinstance(made_by, keras.Model):
+        inner = getattr(made_by, "outputs", None)
+        return last_activation(inner[tensor_index]) if inner else None
+    kind = type(made_by).__name__
+    activation = getattr(made_by, "activation", None)
+    name = getattr(activation, "__name__", type(activation).__name__).lower()
+    if kind in _PASSING or (kind == "Activation" and name == "linear"):
+        node = made_by._inbound_nodes[node_index]
+        before = getattr(node, "keras_inputs", None) or node.input_tensors
+        return last_activation(before[0])
+    if activation is not None:
+        return name
+    # Functions of Keras 3 by their class, of TensorFlow by their name: `tf.math.sigmoid`.
+    function = made_by.name.rpartition(".")[-1] if kind == "TFOpLambda" else kind.lower()
+    found = re.fullmatch(r"(hard_?)?(sigmoid|softmax)(_\d+)?", function)
+    return found[2] if found else None
+
+
+# Where Keras names the cause of an error, which is the last, and where it begins to print the
+# configuration of a whole model.
+_CAUSE = re.compile("Exception encountered: |Error encountered during deserialization: ")
+_CONFIGURATION = re.compile(r" *(Full object config:|(using )?config=\{)")
+
+# Longer reasons than Keras' own end here, after a whole word.
+_LONGEST_REASON = 1000
+
+
+def reason_of(error: BaseException) -> str:
+    r"""What an error of Keras says, on one line and without the configurations that it prints.
+
+    Args:
+        error: Any exception.
+
+    Example:
+        >>> reason_of(ValueError("Unknown layer 'A'. \n\nFull object config: {'name': 'a'}"))
+        "Unknown layer 'A'."
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = _CONFIGURATION.split(_CAUSE.split(text)[-1])[0]
+    return textwrap.shorten(text, _LONGEST_REASON, placeholder=" ...")

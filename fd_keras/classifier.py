@@ -13,7 +13,14 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from fd_keras._checks import check_outputs, check_pixels, validate_value_range
+from fd_keras._compat import last_activation
 from fd_keras.data.labelled import unit_images
+from fd_keras.protection import (
+    check_one_input,
+    chosen_output,
+    image_shape_of,
+    with_preprocessor,
+)
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -21,22 +28,116 @@ FloatArray = npt.NDArray[np.float32]
 _LEAST_PROBABILITY = 1e-30
 
 
+# Activations of a head with one output whose values are probabilities.
+SIGMOIDS = ("sigmoid", "hard_sigmoid")
+
+# So many numbers from 0 to 1, and no other, are taken for probabilities.
+_ENOUGH_TO_TELL = 16
+
+
 def as_logits(outputs: tf.Tensor, *, from_logits: bool) -> tf.Tensor:
-    """Convert the outputs of a classifier to float32 logits.
+    """Convert the outputs of a classifier to float32 logits, one for each class.
 
     Args:
-        outputs: Logits or probabilities ``(batch, classes)``.
+        outputs: Logits or probabilities ``(batch, classes)``; or those of the second of two
+            classes, ``(batch, 1)``.
         from_logits: Whether ``outputs`` are logits. Of probabilities, the logarithms are taken.
 
     Returns:
-        Tensor ``(batch, classes)``; differentiable.
+        Tensor ``(batch, classes)``; differentiable. A single logit ``z`` becomes ``[0, z]``.
 
     Example:
         >>> as_logits(tf.constant([[1.0, 1.0]]), from_logits=False).numpy().tolist()
         [[0.0, 0.0]]
+        >>> as_logits(tf.constant([[3.0]]), from_logits=True).numpy().tolist()
+        [[0.0, 3.0]]
     """
     outputs = tf.cast(outputs, tf.float32)
-    return outputs if from_logits else tf.math.log(tf.maximum(outputs, _LEAST_PROBABILITY))
+    single = outputs.shape[-1] == 1
+    if not from_logits:
+        logs = tf.math.log(tf.maximum(outputs, _LEAST_PROBABILITY))
+        outputs = logs
+        if single:
+            outputs -= tf.math.log(tf.maximum(1 - tf.exp(logs), _LEAST_PROBABILITY))
+    return tf.concat([tf.zeros_like(outputs), outputs], axis=-1) if single else outputs
+
+
+def check_kind(
+    outputs: npt.NDArray[np.floating], *, from_logits: bool, activation: str | None = None
+) -> None:
+    """Refuse outputs of a classifier that are not what ``from_logits`` says.
+
+    A single output is told by its activation, where that is known. Where it is not, numbers that
+    all lie from 0 to 1 are taken for probabilities, unless they are few.
+
+    Args:
+        outputs: Outputs ``(batch, classes)`` or ``(batch, 1)``.
+        from_logits: Whether they should be logits; otherwise probabilities.
+        activation: What ``last_activation`` returned of a single output.
+
+    Raises:
+        ValueError: They are not finite, or the other of the two.
+
+    Example:
+        >>> check_kind(np.array([[0.2], [3.0]]), from_logits=True)
+    """
+    if outputs.shape[-1] != 1:
+        check_outputs(outputs, from_logits=from_logits)
+        return
+    received = f"Received: outputs from {outputs.min():g} to {outputs.max():g}"
+    if not np.isfinite(outputs).all():
+        raise ValueError(f"`model` must return finite outputs. {received}")
+    normal = bool(outputs.min() >= 0 and outputs.max() <= 1)
+    unknown = activation is None and len(outputs) >= _ENOUGH_TO_TELL
+    if from_logits and (activation in SIGMOIDS or (normal and unknown)):
+        raise _not_a_logit(received)
+    if not from_logits and not normal:
+        raise ValueError(
+            "`model` must return a probability, from 0 to 1. Pass from_logits=True for a logit. "
+            f"{received}, with from_logits=False"
+        )
+
+
+def check_range(argument: str, images: npt.NDArray[Any], value_range: tuple[float, float]) -> None:
+    """Refuse images that are not in a model's value range, and say what to do about it.
+
+    Args:
+        argument: Name of the argument in the error message.
+        images: Not empty.
+        value_range: Lowest and highest pixel value.
+
+    Raises:
+        ValueError: As for ``check_pixels``.
+
+    Example:
+        >>> check_range("images", np.array([0.0, 200.0]), (0, 255))
+    """
+    try:
+        check_pixels(images, value_range)
+    except ValueError as error:
+        if "value_range" not in str(error):
+            raise
+        low, high = value_range
+        darkest, brightest = float(images.min()), float(images.max())
+        inside = darkest >= low and brightest <= high
+        rule = "be scaled to" if inside else "be finite and lie within"
+        way = "give layer and classifier the `value_range` that the model takes"
+        if darkest < min(low, 0):
+            way = (
+                "preprocessing such as that of preprocess_input belongs inside the model, as "
+                "layers in front of it (keras.layers.Rescaling, Normalization)"
+            )
+        raise ValueError(
+            f"`{argument}` must {rule} value_range, {low:g} to {high:g}; {way}. "
+            f"Received: images from {darkest:g} to {brightest:g}"
+        ) from error
+
+
+def _not_a_logit(received: str) -> ValueError:
+    return ValueError(
+        "`model` must return a logit, and this is a probability, from 0 to 1. Pass "
+        f"from_logits=False, or take off its sigmoid. {received}, with from_logits=True"
+    )
 
 
 class Classifier:
@@ -45,17 +146,22 @@ class Classifier:
     ``evaluate``, ``refine``, ``learn_table`` and ``harden`` take one, or a plain Keras model if it
     takes pixels from 0 to 255 and returns logits.
 
+    A model of two classes may have a single output ``(batch, 1)``, the logit or the probability of
+    class 1. Everything here sees it as two classes with the logits ``[0, z]``, so that class 1 is
+    predicted where the logit is above 0, or the probability above 0.5.
+
     Args:
-        model: Keras model with one image input and outputs ``(batch, classes)``, without the
-            feature distillation layer.
+        model: Keras model with one image input and outputs ``(batch, classes)`` or
+            ``(batch, 1)``, without the feature distillation layer.
         value_range: Lowest and highest pixel value that ``model`` takes, such as ``(0, 1)``.
         from_logits: Whether ``model`` returns logits; else probabilities. Where probabilities are
             rounded to 0 or 1, gradients vanish, which weakens attacks and training.
         class_names: Distinct names of the classes, in the order of the outputs.
+        output: Name of the output that classifies, of a model with several.
 
     Raises:
-        ValueError: ``value_range`` is not a range, or ``class_names`` are not distinct texts, one
-            for each output.
+        ValueError: ``value_range`` is not a range; ``class_names`` are not distinct texts, one
+            for each class; or ``model`` has several inputs, other outputs, or no such ``output``.
         TypeError: ``model`` cannot be called.
 
     Example:
@@ -72,13 +178,23 @@ class Classifier:
         value_range: Sequence[float] = (0, 255),
         from_logits: bool = True,
         class_names: Sequence[str] | None = None,
+        output: str | None = None,
     ) -> None:
         if not callable(model):
             raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")
-        self.model = model
+        check_one_input(model)
+        self.model = with_preprocessor(model)
         self.value_range = validate_value_range(value_range)
         self.from_logits = from_logits
-        self.class_names = _checked_names(class_names, model)
+        self.output = output
+        self.class_names = _checked_names(class_names)
+        self._activation: str | None = None
+        declared = _declared_outputs(self.model)
+        if declared is not None:
+            head = self._classifying(declared)
+            self._activation = last_activation(head)
+            if head.shape[-1] == 1 and self._activation in SIGMOIDS and from_logits:
+                raise _not_a_logit("Received: a model that ends in a sigmoid")
         self._graph = tf.function(self.unit_logits, reduce_retracing=True)
 
     @classmethod
@@ -100,6 +216,11 @@ class Classifier:
         """
         digest = hashlib.sha256(_architecture(self.model).encode())
         digest.update(repr((self.value_range, self.from_logits)).encode())
+        if self.output is not None:
+            digest.update(self.output.encode())
+        for layer in getattr(self.model, "_flatten_layers", list)():
+            # Of layers whose weights are none of Keras' own, such as a wrapped SavedModel.
+            digest.update(getattr(layer, "fingerprint", "").encode())
         for weight in self.model.get_weights():
             digest.update(str((weight.shape, weight.dtype)).encode())
             digest.update(np.ascontiguousarray(weight).tobytes())
@@ -136,7 +257,7 @@ class Classifier:
         Raises:
             ValueError: Images, labels, outputs or class names do not fit each other.
         """
-        check_pixels(images, self.value_range)
+        check_range("data", images, self.value_range)
         expected = getattr(self.model, "input_shape", None)
         if isinstance(expected, tuple) and len(expected) == 4:
             wrong = [e for e, size in zip(expected[1:], images.shape[1:]) if e not in (None, size)]
@@ -145,20 +266,16 @@ class Classifier:
                     f"`data` must hold images of shape {expected[1:]}, which `model` takes. "
                     f"Received: images of shape {images.shape[1:]}"
                 )
-        outputs = np.asarray(self.outputs(tf.constant(unit_images(images, self.value_range))))
-        if outputs.ndim != 2:
+        outputs = self.outputs(tf.constant(unit_images(images, self.value_range)))
+        check_kind(outputs.numpy(), from_logits=self.from_logits, activation=self._activation)
+        logits = as_logits(outputs, from_logits=self.from_logits).numpy()
+        classes = logits.shape[1]
+        if labels.min() < 0 or labels.max() >= classes:
             raise ValueError(
-                "`model` must return one batch of outputs (batch, classes). "
-                f"Received: outputs of shape {outputs.shape}"
+                f"`data` must have labels from 0 to {classes - 1}, the classes of `model`. "
+                f"Received: labels from {labels.min()} to {labels.max()}"
             )
-        check_outputs(outputs, from_logits=self.from_logits)
-        _check_count(self.class_names, outputs.shape[1])
-        if labels.min() < 0 or labels.max() >= outputs.shape[1]:
-            raise ValueError(
-                f"`data` must have labels from 0 to {outputs.shape[1] - 1}, the classes of "
-                f"`model`. Received: labels from {labels.min()} to {labels.max()}"
-            )
-        return np.asarray(outputs.argmax(axis=-1) == labels)
+        return np.asarray(logits.argmax(axis=-1) == labels)
 
     def outputs(self, images: tf.Tensor) -> tf.Tensor:
         """What the model returns, as a differentiable tensor.
@@ -167,10 +284,11 @@ class Classifier:
             images: float32 ``(batch, height, width, channels)``, pixels from 0 to 1.
 
         Returns:
-            float32 ``(batch, classes)``: logits or probabilities.
+            float32 ``(batch, classes)`` or ``(batch, 1)``: logits or probabilities.
         """
         low, high = self.value_range
-        return tf.cast(self.model(low + (high - low) * images, training=False), tf.float32)
+        outputs = self.model(low + (high - low) * images, training=False)
+        return tf.cast(self._classifying(outputs), tf.float32)
 
     def unit_logits(self, images: tf.Tensor) -> tf.Tensor:
         """Logits of pixels from 0 to 1, as a differentiable tensor.
@@ -182,6 +300,71 @@ class Classifier:
             float32 ``(batch, classes)``.
         """
         return as_logits(self.outputs(images), from_logits=self.from_logits)
+
+    def logits_of(self, outputs: Any) -> tf.Tensor:
+        """Logits from what the model, or a clone of it, returned.
+
+        Args:
+            outputs: A tensor, or a dictionary or list of tensors.
+
+        Returns:
+            float32 ``(batch, classes)``.
+
+        Example:
+            >>> model = keras.Sequential([keras.Input((1, 1, 1)), keras.layers.Flatten()])
+            >>> Classifier(model).logits_of(tf.constant([[3.0]])).numpy().tolist()
+            [[0.0, 3.0]]
+        """
+        return as_logits(self._classifying(outputs), from_logits=self.from_logits)
+
+    @functools.cached_property
+    def classes(self) -> int | None:
+        """Number of classes; ``None`` for a model that does not tell before it is called."""
+        declared, shape = _declared_outputs(self.model), self.image_shape
+        if declared is not None:
+            return _class_count(self._classifying(declared))
+        if shape is None or None in shape:
+            return None
+        images = tf.TensorSpec((None, *shape), tf.float32)
+        return _class_count(self._graph.get_concrete_function(images).structured_outputs)
+
+    @property
+    def image_shape(self) -> tuple[Any, ...] | None:
+        """Shape of one image; ``None`` for a model that does not tell before it is called."""
+        return image_shape_of(self.model)
+
+    def _classifying(self, outputs: Any) -> Any:
+        """The output that classifies, if it is one of classes."""
+        head = chosen_output(outputs, self.output, self.model)
+        if len(head.shape) != 2:
+            raise ValueError(
+                "`model` must return one batch of outputs, (batch, classes), or (batch, 1) for two "
+                f"classes. Received: outputs of shape {tuple(head.shape)}"
+            )
+        names, count = self.class_names, _class_count(head)
+        if names is not None and count not in (None, len(names)):
+            what = "classes" if head.shape[-1] == 1 else "outputs"
+            raise ValueError(
+                f"`class_names` must have one name for each of the {count} {what} of `model`. "
+                f"Received: {len(names)} names"
+            )
+        return head
+
+
+def _class_count(head: Any) -> int | None:
+    return 2 if head.shape[-1] == 1 else head.shape[-1]
+
+
+def _declared_outputs(model: Any) -> Any:
+    """The symbolic outputs of a model that declares them; else ``None``."""
+    declared = getattr(model, "outputs", None)
+    if not getattr(model, "inputs", None) or not declared:
+        return None
+    structure = getattr(model, "output", None)
+    if structure is not None:
+        return structure
+    # Keras 3's Sequential does not keep the structure.
+    return declared[0] if len(declared) == 1 else None
 
 
 def _architecture(model: keras.Model) -> str:
@@ -196,22 +379,11 @@ def _architecture(model: keras.Model) -> str:
     return text
 
 
-def _checked_names(names: Sequence[str] | None, model: Any) -> tuple[str, ...] | None:
+def _checked_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
     if names is None:
         return None
     checked = tuple(names)
     texts = all(isinstance(name, str) for name in checked)
     if isinstance(names, str) or not texts or len(set(checked)) < len(checked):
         raise ValueError(f"`class_names` must be distinct texts. Received: class_names={names!r}")
-    shape = getattr(model, "output_shape", None)
-    if isinstance(shape, tuple) and len(shape) == 2 and shape[-1] is not None:
-        _check_count(checked, shape[-1])
     return checked
-
-
-def _check_count(names: tuple[str, ...] | None, classes: int) -> None:
-    if names is not None and len(names) != classes:
-        raise ValueError(
-            f"`class_names` must have one name for each of the {classes} outputs of `model`. "
-            f"Received: {len(names)} names"
-        )

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import check_outputs
-from fd_keras._compat import add_float32_weight
+from fd_keras._compat import add_float32_weight, last_activation
+from fd_keras.classifier import check_kind, check_range
 from fd_keras.data.batches import described, image_batches
-from fd_keras.protection import protect
+from fd_keras.protection import chosen_output, protect, run_whole
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -45,8 +45,8 @@ class DistillationDetector(keras.Model):
 
     The detector is a functional Keras model from images to a dictionary of
 
-    * ``"logits"`` ``(batch, classes)``: the output of ``model`` for the original image
-      (``"probabilities"`` with ``from_logits=False``);
+    * ``"logits"`` ``(batch, classes)``, or ``(batch, 1)`` for two classes: the output of ``model``
+      for the original image (``"probabilities"`` with ``from_logits=False``);
     * ``"score"`` ``(batch,)``, float32;
     * ``"flag"`` ``(batch,)``, bool.
 
@@ -62,13 +62,13 @@ class DistillationDetector(keras.Model):
         layer: A ``FeatureDistillation`` with the ``value_range`` of the pixels that ``model``
             takes.
         from_logits: Whether ``model`` returns logits; otherwise it returns probabilities.
-        input_shape: Shape of one image; only needed for a model that neither declares its
-            input nor was called.
+        input_shape: As for ``protect``.
+        output: Name of the output that classifies, of a model with several.
         **kwargs: ``name`` and further arguments of ``keras.Model``.
 
     Raises:
-        ValueError: ``model`` does not return one batch ``(batch, classes)`` of at least two
-            classes, or ``layer`` does not fit it; see ``protect``.
+        ValueError: ``model`` does not return one batch ``(batch, classes)`` or ``(batch, 1)``, or
+            has no such ``output``; or ``layer`` does not fit it, see ``protect``.
 
     Example:
         >>> from fd_keras import FeatureDistillation
@@ -97,26 +97,32 @@ class DistillationDetector(keras.Model):
         *,
         from_logits: bool = True,
         input_shape: Sequence[int | None] | None = None,
+        output: str | None = None,
         **kwargs: Any,
     ) -> None:
         protected = protect(model, layer, input_shape=input_shape)
-        images, distilled = protected.input, protected.output
-        classes = getattr(distilled, "shape", (None,))[-1]
-        if len(getattr(distilled, "shape", ())) != 2 or (classes is not None and classes < 2):
+        images = protected.input
+        heads = [
+            chosen_output(x, output, model) for x in (run_whole(model, images), protected.output)
+        ]
+        if any(len(getattr(head, "shape", ())) != 2 for head in heads):
             raise ValueError(
-                "`model` must return one batch of outputs for at least two classes, of shape "
-                f"(batch, classes). Received: model {model.name!r} with outputs {distilled}"
+                "`model` must return one batch of outputs, (batch, classes), or (batch, 1) for two "
+                f"classes. Received: model {model.name!r} with outputs of shape "
+                f"{tuple(heads[0].shape)}"
             )
-        outputs, shift = model(images), PredictionShift(from_logits, name="shift")
+        shift = PredictionShift(from_logits, name="shift")
         name = "logits" if from_logits else "probabilities"
         super().__init__(
             inputs=images,
-            outputs={name: outputs, **shift([outputs, distilled])},
+            outputs={name: heads[0], **shift(heads)},
             **{"name": f"{model.name}_detector", **kwargs},
         )
         self.classifier = model
         self.distillation = layer
         self.from_logits = from_logits
+        self.output_name = output
+        self._activation = last_activation(heads[0]) if heads[0].shape[-1] == 1 else None
         self._shift = shift
 
     @property
@@ -245,6 +251,7 @@ class DistillationDetector(keras.Model):
             "layer": keras.saving.serialize_keras_object(self.distillation),
             "from_logits": self.from_logits,
             "input_shape": list(self.inputs[0].shape[1:]),
+            "output": self.output_name,
         }
 
     @classmethod
@@ -259,23 +266,17 @@ class DistillationDetector(keras.Model):
     def _measure(
         self, data: Any, batch_size: int, steps: int | None = None
     ) -> dict[str, npt.NDArray[Any]]:
-        low, high = self.distillation.value_range
         measured = []
         axis = -3 if self.distillation.data_format == "channels_first" else -1
         batches = image_batches(data, batch_size=batch_size, steps=steps, channel_axis=axis)
         for batch in batches:
-            # Comparisons with NaN are false, so this refuses NaN too.
-            if not (batch.min() >= low and batch.max() <= high):
-                raise ValueError(
-                    f"`data` must lie within the layer's value range, {low:g} to {high:g}. "
-                    f"Received: images from {batch.min():g} to {batch.max():g}"
-                )
+            check_range("data", batch, self.distillation.value_range)
             measured.append(self.predict_on_batch(batch))
         if not measured:
             raise ValueError(f"`data` holds no image. Received: data={described(data)}")
         outputs = {name: np.concatenate([part[name] for part in measured]) for name in measured[0]}
         name = "logits" if self.from_logits else "probabilities"
-        check_outputs(outputs[name], from_logits=self.from_logits)
+        check_kind(outputs[name], from_logits=self.from_logits, activation=self._activation)
         return outputs
 
 
@@ -291,7 +292,8 @@ class PredictionShift(keras.layers.Layer):
         **kwargs: ``name`` and further arguments of ``keras.layers.Layer``.
 
     Input shape:
-        A list of two tensors ``(batch, classes)``.
+        A list of two tensors ``(batch, classes)``, or ``(batch, 1)`` for the second of two
+        classes.
 
     Output shape:
         A dictionary of ``"score"`` and ``"flag"``, both ``(batch,)``.
@@ -313,8 +315,13 @@ class PredictionShift(keras.layers.Layer):
 
     def call(self, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
         """Compare two batches of predictions."""
-        first, second = map(tf.nn.softmax, inputs) if self.from_logits else inputs
+        single = inputs[0].shape[-1] == 1
+        first, second = inputs
+        if self.from_logits:
+            first, second = map(tf.sigmoid if single else tf.nn.softmax, inputs)
         score = tf.reduce_sum(tf.abs(first - second), axis=-1)
+        if single:  # the other class moves as far
+            score *= 2
         # Not `score > threshold`, which is false for NaN.
         flag = tf.logical_not(score <= tf.convert_to_tensor(self.threshold))
         return {"score": score, "flag": flag}

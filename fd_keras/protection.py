@@ -1,11 +1,14 @@
-"""Put the layer in front of a model."""
+"""Put the layer in front of a model, and tell what a model takes and returns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
+
+from fd_keras._compat import graph_layers, reason_of
 
 
 def protect(
@@ -13,23 +16,29 @@ def protect(
     layer: keras.layers.Layer,
     *,
     input_shape: Sequence[int | None] | None = None,
+    output: str | None = None,
 ) -> keras.Model:
     """Make a model that passes its input through ``layer`` and then through ``model``.
+
+    A ``preprocessor`` that a model of KerasHub carries, which its ``predict`` applies and calling
+    it does not, is kept between the two.
 
     Args:
         model: A functional, sequential or subclassed model with one image input. It is not
             copied: both models share its weights.
         layer: A ``FeatureDistillation`` with the ``value_range`` of the pixels that ``model``
             takes.
-        input_shape: Shape of one image; only needed for a model that neither declares its input
-            nor was called.
+        input_shape: Shape of one image; needed for a model that neither declares its input
+            nor was called, and fixes sizes that ``model`` leaves open.
+        output: Name of the only output to keep, of a model with several. Default: all of them.
 
     Returns:
         A functional model with the inputs and outputs of ``model``.
 
     Raises:
         ValueError: ``model`` does not take one batch of images, or its input shape is unknown
-            or not ``input_shape``; or it takes integers while ``layer`` returns floats.
+            or does not fit ``input_shape``; it takes integers while ``layer`` returns floats; it
+            has no such ``output``; or its ``preprocessor`` cannot be a part of a model.
         TypeError: ``model`` is no Keras model, or ``layer`` no Keras layer.
 
     Example:
@@ -57,34 +66,205 @@ def protect(
             f"`layer` must return the integers that `model` takes; pass dtype={dtype.name!r} "
             f"to the layer. Received: layer with dtype {layer.compute_dtype!r}"
         )
-    return keras.Model(inputs, model(layer(inputs)), name=f"{model.name}_protected")
+    outputs = run_whole(model, layer(inputs))
+    if output is not None:
+        outputs = chosen_output(outputs, output, model)
+    return keras.Model(inputs, outputs, name=f"{model.name}_protected")
+
+
+def with_preprocessor(model: keras.Model) -> keras.Model:
+    """A model that applies the ``preprocessor`` that ``model`` carries; else ``model`` itself.
+
+    Args:
+        model: Any Keras model.
+
+    Raises:
+        ValueError: The preprocessor cannot be a part of a model.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten()])
+        >>> with_preprocessor(model) is model
+        True
+    """
+    if _preprocessor_of(model) is None:
+        return model
+    inputs = _input_like(model, None)
+    return keras.Model(inputs, run_whole(model, inputs), name=model.name)
+
+
+def run_whole(model: keras.Model, images: Any) -> Any:
+    """Call a model, after the ``preprocessor`` that it may carry.
+
+    Args:
+        model: Any Keras model.
+        images: A symbolic batch of images.
+
+    Raises:
+        ValueError: The preprocessor cannot be a part of a model.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+        >>> run_whole(model, keras.Input((8, 8, 3))).shape
+        (None, 192)
+    """
+    preprocessor = _preprocessor_of(model)
+    if preprocessor is None:
+        return model(images)
+    try:
+        images = preprocessor(images)
+    except Exception as error:  # Keras raises whatever the preprocessor's own code raises
+        raise ValueError(
+            f"`model` carries a preprocessor, {type(preprocessor).__name__}, that cannot be a part "
+            "of a model; without it, the predictions would be others. Make a model that does the "
+            "same with layers, such as keras.layers.Resizing and Rescaling, and protect that. "
+            f"Received: model {model.name!r} ({reason_of(error)})"
+        ) from error
+    return model(images)
+
+
+def named_outputs(outputs: Any) -> dict[str, Any]:
+    """The outputs of a model by name, as ``serving_default`` returns them.
+
+    Args:
+        outputs: A tensor, which becomes ``predictions``; a dictionary, which keeps its names; or
+            a list, which becomes ``output_0`` and so on.
+
+    Example:
+        >>> sorted(named_outputs([tf.zeros(1), tf.zeros(2)]))
+        ['output_0', 'output_1']
+    """
+    if isinstance(outputs, Mapping):
+        return dict(outputs)
+    if isinstance(outputs, (list, tuple)):
+        return {f"output_{index}": output for index, output in enumerate(outputs)}
+    return {"predictions": outputs}
+
+
+def chosen_output(outputs: Any, output: str | None, model: Any) -> Any:
+    """The output of that name, or the only one.
+
+    Args:
+        outputs: What ``model`` returned: a tensor, a dictionary or a list.
+        output: A name of ``named_outputs``; ``None``: there is only one output.
+        model: The model, for the error message.
+
+    Raises:
+        ValueError: There is no such output, or there are several and ``output`` is ``None``.
+
+    Example:
+        >>> float(chosen_output({"a": tf.zeros(()), "b": tf.ones(())}, "b", "a model"))
+        1.0
+    """
+    named = named_outputs(outputs)
+    if output is None and len(named) == 1:
+        (only,) = named.values()
+        return only
+    if output not in named:
+        shapes = ", ".join(
+            f"{name!r} {tuple(getattr(tensor, 'shape', ()))}" for name, tensor in named.items()
+        )
+        raise ValueError(
+            f"`output` must name one of the outputs of `model`, which are {shapes}. "
+            f"Received: output={output!r} for model {getattr(model, 'name', model)!r}"
+        )
+    return named[output]
+
+
+def image_shape_of(model: Any) -> tuple[Any, ...] | None:
+    """The shape of one image that a model takes, as far as it tells.
+
+    Args:
+        model: A model with one input.
+
+    Returns:
+        Sizes, ``None`` where any is taken; ``None`` for a model that was never called.
+
+    Example:
+        >>> image_shape_of(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]))
+        (8, 8, 3)
+    """
+    declared = getattr(model, "inputs", None) or []
+    if declared:
+        return tuple(declared[0].shape)[1:]
+    # Keras records this of a subclassed model once it was called or built.
+    config = model.get_build_config() if isinstance(model, keras.Model) else None
+    shape = (config or {}).get("input_shape")
+    if isinstance(shape, (tuple, list)) and all(x is None or isinstance(x, int) for x in shape):
+        return tuple(shape)[1:]
+    return None
+
+
+def check_one_input(model: Any) -> None:
+    """Refuse a model with several inputs, and say how to protect its image input.
+
+    Args:
+        model: Any model.
+
+    Raises:
+        ValueError: It declares several inputs.
+
+    Example:
+        >>> check_one_input(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]))
+    """
+    declared = getattr(model, "inputs", None) or []
+    if len(declared) < 2:
+        return
+    structure = model.input
+    inputs = named_outputs(structure)
+    images = next((name for name, tensor in inputs.items() if len(tensor.shape) == 4), None)
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.values())
+    way = "it has no input of images"
+    if images is not None:
+        way = "apply the layer to the image input in a functional model of your own: "
+        if isinstance(structure, Mapping):
+            way += (
+                f"x = model.input; keras.Model(x, model({{**x, {images!r}: layer(x[{images!r}])}}))"
+            )
+        else:
+            place = list(inputs).index(images)
+            parts = [f"layer(x[{i}])" if i == place else f"x[{i}]" for i in range(len(inputs))]
+            way += f"x = model.input; keras.Model(x, model([{', '.join(parts)}]))"
+    raise ValueError(
+        f"`model` must have one image input; {way}. Received: model {model.name!r} with "
+        f"{len(declared)} inputs of shapes {shapes}"
+    )
+
+
+def _preprocessor_of(model: keras.Model) -> Any:
+    """What ``predict`` of a KerasHub model applies and calling the model does not."""
+    found = getattr(model, "preprocessor", None)
+    if not callable(found):
+        return None
+    if hasattr(model, "preprocess_samples"):  # KerasHub's method that applies it
+        return found
+    # A subclassed model's own `call` applies what it holds; a graph does where it is a part of it.
+    layers = graph_layers(model)
+    return found if layers and not any(layer is found for layer in layers) else None
 
 
 def _input_like(model: keras.Model, shape: Sequence[int | None] | None) -> keras.KerasTensor:
+    check_one_input(model)
     declared = getattr(model, "inputs", None) or []
-    if len(declared) > 1:
-        raise ValueError(
-            f"`model` must have one image input. Received: model {model.name!r} with "
-            f"{len(declared)} inputs"
-        )
-    if declared:
-        (tensor,) = declared
-        if shape is not None and tuple(shape) != tuple(tensor.shape)[1:]:
-            raise ValueError(
-                f"`input_shape` must be the {tuple(tensor.shape)[1:]} that `model` declares. "
-                f"Received: input_shape={shape!r}"
-            )
-        name = tensor.name.split(":")[0]
-        return keras.Input(batch_shape=tuple(tensor.shape), dtype=tensor.dtype, name=name)
-    if shape is None:
-        # Keras records this of a subclassed model once it was called or built.
-        build_shape = (model.get_build_config() or {}).get("input_shape")
-        if not isinstance(build_shape, (tuple, list)) or not all(
-            size is None or isinstance(size, int) for size in build_shape
-        ):
+    if not declared:
+        found = image_shape_of(model) if shape is None else tuple(shape)
+        if found is None:
             raise ValueError(
                 "`input_shape` is needed for a model that was never called on one batch of "
                 f"images. Received: model {model.name!r}, input_shape=None"
             )
-        shape = tuple(build_shape)[1:]
-    return keras.Input(shape=tuple(shape), name="image")
+        return keras.Input(shape=found, name="image")
+    (tensor,) = declared
+    batch, *sizes = tuple(tensor.shape)
+    # A preprocessor takes images of other sizes than those that it returns.
+    if shape is not None and _preprocessor_of(model) is None and not _fits(shape, sizes):
+        raise ValueError(
+            f"`input_shape` must be the {tuple(sizes)} that `model` declares, None standing for "
+            f"any size. Received: input_shape={shape!r}"
+        )
+    name = tensor.name.split(":")[0]
+    return keras.Input(batch_shape=(batch, *(shape or sizes)), dtype=tensor.dtype, name=name)
+
+
+def _fits(shape: Sequence[int | None], declared: Sequence[int | None]) -> bool:
+    pairs = zip(shape, declared)
+    return len(shape) == len(declared) and all(size is None or x == size for x, size in pairs)

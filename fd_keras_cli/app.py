@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -19,6 +21,7 @@ from fd_keras_cli.harden import harden
 from fd_keras_cli.inspect import inspect
 from fd_keras_cli.refine import refine
 from fd_keras_cli.verify import verify
+from fd_keras_cli.words import in_options
 
 app = typer.Typer(
     help="Feature distillation: quantise images against adversarial perturbations.",
@@ -45,8 +48,22 @@ def main() -> None:
     try:
         app()
     except USER_ERRORS as error:
-        print_error(error)
+        print_error(in_options(str(error), _options_of(sys.argv[1:2])))
         raise SystemExit(1) from None
+
+
+def _options_of(arguments: Sequence[str]) -> dict[str, str]:
+    """The parameters of the command that was called, as the command line writes them."""
+    commands = getattr(typer.main.get_command(app), "commands", {})
+    return {
+        parameter.name: next(
+            (name for name in parameter.opts if name.startswith("--")),
+            parameter.metavar or parameter.name.upper(),
+        )
+        for name in arguments
+        if name in commands
+        for parameter in commands[name].params
+    }
 
 
 def _print_version(wanted: bool) -> None:

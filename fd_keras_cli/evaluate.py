@@ -23,6 +23,7 @@ from fd_keras_cli.options import (
     LabelKey,
     LabelledData,
     MaxPixels,
+    ModelOutput,
     Modules,
     Probabilities,
     ProtocolName,
@@ -58,6 +59,7 @@ def evaluate(
     protocol: ProtocolName = "linf-sweep",
     value_range: ValueRange = (0.0, 255.0),
     probabilities: Probabilities = False,
+    model_output: ModelOutput = None,
     classes: Classes = None,
     max_images: Annotated[
         int, typer.Option(min=1, help="Maximum number of correctly classified images.")
@@ -120,6 +122,7 @@ def evaluate(
                     value_range=value_range,
                     from_logits=not probabilities,
                     class_names=names,
+                    output=model_output,
                 ),
                 source,
                 defences,

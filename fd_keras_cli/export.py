@@ -11,6 +11,7 @@ import typer
 from fd_keras_cli.console import check_directory, echo, printable, quiet_libraries
 from fd_keras_cli.options import (
     ImageKey,
+    ImageSize,
     MaxPixels,
     Modules,
     OutDirectory,
@@ -58,6 +59,7 @@ def export(
         ),
     ] = None,
     value_range: ValueRange = (0, 255),
+    image_size: ImageSize = None,
     formats: Annotated[
         list[FormatName] | None, typer.Option("--format", help="Can be given twice. Default: both.")
     ] = None,
@@ -111,7 +113,8 @@ def export(
         checks: list[ExportCheck] = []
         written = []
         with console.status("Exporting"):
-            whole = protected(load_model(model, modules or [], console), table, value_range)
+            loaded = load_model(model, modules or [], console)
+            whole = protected(loaded, table, value_range, image_size)
             reading = {"image_key": image_key, "max_pixels": max_pixels}
             images = (
                 None

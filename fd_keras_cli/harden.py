@@ -23,6 +23,7 @@ from fd_keras_cli.options import (
     ImageKey,
     LabelKey,
     MaxPixels,
+    ModelOutput,
     Modules,
     Probabilities,
     Strict,
@@ -142,6 +143,7 @@ def harden(
     ] = 1000,
     value_range: ValueRange = (0.0, 255.0),
     probabilities: Probabilities = False,
+    model_output: ModelOutput = None,
     classes: Classes = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 1,
     modules: Modules = None,
@@ -186,7 +188,7 @@ def harden(
                 "table_rate": 1.0 if learn_table else 0.0,
             },
             training={"epochs": epochs, "batch_size": batch_size, "dtype_policy": dtype_policy},
-            from_logits=not probabilities,
+            outputs={"from_logits": not probabilities, "output": model_output},
             max_benign_loss=max_benign_loss,
             max_validation_images=max_validation_images,
             directory=out / _TRAINING,
@@ -246,7 +248,7 @@ def _result(
     *,
     recipe: dict[str, Any],
     training: dict[str, Any],
-    from_logits: bool,
+    outputs: dict[str, Any],
     **options: Any,
 ) -> HardenResult:
     with quiet_libraries() as console:
@@ -271,8 +273,8 @@ def _result(
             Classifier(
                 model,
                 value_range=reader.value_range,
-                from_logits=from_logits,
                 class_names=reader.class_names,
+                **outputs,
             ),
             layer,
             train,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +14,29 @@ if TYPE_CHECKING:
 # Most images that are read to measure ranges and to prove an export.
 _IMAGE_LIMIT = 100
 
-# Parts of Keras 3's and 2's messages about unknown classes, in functional and sequential models.
-_UNKNOWN_CLASS_CLUES = (
-    "register_keras_serializable",
-    "Unknown layer",
-    "must be an instance of class Layer",
+_SUFFIXES = (".keras", ".h5", ".hdf5")
+
+# What Keras 3's or 2's message about a file says, and what to do about it. The first that fits
+# counts.
+_REMEDIES = (
+    (
+        "register_keras_serializable|Unknown layer|custom_object|Unknown activation|"
+        "must be an instance of class Layer|interpret activation",
+        "holds classes or functions that Keras does not know: decorate them with "
+        "@keras.saving.register_keras_serializable(), and name their module with --import",
+    ),
+    (
+        "Lambda",
+        "holds a Lambda layer, whose Python code Keras does not run from a file; replace it by a "
+        "layer such as Rescaling, or by a registered class whose module --import names",
+    ),
+    (
+        "parent module .* cannot be imported|Unrecognized keyword arguments: .'batch_shape'",
+        "was saved by another version of Keras; run fd-keras with that version, or give the "
+        "SavedModel that model.export writes there",
+    ),
+    ("No model config", "holds weights alone; save the whole model with model.save"),
 )
-
-# How .keras files (zip) and HDF5 files begin.
-_SIGNATURES = (b"PK\x03\x04", b"\x89HDF")
-
-# In characters.
-_LONGEST_REASON = 1000
 
 
 def load_model(path: Path, modules: list[str], console: Console | None = None) -> Any:
@@ -45,6 +57,7 @@ def load_model(path: Path, modules: list[str], console: Console | None = None) -
     """
     import keras
 
+    from fd_keras._compat import reason_of
     from fd_keras.export.archive import is_saved_model
     from fd_keras.export.wrapping import OutsideModelError
 
@@ -65,23 +78,17 @@ def load_model(path: Path, modules: list[str], console: Console | None = None) -
             + f", give the directory of that SavedModel as MODEL. Received: {path}"
         ) from error
     except Exception as error:  # Keras raises many types on files it cannot read
-        message = _shortened(error)
-        if any(clue in str(error) for clue in _UNKNOWN_CLASS_CLUES):
-            raise ValueError(
-                "`MODEL` holds classes that Keras does not know: decorate them with "
-                "@keras.saving.register_keras_serializable(), and name their module with "
-                f"--import. Received: {path} ({message})"
-            ) from error
-        rule = "be a .keras or .h5 file, or a SavedModel directory"
-        with path.open("rb") as file:
-            known = file.read(4) in _SIGNATURES
-        if known:
-            rule = "be a model that Keras can load"
-        raise ValueError(f"`MODEL` must {rule}. Received: {path} ({message})") from error
+        reason = reason_of(error)
+        remedies = (text for clue, text in _REMEDIES if re.search(clue, reason))
+        known = "cannot be loaded; the file may be damaged"
+        if path.suffix not in _SUFFIXES:
+            known = "must be a .keras or .h5 file, or a SavedModel directory"
+        raise ValueError(f"`MODEL` {next(remedies, known)}. Received: {path} ({reason})") from error
 
 
 def _wrapped(path: Path, console: Console | None) -> Any:
     from fd_keras import wrap_saved_model
+    from fd_keras._compat import reason_of
     from fd_keras.export.archive import is_saved_model, newest_version
     from fd_keras_cli.console import print_note
 
@@ -98,14 +105,8 @@ def _wrapped(path: Path, console: Console | None) -> Any:
     except ValueError as error:
         raise ValueError(
             "`MODEL` must be a whole SavedModel that takes one batch of images. "
-            f"Received: {version} ({_shortened(error)})"
+            f"Received: {version} ({reason_of(error)})"
         ) from error
-
-
-def _shortened(error: Exception) -> str:
-    """An error in one line; Keras puts whole configurations into some."""
-    message = " ".join(str(error).split())
-    return message if len(message) <= _LONGEST_REASON else f"{message[:_LONGEST_REASON]} ..."
 
 
 def image_shape(classifier: Any) -> tuple[int, int, int]:
@@ -122,7 +123,10 @@ def image_shape(classifier: Any) -> tuple[int, int, int]:
         >>> image_shape(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]))
         (8, 8, 3)
     """
-    shape = tuple(getattr(classifier, "input_shape", None) or ())[1:]
+    from fd_keras.protection import check_one_input, image_shape_of
+
+    check_one_input(classifier)
+    shape = image_shape_of(classifier) or ()
     if len(shape) != 3 or None in shape:
         raise ValueError(
             "`MODEL` must take images of one size (height, width, channels); evaluate others "
@@ -151,25 +155,39 @@ def class_count(classifier: Any) -> int | None:
     return max(2, shape[1])
 
 
-def protected(model: Any, table: str | None, value_range: tuple[float, float]) -> Any:
+def protected(
+    model: Any,
+    table: str | None,
+    value_range: tuple[float, float],
+    image_size: tuple[int, int] | None = None,
+) -> Any:
     """Put a layer with the given table in front of a model.
 
     Args:
         model: A Keras model.
         table: Preset name or JSON file; ``None`` leaves the model as it is.
         value_range: The model's pixel values of black and white.
+        image_size: Height and width of the images, where the model takes any.
 
     Example:
         >>> protected("model", None, (0, 255))
         'model'
     """
-    if table is None:
+    if table is None and image_size is None:
         return model
+    import keras
+
     from fd_keras import FeatureDistillation, protect
     from fd_keras.presets import table_from_argument
+    from fd_keras.protection import image_shape_of
 
-    layer = FeatureDistillation(table_from_argument(table), value_range=value_range)
-    return protect(model, layer)
+    layer: Any = keras.layers.Identity()
+    if table is not None:
+        layer = FeatureDistillation(table_from_argument(table), value_range=value_range)
+    if image_size is None:
+        return protect(model, layer)
+    channels = (image_shape_of(model) or (3,))[-1]
+    return protect(model, layer, input_shape=(*image_size, channels))
 
 
 def model_images(location: str, model: Any, console: Any = None, **options: Any) -> Any:

@@ -160,6 +160,20 @@ ValueRange = Annotated[
 
 Probabilities = Annotated[bool, typer.Option(help="The model returns probabilities, not logits.")]
 
+ModelOutput = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="The output that classifies, of a model with several: its name."
+    ),
+]
+
+ImageSize = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        metavar="HEIGHT WIDTH", help="Size of the images, of a model that takes any size."
+    ),
+]
+
 Modules = Annotated[
     list[str] | None,
     typer.Option("--import", help="Python module that registers the model's own classes."),

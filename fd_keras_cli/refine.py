@@ -23,6 +23,7 @@ from fd_keras_cli.options import (
     LabelKey,
     LabelledData,
     MaxPixels,
+    ModelOutput,
     Probabilities,
     ProtocolName,
     Strict,
@@ -68,6 +69,7 @@ def refine(
     ] = _BAYESIAN,
     value_range: ValueRange = (0.0, 255.0),
     probabilities: Probabilities = False,
+    model_output: ModelOutput = None,
     classes: Classes = None,
     max_images: Annotated[
         int,
@@ -118,7 +120,7 @@ def refine(
             },
             dict(map(parsed_limit, limit or [])),
             value_range,
-            not probabilities,
+            {"from_logits": not probabilities, "output": model_output},
             {"max_trials": max_trials, "oracle": oracle.value},
             max_benign_loss=max_benign_loss,
             max_images=max_images,
@@ -142,7 +144,7 @@ def _result(
     reading: dict[str, Any],
     limits: dict[str, int],
     value_range: tuple[float, float],
-    from_logits: bool,
+    outputs: dict[str, Any],
     search: dict[str, Any],
     **options: Any,
 ) -> RefineResult | None:
@@ -169,8 +171,8 @@ def _result(
                 Classifier(
                     model,
                     value_range=value_range,
-                    from_logits=from_logits,
                     class_names=reading["class_names"],
+                    **outputs,
                 ),
                 source,
                 attacks,

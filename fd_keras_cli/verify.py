@@ -11,6 +11,7 @@ import typer
 from fd_keras_cli.console import echo, quiet_libraries
 from fd_keras_cli.options import (
     ImageKey,
+    ImageSize,
     MaxPixels,
     Modules,
     ValueRange,
@@ -35,6 +36,7 @@ def verify(
         str | None, typer.Option(help="The table it was exported with, as for `export`.")
     ] = None,
     value_range: ValueRange = (0, 255),
+    image_size: ImageSize = None,
     images: Annotated[
         str | None,
         typer.Option(
@@ -61,7 +63,8 @@ def verify(
 
         exported = found_export(exported, "EXPORT")
         with console.status("Comparing"):
-            whole = protected(load_model(model, modules or [], console), table, value_range)
+            loaded = load_model(model, modules or [], console)
+            whole = protected(loaded, table, value_range, image_size)
             reading = {"image_key": image_key, "max_pixels": max_pixels}
             batch = None if images is None else model_images(images, whole, console, **reading)
             check = verify_export(exported, whole, batch)

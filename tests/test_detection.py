@@ -11,7 +11,13 @@ from keras import layers
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
-from fd_keras import FeatureDistillation, export_saved_model, export_tflite, protect
+from fd_keras import (
+    FeatureDistillation,
+    export_saved_model,
+    export_tflite,
+    protect,
+    wrap_saved_model,
+)
 from fd_keras.detection import DistillationDetector, PredictionShift, conformal_threshold
 
 CLASSES = 3
@@ -386,7 +392,7 @@ def test_rates_that_are_none_are_refused(rate):
 def test_images_outside_the_value_range_are_refused(pixel):
     data = pixels(50)
     data[3, 0, 1] = pixel
-    with pytest.raises(ValueError, match="`data` must lie within the layer's value range, 0 to"):
+    with pytest.raises(ValueError, match="`data` must be finite and lie within value_range, 0 to"):
         toy().adapt(data)
 
 
@@ -408,16 +414,56 @@ def test_a_broken_model_is_refused():
 @pytest.mark.parametrize(
     "model",
     [
-        lambda: functional(classes=1),
         lambda: keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(3, 1)]),
-        lambda: keras.Model(x := keras.Input((8, 8, 3)), {"a": layers.Flatten()(x)}),
-        lambda: keras.Model(x := keras.Input((8, 8, 3)), [layers.Flatten()(x), x]),
+        lambda: keras.Model(x := keras.Input((8, 8, 3)), {"a": x}),
     ],
-    ids=["one class", "images", "dict", "list"],
+    ids=["images", "dict of images"],
 )
 def test_models_that_do_not_classify_are_refused(model):
-    with pytest.raises(ValueError, match="`model` must return one batch of outputs for at least"):
+    with pytest.raises(ValueError, match=r"`model` must return .*\(batch, 1\) for two classes"):
         detector_of(model())
+
+
+def test_the_output_that_classifies_is_chosen_by_name(images, tmp_path):
+    inputs = keras.Input((32, 32, 3))
+    features = layers.GlobalAveragePooling2D()(inputs)
+    scores = layers.Dense(CLASSES)(features)
+    single = detector_of(keras.Model(inputs, {"scores": scores}))
+    expected = detector_of(keras.Model(inputs, scores)).score(images)
+    np.testing.assert_allclose(single.score(images), expected, atol=1e-6)
+    model = keras.Model(inputs, {"scores": scores, "features": features})
+    with pytest.raises(ValueError, match=r"`output` must name one .*'features' \(None, 3\)"):
+        detector_of(model)
+    named = detector_of(model, output="scores")
+    np.testing.assert_allclose(named.score(images), expected, atol=1e-6)
+    named.save(tmp_path / "detector.keras")
+    loaded = keras.models.load_model(tmp_path / "detector.keras")
+    np.testing.assert_array_equal(loaded.score(images), named.score(images))
+
+
+def test_a_wrapped_saved_model_is_watched(images, tmp_path):
+    model = functional()
+    version = export_saved_model(model, tmp_path, verify=False)
+    np.testing.assert_allclose(
+        detector_of(wrap_saved_model(version)).score(images),
+        detector_of(model).score(images), atol=1e-5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_a_single_output_counts_for_two_classes(activation, images):
+    """The score is that of the two columns that a softmax over the same model would have."""
+    model = functional(classes=1, activation=activation)
+    detector = detector_of(model, from_logits=activation is None)
+    assert sorted(detector(images))[1:] == ["probabilities" if activation else "logits", "score"]
+    p, q = (
+        np.asarray(tf.sigmoid(model(x)) if activation is None else model(x))[:, 0]
+        for x in (images, FeatureDistillation("liu2019")(images))
+    )
+    np.testing.assert_allclose(detector.score(images), 2 * np.abs(p - q), atol=1e-5)
+    assert detector.score(images).max() > 0
+    with pytest.raises(ValueError, match="`model` must return a .* Pass from_logits="):
+        detector_of(model, from_logits=activation is not None).score(images)
 
 
 def test_protect_checks_what_goes_in():

@@ -1,12 +1,14 @@
 """`protect`: a model behind the layer is the same model, fed with distilled images."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
 
-from fd_keras import FeatureDistillation, protect
+from fd_keras import Classifier, DistillationDetector, FeatureDistillation, protect
 
 CLASSES = 3
 
@@ -133,8 +135,18 @@ def test_input_shape_stands_in_for_a_call(shape, images, layer):
     np.testing.assert_allclose(protected(images), model(layer(images)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(32, 32, 3), (None, 32, 3)])
+def test_input_shape_fixes_what_the_model_leaves_open(shape, images, layer):
+    model = functional((None, None, 3))
+    protected = protect(model, layer, input_shape=shape)
+    assert protected.input_shape == (None, *shape)
+    np.testing.assert_allclose(protected(images), model(layer(images)), rtol=1e-4, atol=1e-4)
+
+
 def test_input_shape_must_not_contradict_the_model(layer):
     assert protect(functional(), layer, input_shape=(32, 32, 3)) is not None
+    with pytest.raises(ValueError, match=r"`input_shape` must be .*Received: input_shape=\(32, 32"):
+        protect(functional((None, None, 3)), layer, input_shape=(32, 32, 1))
     with pytest.raises(ValueError, match=r"`input_shape` must be .*\(32, 32, 3\).*\(64, 64, 3\)"):
         protect(functional(), layer, input_shape=(64, 64, 3))
 
@@ -157,10 +169,107 @@ def test_several_inputs_are_refused(images, layer):
             return first + second
 
     inputs = [keras.Input((32, 32, 3)), keras.Input((32, 32, 3))]
-    with pytest.raises(ValueError, match=r"`model` must have one image input\. .* 2 inputs"):
+    with pytest.raises(ValueError, match="`model` must have one image input; .* 2 inputs"):
         protect(keras.Model(inputs, layers.Add()(inputs)), layer)
     with pytest.raises(ValueError, match="`input_shape` is needed"):
         protect(called(Pair(), [images, images]), layer)
+
+
+@pytest.mark.parametrize("structure", ["list", "last of a list", "dict"])
+def test_the_way_to_protect_one_of_several_inputs_can_be_followed(structure, images, layer):
+    pictures, other = keras.Input((32, 32, 3), name="photo"), keras.Input((2,), name="where")
+    head = layers.Dense(CLASSES)(layers.Concatenate()([layers.Flatten()(pictures), other]))
+    order = [pictures, other] if structure == "list" else [other, pictures]
+    model = keras.Model({"p": pictures, "w": other} if structure == "dict" else order, head)
+    with pytest.raises(ValueError, match="must have one image input") as refused:
+        protect(model, layer)
+    first, second = re.search(r"your own: (.*); (.*)\. Received", str(refused.value)).groups()
+    names = {"keras": keras, "model": model, "layer": layer}
+    exec(first, names)
+    protected = eval(second, names)
+    where = np.ones((len(images), 2), np.float32)
+
+    def data(x):
+        if structure == "dict":
+            return {"p": x, "w": where}
+        return [x, where] if structure == "list" else [where, x]
+
+    expected = model.predict(data(np.asarray(layer(images))), verbose=0)
+    np.testing.assert_allclose(
+        protected.predict(data(images), verbose=0), expected, rtol=1e-4, atol=1e-2
+    )
+
+
+class Task(keras.Model):
+    """A classifier as KerasHub has them: `predict` preprocesses, and calling it does not."""
+
+    def __init__(self, preprocessor):
+        inputs = keras.Input((32, 32, 3))
+        x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, activation="tanh")(inputs))
+        super().__init__(inputs, layers.Dense(CLASSES)(x))
+        self.preprocessor = preprocessor
+
+
+class OwnPreprocessor(Subclassed):
+    """A model whose own `call` applies what it calls its preprocessor."""
+
+    def __init__(self):
+        super().__init__()
+        self.preprocessor = layers.Rescaling(1 / 9)
+
+    def call(self, inputs, training=None):
+        return super().call(self.preprocessor(inputs), training)
+
+
+def test_the_preprocessor_of_a_task_stays_behind_the_layer(images, layer, tmp_path):
+    model = Task(layers.Rescaling(1 / 255))
+    expected = model(model.preprocessor(layer(images)))
+    assert np.abs(model(layer(images)) - expected).max() > 0.1
+    np.testing.assert_allclose(protect(model, layer)(images), expected, rtol=1e-4, atol=1e-4)
+    classifier = Classifier(model)
+    np.testing.assert_allclose(
+        classifier.logits(layer(images).numpy() / 255), expected, rtol=1e-4, atol=1e-4
+    )
+    detector = DistillationDetector(model, layer)
+    np.testing.assert_allclose(
+        detector(images)["logits"], model(model.preprocessor(images)), rtol=1e-4, atol=1e-4
+    )
+    own = called(OwnPreprocessor(), images)
+    np.testing.assert_allclose(
+        protect(own, layer)(images), own(layer(images)), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_preprocessor_may_take_images_of_another_size(photos, layer):
+    model = Task(keras.Sequential([layers.Resizing(32, 32), layers.Rescaling(1 / 255)]))
+    images = photos[:, :64, :48].astype(np.float32)
+    protected = protect(model, layer, input_shape=(64, 48, 3))
+    expected = model(model.preprocessor(layer(images)))
+    np.testing.assert_allclose(protected(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_preprocessor_that_cannot_be_kept_is_named(layer):
+    class Tokenizer:
+        def __call__(self, images):
+            return np.asarray(images).astype(str)
+
+    with pytest.raises(ValueError, match="carries a preprocessor, Tokenizer, that cannot be a par"):
+        protect(Task(Tokenizer()), layer)
+
+
+@pytest.mark.parametrize("structure", [dict, list])
+def test_one_output_is_kept_by_name(structure, images, layer):
+    several = {
+        dict: lambda x: {"logits": x, "features": layers.ReLU()(x)},
+        list: lambda x: [x, layers.ReLU()(x)],
+    }[structure]
+    model = functional(outputs=several)
+    name = "features" if structure is dict else "output_1"
+    expected = model(layer(images))["features" if structure is dict else 1]
+    protected = protect(model, layer, output=name)
+    np.testing.assert_allclose(protected(images), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"`output` must name one of the outputs .*Received: outp"):
+        protect(model, layer, output="other")
 
 
 def test_inputs_that_are_no_batch_of_images_are_refused(layer):

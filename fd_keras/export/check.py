@@ -6,13 +6,14 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtrc
 
 from fd_keras._checks import checked_labels
+from fd_keras.classifier import SIGMOIDS
 from fd_keras.export.quantization import Quantization
 from fd_keras.export.runtimes import Run
 
@@ -26,7 +27,7 @@ class Limits:
     """How far an exported file may be from Keras.
 
     Args:
-        same_class: Least share of images with the same class. A smaller share passes where chance
+        same_class: Least share of decisions that are the same. A smaller share passes where chance
             explains it: among few images, one near the border of two classes is a large share.
         relative_error: Largest root mean square difference of the predictions, relative to the
             predictions' standard deviation.
@@ -58,6 +59,97 @@ _CHANCE = 0.05
 # Outputs that hold one number for each class, by name.
 _CLASS_OUTPUTS = ("predictions", "logits", "probabilities")
 
+# What a layer that keeps less of the benign accuracy than this share most likely suffers from.
+LEAST_KEPT = 0.5
+USUAL_CAUSES = (
+    "usually the value_range of the layer is not that of the model's pixels, the order of the "
+    "classes is another one, or probabilities are taken for logits"
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How an output of a model decides.
+
+    Args:
+        kind: ``"class"``: the largest number. ``"threshold"``: whether a number is above
+            ``threshold``. ``"flag"``: a truth value. ``"none"``: it decides nothing that is known.
+        text: The same in words, with what was assumed.
+        threshold: For ``"threshold"``.
+
+    Example:
+        >>> Rule("threshold", "above 0.5", 0.5).decisions(np.array([[0.4], [0.6]])).tolist()
+        [False, True]
+    """
+
+    kind: Literal["class", "threshold", "flag", "none"]
+    text: str
+    threshold: float = 0.0
+
+    def decisions(self, outputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What an output decides: for each image, or for each pixel of each image.
+
+        Args:
+            outputs: The output.
+        """
+        if self.kind == "class":
+            return np.asarray(outputs.argmax(-1))
+        if self.kind == "threshold":
+            return np.asarray(outputs > self.threshold).reshape(outputs.shape[:-1] or -1)
+        return np.asarray(outputs)
+
+
+def rule_of(
+    name: str,
+    outputs: npt.NDArray[Any],
+    activation: str | None = None,
+    *,
+    distilled: bool = False,
+) -> Rule:
+    """How an output decides, by its shape, its name, its last activation and its values.
+
+    A single number for each image, or pixel, is a probability where a sigmoid made it, or where
+    that is not known and all of them lie from 0 to 1; else it is a logit.
+
+    Args:
+        name: Name of the output.
+        outputs: What Keras returned.
+        activation: What ``last_activation`` returned.
+        distilled: Whether it is a distilled image.
+
+    Example:
+        >>> rule_of("predictions", np.array([[-3.0], [0.2]])).text
+        'above 0, taken for a logit'
+    """
+    rank, last = outputs.ndim, outputs.shape[-1]
+    if outputs.dtype == bool:
+        return Rule("flag", "flag")
+    if distilled:
+        return Rule("none", "the distilled image")
+    if name == "score":  # of a detector
+        return Rule("none", "decisions not compared, for the flag decides")
+    where = " of each pixel" if rank == 4 else ""
+    images = rank == 4 and last == 3 and activation in (*SIGMOIDS, "tanh")
+    if rank in (2, 4) and last > 1 and not images:
+        return Rule("class", f"largest of {last} classes{where}")
+    if rank == 1 or (rank in (2, 4) and last == 1):
+        return _threshold_rule(name, outputs, activation, where)
+    return Rule("none", f"decisions not compared, for shape {outputs.shape[1:]} is none of classes")
+
+
+def _threshold_rule(
+    name: str, outputs: npt.NDArray[Any], activation: str | None, where: str
+) -> Rule:
+    if name in ("logits", "probabilities"):
+        probability, why = name == "probabilities", " as it is named"
+    elif activation is not None:
+        probability, why = activation in SIGMOIDS, f", as its activation is {activation}"
+    else:
+        probability = bool(outputs.min() >= 0 and outputs.max() <= 1)
+        why = ", as all lie from 0 to 1" if probability else ""
+    threshold, kind = (0.5, "probability") if probability else (0.0, "logit")
+    return Rule("threshold", f"above {threshold:g}{where}, taken for a {kind}{why}", threshold)
+
 
 @dataclass(frozen=True)
 class RuntimeCheck:
@@ -68,25 +160,28 @@ class RuntimeCheck:
         pixels: Number of pixels that were compared; 0 for a model that does not distil.
         pixels_beyond: How many of them differ by more than one grey level in any channel.
         largest_pixel_difference: In grey levels of 255.
-        same_class: Share of images with the same class, or flag; of the worst output.
+        same_class: Share of decisions that are the same, of the worst output: classes of images or
+            of pixels, or flags. ``None`` where no output decides.
         relative_error: Root mean square difference of the predictions, relative to their
             standard deviation; of the worst output.
         finite: Whether the outputs are finite wherever Keras' are.
         milliseconds: Median latency of one image.
         distillation_milliseconds: The same of the distillation alone, where it can be run alone.
         accuracy: Share of images whose class is their label, where labels were given.
+        shares: The same share of each output that decides, and of how many decisions, by name.
     """
 
     runtime: str
     pixels: int
     pixels_beyond: int
     largest_pixel_difference: float
-    same_class: float
+    same_class: float | None
     relative_error: float
     finite: bool
     milliseconds: float
     distillation_milliseconds: float | None = None
     accuracy: float | None = None
+    shares: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,6 +199,12 @@ class ExportCheck:
         not_run: Why others did not, by name.
         keras_accuracy: Accuracy of the Keras model, where labels were given.
         threat_model: How the images were attacked, where labels were given.
+        decided: How each output was taken to decide, in words, by name.
+        own_images: Whether the caller gave the images.
+        unprotected_accuracy: Accuracy of the Keras model without the layer that ``protect`` put in
+            front of it, where labels were given.
+        kept_class: Share of the decisions that are the same without that layer.
+        classes: Number of classes of the output that classifies.
 
     Example:
         >>> check = ExportCheck("model.tflite", "tflite", "none", 1000, 8, {}, ())
@@ -121,6 +222,11 @@ class ExportCheck:
     not_run: Mapping[str, str] = field(default_factory=dict)
     keras_accuracy: float | None = None
     threat_model: str | None = None
+    decided: Mapping[str, str] = field(default_factory=dict)
+    own_images: bool = False
+    unprotected_accuracy: float | None = None
+    kept_class: float | None = None
+    classes: int | None = None
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -128,7 +234,8 @@ class ExportCheck:
         if not self.runtimes:
             reasons = [f"{name}: {reason}" for name, reason in self.not_run.items()]
             return (": ".join(["no runtime ran it", *reasons]),)
-        return tuple(f"{r.runtime}: {text}" for r in self.runtimes for text in self._wrong(r))
+        found = [f"{r.runtime}: {text}" for r in self.runtimes for text in self._wrong(r)]
+        return (*found, *self._wrong_accuracies())
 
     @property
     def passed(self) -> bool:
@@ -138,10 +245,13 @@ class ExportCheck:
     def raise_for_problems(self) -> None:
         """Raise ``ExportProofError`` unless the check passed."""
         if self.problems:
+            way = "Pass images like those it will see, or"
+            if self.own_images:
+                way = "Use" if self.quantize == "none" else "Use another `quantize`, or"
             raise ExportProofError(
-                f"the export does not compute what the Keras model does: "
-                f"{'; '.join(self.problems)} ({self.images} images). Pass images like those it "
-                "will see, or verify=False to keep it unproven"
+                f"the export is not proven to compute what the Keras model does: "
+                f"{'; '.join(self.problems)} ({self.images} images). {way} verify=False to keep it "
+                "unproven"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,7 +264,9 @@ class ExportCheck:
             f"{self.path}: {self.format}, quantize={self.quantize}, {self.size} bytes, "
             f"{self.images} images: {'proven' if self.passed else 'NOT PROVEN'}"
         ]
+        lines += [f"  {name}: {text}" for name, text in self.decided.items()]
         lines += [self._line(runtime) for runtime in self.runtimes]
+        lines += self._layer_lines()
         lines += [f"  {name}: not run ({reason})" for name, reason in self.not_run.items()]
         lines += [f"  problem: {problem}" for problem in self.problems]
         return "\n".join(lines)
@@ -168,12 +280,23 @@ class ExportCheck:
             )
         if not run.finite:
             found.append("outputs are not finite where Keras' are")
-        if _beyond_chance(run.same_class, limits.same_class, self.images):
-            found.append(
-                f"only {run.same_class:.1%} of the images get the same class, not "
-                f"{limits.same_class:.0%}"
-            )
-        if not run.relative_error <= limits.relative_error:
+        shares = dict(run.shares)
+        if not shares and run.same_class is not None:
+            shares = {"predictions": (run.same_class, self.images)}
+        for name, (share, count) in shares.items():
+            if _beyond_chance(share, limits.same_class, count):
+                where = f" in {name}" if len(shares) > 1 else ""
+                found.append(
+                    f"only {share:.1%} of the {'pixels' if count > self.images else 'images'} get "
+                    f"the same class{where}, not {limits.same_class:.0%}"
+                )
+        allowed = limits.relative_error
+        if not shares:
+            # Where no decision can be compared, values alone must show that nothing changed.
+            allowed = LIMITS["none"].relative_error
+            if not run.pixels:
+                found.append("no output decides anything that could be compared")
+        if not run.relative_error <= allowed:
             found.append(f"predictions differ by {run.relative_error:.2g} of their spread")
         if run.accuracy is not None and self.keras_accuracy is not None:
             change = run.accuracy - self.keras_accuracy
@@ -182,6 +305,36 @@ class ExportCheck:
                 found.append(f"accuracy ({self.threat_model}) changes by {points}")
         return found
 
+    def _wrong_accuracies(self) -> list[str]:
+        """What the accuracies of the Keras model itself say about the layer in front of it."""
+        after, before = self.keras_accuracy, self.unprotected_accuracy
+        if after is None or not (self.threat_model or "").lower().startswith("benign"):
+            return []
+        if before is not None and after < LEAST_KEPT * before:
+            return [
+                f"the layer lowers the Keras model's own accuracy ({self.threat_model}) from "
+                f"{before:.1%} to {after:.1%}; {USUAL_CAUSES}"
+            ]
+        if self.classes is not None and after <= 1 / self.classes:
+            return [
+                f"the Keras model's own accuracy ({self.threat_model}), {after:.1%}, is that of "
+                f"guessing; {USUAL_CAUSES}"
+            ]
+        return []
+
+    def _layer_lines(self) -> list[str]:
+        lines = []
+        if self.kept_class is not None:
+            lines.append(
+                f"  behind the layer, {self.kept_class:.1%} of what Keras decides stays the same"
+            )
+        if self.unprotected_accuracy is not None and self.keras_accuracy is not None:
+            lines.append(
+                f"  Keras' accuracy ({self.threat_model}): {self.unprotected_accuracy:.1%} without "
+                f"the layer, {self.keras_accuracy:.1%} behind it"
+            )
+        return lines
+
     def _line(self, run: RuntimeCheck) -> str:
         parts = []
         if run.pixels:
@@ -189,7 +342,10 @@ class ExportCheck:
                 f"{run.pixels_beyond} of {run.pixels} distilled pixels beyond 1 level "
                 f"(largest {run.largest_pixel_difference:.2g})"
             )
-        parts.append(f"same class {run.same_class:.1%}")
+        if run.same_class is not None:
+            parts.append(f"same class {run.same_class:.1%}")
+        else:
+            parts.append(f"values differ by {run.relative_error:.1g} of their spread")
         if run.accuracy is not None and self.keras_accuracy is not None:
             parts.append(
                 f"accuracy ({self.threat_model}) {run.accuracy:.1%}, Keras "
@@ -239,7 +395,9 @@ def compared(
     actual: Run,
     expected: Run,
     scale: float,
+    rules: Mapping[str, Rule],
     labels: npt.NDArray[Any] | None = None,
+    output: str | None = None,
 ) -> RuntimeCheck:
     """Compare two runs on the same images.
 
@@ -248,14 +406,17 @@ def compared(
         actual: What it returned.
         expected: What Keras returned.
         scale: Grey levels of 255 in one unit of the distilled images.
+        rules: How each output decides.
         labels: Integer classes of the images.
+        output: Name of the output that classifies; see ``accuracy_of``.
 
     Raises:
         ValueError: An output is missing.
 
     Example:
         >>> run = Run({"predictions": np.eye(3)}, [np.zeros((3, 8, 8, 3))], 1.0)
-        >>> compared("LiteRT", run, run, scale=1.0).pixels_beyond
+        >>> rules = {"predictions": rule_of("predictions", np.eye(3))}
+        >>> compared("LiteRT", run, run, 1.0, rules).pixels_beyond
         0
     """
     missing = sorted(set(expected.outputs) - set(actual.outputs))
@@ -266,55 +427,107 @@ def compared(
     images = zip(actual.distilled, expected.distilled)
     differences = [np.abs(np.float64(a) - np.float64(b)).max(-1) * scale for a, b in images]
     pairs = [(actual.outputs[name], array) for name, array in expected.outputs.items()]
-    same = [share for a, b in pairs if (share := _same_decisions(a, b)) is not None]
+    shares = {
+        name: same_decisions(actual.outputs[name], expected.outputs[name], rule)
+        for name, rule in rules.items()
+        if rule.kind != "none"
+    }
     return RuntimeCheck(
         runtime=runtime,
         pixels=sum(d.size for d in differences),
         # A NaN is beyond every limit.
         pixels_beyond=sum(int(np.sum(~(d <= 1))) for d in differences),
         largest_pixel_difference=max((float(d.max()) for d in differences), default=0.0),
-        same_class=min(same, default=1.0),
+        same_class=min((share for share, _ in shares.values()), default=None),
         relative_error=max((_relative_error(a, b) for a, b in pairs), default=0.0),
         finite=all(bool(np.all(np.isfinite(a) | ~np.isfinite(b))) for a, b in pairs),
         milliseconds=actual.milliseconds,
         distillation_milliseconds=actual.distillation_milliseconds,
-        accuracy=None if labels is None else accuracy_of(actual, labels),
+        accuracy=None if labels is None else accuracy_of(actual, labels, rules, output),
+        shares=shares,
     )
 
 
-def accuracy_of(run: Run, labels: npt.NDArray[Any]) -> float:
+def classifying(rules: Mapping[str, Rule], output: str | None = None) -> str:
+    """The name of the output that classifies images.
+
+    Args:
+        rules: How each output decides.
+        output: Its name. Default: the one that is named ``predictions``, ``logits`` or
+            ``probabilities``, or the only one that decides a class.
+
+    Raises:
+        ValueError: There is none, or several.
+
+    Example:
+        >>> classifying({"a": Rule("class", ""), "b": Rule("none", "")})
+        'a'
+    """
+    deciding = [name for name, rule in rules.items() if rule.kind in ("class", "threshold")]
+    if output is not None and output in deciding:
+        return output
+    named = [name for name in _CLASS_OUTPUTS if name in deciding]
+    if output is None and (named or len(deciding) == 1):
+        return (named or deciding)[0]
+    raise ValueError(
+        "`output` must name the output that the `labels` are of, one of "
+        f"{deciding or 'which there is none'}. Received: output={output!r} for outputs "
+        f"{sorted(rules)}"
+    )
+
+
+def accuracy_of(
+    run: Run,
+    labels: npt.NDArray[Any],
+    rules: Mapping[str, Rule],
+    output: str | None = None,
+) -> float:
     """The share of images whose class is their label.
 
     Args:
         run: A run of a classifier.
         labels: Integer classes.
+        rules: How each output decides.
+        output: As for ``classifying``.
 
     Raises:
-        ValueError: The run has no output of classes.
+        ValueError: No output classifies images, or several do.
 
     Example:
-        >>> accuracy_of(Run({"predictions": np.eye(2)}, [], 1.0), np.array([0, 0]))
+        >>> run = Run({"predictions": np.eye(2)}, [], 1.0)
+        >>> accuracy_of(run, np.array([0, 0]), {"predictions": Rule("class", "")})
         0.5
     """
-    for name in _CLASS_OUTPUTS:
-        if name in run.outputs:
-            scores = run.outputs[name]
-            return float(np.mean(scores.argmax(-1) == checked_labels(labels, len(scores))))
-    raise ValueError(
-        f"`labels` need an output named like one of {_CLASS_OUTPUTS}. "
-        f"Received: outputs {sorted(run.outputs)}"
-    )
+    name = classifying(rules, output)
+    decided = rules[name].decisions(run.outputs[name])
+    if decided.ndim != 1:
+        raise ValueError(
+            f"`labels` belong to images, and {name!r} decides each pixel. "
+            f"Received: labels of shape {np.shape(labels)}"
+        )
+    return float(np.mean(decided == checked_labels(labels, len(decided))))
 
 
-def _same_decisions(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float | None:
-    """The share of images with the same class or flag; ``None`` for an output of neither."""
-    if expected.dtype == bool:
-        different = int(np.sum(actual != expected))
-        # A threshold is the score of some image, on which rounding errors decide.
-        return 1.0 if different <= 1 else 1 - different / len(expected)
-    if expected.ndim != 2 or expected.shape[-1] < 2:
-        return None
-    return float(np.mean(actual.argmax(-1) == expected.argmax(-1)))
+def same_decisions(
+    actual: npt.NDArray[Any], expected: npt.NDArray[Any], rule: Rule
+) -> tuple[float, int]:
+    """The share of the same decisions, and their number.
+
+    Args:
+        actual: An output of one run.
+        expected: The same output of another run.
+        rule: How it decides.
+
+    Example:
+        >>> same_decisions(np.eye(2), np.eye(2)[::-1], Rule("class", ""))
+        (0.0, 2)
+    """
+    found, wanted = rule.decisions(actual), rule.decisions(expected)
+    different = int(np.sum(found != wanted))
+    # A threshold of a detector is the score of some image, on which rounding errors decide.
+    if rule.kind == "flag" and different <= 1:
+        different = 0
+    return 1 - different / wanted.size, wanted.size
 
 
 def _relative_error(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:

@@ -19,7 +19,8 @@ import tensorflow as tf
 
 from fd_keras._extras import import_extra
 from fd_keras.export.recording import recorded_distillations
-from fd_keras.export.signatures import SERVING, named_outputs
+from fd_keras.export.signatures import SERVING
+from fd_keras.protection import named_outputs
 
 Arrays = dict[str, npt.NDArray[Any]]
 

@@ -15,6 +15,7 @@ from fd_keras.export.archive import Endpoint
 from fd_keras.export.recording import distillation_layers, recorded_distillations
 from fd_keras.kernels import from_grey_levels
 from fd_keras.layer import FeatureDistillation
+from fd_keras.protection import named_outputs
 
 SERVING = "serving_default"
 DISTILL = "distill"
@@ -68,8 +69,11 @@ def image_signature(model: keras.Model) -> tf.TensorSpec:
     """
     inputs = getattr(model, "inputs", None) or []
     if len(inputs) != 1:
+        way = "Keras' own model.export writes one with several"
+        if not inputs:
+            way = "`fd_keras.protect` returns one"
         raise ValueError(
-            "`model` must be a built model with one input; `fd_keras.protect` returns one. "
+            f"`model` must be a built model with one input; {way}. "
             f"Received: model {model.name!r} with {len(inputs)} inputs"
         )
     (tensor,) = inputs
@@ -89,24 +93,6 @@ def value_range_of(model: keras.Model) -> tuple[float, float]:
     """
     layers = distillation_layers(model)
     return layers[0].value_range if layers else (0.0, 255.0)
-
-
-def named_outputs(outputs: Any) -> dict[str, Any]:
-    """The outputs of a model by name, as ``serving_default`` returns them.
-
-    Args:
-        outputs: A tensor, which becomes ``predictions``; a dictionary, which keeps its names; or
-            a list, which becomes ``output_0`` and so on.
-
-    Example:
-        >>> sorted(named_outputs([tf.zeros(1), tf.zeros(2)]))
-        ['output_0', 'output_1']
-    """
-    if isinstance(outputs, dict):
-        return outputs
-    if isinstance(outputs, (list, tuple)):
-        return {f"output_{index}": output for index, output in enumerate(outputs)}
-    return {"predictions": outputs}
 
 
 def named_distilled(distilled: list[Any]) -> dict[str, Any]:

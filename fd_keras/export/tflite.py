@@ -29,12 +29,12 @@ from fd_keras.export.signatures import (
     exportable,
     image_signature,
     model_endpoints,
-    named_outputs,
 )
 from fd_keras.export.tflite_file import HIDDEN_PREFIX, TFLiteFile
-from fd_keras.export.verification import verify_export
+from fd_keras.export.verification import check_range_of, verify_export
 from fd_keras.export.wrapping import wrapped_resources
 from fd_keras.layer import FeatureDistillation
+from fd_keras.protection import named_outputs
 
 # The converter sorts signatures by name. `serving_default` has to come first: runtimes that know
 # nothing of signatures run the first graph.
@@ -203,8 +203,8 @@ def _checked_samples(model: keras.Model, data: Any) -> npt.NDArray[Any]:
     if not spec.shape[1:].is_fully_defined():
         raise ValueError(
             "`model` must have a fixed image size for quantize='int8', whose ranges hold for one "
-            "size; build it with one (protect(..., input_shape=(224, 224, 3))), or use 'dynamic' "
-            f"or 'float16'. Received: model {model.name!r} with inputs of shape {spec.shape}"
+            "size; give protect an `input_shape` such as (224, 224, 3), or use 'dynamic' or "
+            f"'float16'. Received: model {model.name!r} with inputs of shape {spec.shape}"
         )
     batches = image_batches(data, batch_size=_REPRESENTATIVE_IMAGES, steps=_REPRESENTATIVE_IMAGES)
     images = (image for batch in batches for image in batch)
@@ -215,6 +215,7 @@ def _checked_samples(model: keras.Model, data: Any) -> npt.NDArray[Any]:
             f"`representative_data` must hold images of shape {tuple(spec.shape[1:])}. "
             f"Received: {found}"
         )
+    check_range_of("representative_data", np.stack(samples), model)
     return np.stack(samples).astype(spec.dtype.as_numpy_dtype)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +13,27 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
+from fd_keras._compat import last_activation
+from fd_keras.classifier import check_range
 from fd_keras.export.archive import (
     found_export,
     is_saved_model,
     saved_model_operations,
     signature_names,
 )
-from fd_keras.export.check import ExportCheck, accuracy_of, compared
+from fd_keras.export.check import (
+    LEAST_KEPT,
+    USUAL_CAUSES,
+    ExportCheck,
+    Rule,
+    accuracy_of,
+    classifying,
+    compared,
+    rule_of,
+    same_decisions,
+)
 from fd_keras.export.quantization import quantization_of
 from fd_keras.export.recording import distillation_layers
 from fd_keras.export.runtimes import (
@@ -43,11 +57,15 @@ from fd_keras.export.signatures import (
 from fd_keras.export.tflite_file import HIDDEN_PREFIX, TFLiteFile
 from fd_keras.kernels import from_grey_levels
 from fd_keras.layer import FeatureDistillation
+from fd_keras.protection import named_outputs
 
 _GREY_LEVELS = 255
 
 # Images from which a latency is taken.
 _TIMED_IMAGES = 8
+
+# Images at a time, where Keras runs without the layer.
+_BATCH = 16
 
 # The default images have this many pixels together: enough that one block that lies on a tie by
 # chance does not hide a broken distillation.
@@ -68,6 +86,7 @@ def verify_export(
     labels: npt.ArrayLike | None = None,
     *,
     threat_model: str | None = None,
+    output: str | None = None,
 ) -> ExportCheck:
     """Run an exported file in its real runtimes and compare it with the Keras model.
 
@@ -77,22 +96,29 @@ def verify_export(
     shows in an accuracy: in a TFLite file the very tensor that ``serving_default`` hands to the
     classifier, in a SavedModel the signature ``distill``.
 
+    Then what the outputs decide is compared: the class of each image, or of each pixel (outputs of
+    rank 4); with a single output, whether a logit is above 0 or a probability above 0.5. Outputs
+    of other shapes decide nothing that is known; a file in which nothing could be compared is not
+    proven.
+
     Args:
         path: The file or version that an exporter wrote; or the directory of all versions, of which
             the newest is taken.
         model: The Keras model, or layer, it was made from.
         images: Images as the model takes them. Default: parts of scikit-learn's two photographs,
             which show whether the distillation is right, but are no test of a classifier.
-        labels: Integer classes of ``images``; their accuracy is compared too.
+        labels: Integer classes of ``images``; their accuracy is compared too, and with that of the
+            model without the layer that ``protect`` put in front of it.
         threat_model: How ``images`` were attacked, such as ``"gray-box FGSM 2/255"`` or
             ``"benign"``; goes with ``labels``.
+        output: Name of the output that ``labels`` are of, where several could be.
 
     Returns:
         What was found; ``passed`` says whether the file can be trusted.
 
     Raises:
-        ValueError: There is no such export, it is damaged, the images do not fit, or an accuracy
-            has no threat model.
+        ValueError: There is no such export, it is damaged, the images do not fit or are not in the
+            layer's value range, or an accuracy has no threat model.
 
     Example:
         >>> from fd_keras import FeatureDistillation, export_tflite
@@ -110,21 +136,98 @@ def verify_export(
         )
     classes = None if labels is None else np.asarray(labels)
     expected = run_keras(model, batch)
+    rules = _rules(model, expected)
     runs, not_run, about = _run_file(path, batch, model, len(expected.distilled))
     for name, run in runs.items():
         _check_shapes(name, run, expected)
     low, high = value_range_of(model)
     scale = _GREY_LEVELS / (high - low)
-    return ExportCheck(
+    check = ExportCheck(
         path=os.fspath(path),
         size=sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file()),
         images=len(batch),
-        runtimes=tuple(compared(name, run, expected, scale, classes) for name, run in runs.items()),
+        runtimes=tuple(
+            compared(name, run, expected, scale, rules, classes, output)
+            for name, run in runs.items()
+        ),
         not_run=not_run,
-        keras_accuracy=None if classes is None else accuracy_of(expected, classes),
+        keras_accuracy=None if classes is None else accuracy_of(expected, classes, rules, output),
         threat_model=threat_model,
+        decided={name: rule.text for name, rule in rules.items()},
+        own_images=images is not None,
         **about,
     )
+    if images is None:
+        return check
+    return _beside_unprotected(check, model, batch, expected, rules, classes, output)
+
+
+def _rules(model: keras.Model, run: Run) -> dict[str, Rule]:
+    """How each output of a model decides."""
+    structure = getattr(model, "output", None)
+    symbolic = named_outputs(structure if structure is not None else model.outputs[0])
+    return {
+        name: rule_of(
+            name,
+            array,
+            last_activation(symbolic.get(name)),
+            distilled=any(np.array_equal(array, images) for images in run.distilled),
+        )
+        for name, array in run.outputs.items()
+    }
+
+
+def _beside_unprotected(
+    check: ExportCheck,
+    model: keras.Model,
+    images: npt.NDArray[Any],
+    expected: Run,
+    rules: Mapping[str, Rule],
+    labels: npt.NDArray[Any] | None,
+    output: str | None,
+) -> ExportCheck:
+    """The check with what the model decides without the layer in front of it."""
+    deciding = [name for name, rule in rules.items() if rule.kind in ("class", "threshold")]
+    if not deciding:
+        return check
+    name = deciding[0] if labels is None and output is None else classifying(rules, output)
+    classes = 2 if rules[name].kind == "threshold" else expected.outputs[name].shape[-1]
+    check = replace(check, classes=classes)
+    parts = [
+        _without_layer(model, images[start : start + _BATCH])
+        for start in range(0, len(images), _BATCH)
+    ]
+    if parts[0] is None:
+        return check
+    bare = Run(
+        {key: np.concatenate([part[key] for part in parts if part]) for key in parts[0]}, [], 0
+    )
+    kept, _ = same_decisions(expected.outputs[name], bare.outputs[name], rules[name])
+    benign = (check.threat_model or "benign").lower().startswith("benign")
+    if labels is None and benign and kept < LEAST_KEPT:
+        warnings.warn(
+            f"behind the layer, only {kept:.1%} of `images` keep their class; {USUAL_CAUSES}",
+            stacklevel=3,
+        )
+    accuracy = None if labels is None else accuracy_of(bare, labels, rules, output)
+    return replace(check, kept_class=kept, unprotected_accuracy=accuracy)
+
+
+def _without_layer(model: keras.Model, images: npt.NDArray[Any]) -> dict[str, Any] | None:
+    """The outputs of what ``protect`` put a layer in front of; ``None`` for other models."""
+    layers = [x for x in model.layers if not isinstance(x, keras.layers.InputLayer)]
+    if not layers or not isinstance(layers[0], FeatureDistillation):
+        return None
+    *between, inner = layers[1:] or [None]
+    made_by: list[Any] = [getattr(x, "_keras_history", (None,)) for x in model.outputs]
+    if not isinstance(inner, keras.Model) or any(history[0] is not inner for history in made_by):
+        return None
+    outputs: Any = tf.constant(images)
+    for layer in between:
+        outputs = layer(outputs)
+    flat = tf.nest.flatten(inner(outputs, training=False))
+    chosen = [np.asarray(flat[history[2]]) for history in made_by]
+    return named_outputs(tf.nest.pack_sequence_as(model.output, chosen))
 
 
 def _check_shapes(runtime: str, run: Run, expected: Run) -> None:
@@ -249,7 +352,7 @@ def checked_images(model: keras.Model, images: npt.ArrayLike) -> npt.NDArray[Any
         images: Candidate.
 
     Raises:
-        ValueError: They are of another shape, or there is none.
+        ValueError: They are of another shape or scale, or there is none.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
@@ -263,7 +366,28 @@ def checked_images(model: keras.Model, images: npt.ArrayLike) -> npt.NDArray[Any
             f"`images` must be at least one image of the shape the model takes, {spec.shape}. "
             f"Received: images of shape {batch.shape}"
         )
+    check_range_of("images", batch, model)
     return batch.astype(spec.dtype.as_numpy_dtype)
+
+
+def check_range_of(argument: str, images: npt.NDArray[Any], model: keras.Model) -> None:
+    """Refuse images that are not in the value range of the layer inside a model.
+
+    Args:
+        argument: Name of the argument in the error message.
+        images: Not empty.
+        model: Any Keras model; one without a layer does not tell its value range.
+
+    Raises:
+        ValueError: They are not.
+
+    Example:
+        >>> layer = FeatureDistillation("liu2019", value_range=(0, 1))
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), layer])
+        >>> check_range_of("images", np.ones((1, 8, 8, 3)), model)
+    """
+    if distillation_layers(model):
+        check_range(argument, images, value_range_of(model))
 
 
 def proof_images(model: keras.Model) -> npt.NDArray[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -132,6 +134,16 @@ class SavedModelLayer(keras.layers.Layer):
                 f"which takes {sorted(inputs)}"
             )
         ((self._input_name, self.input_spec_of_signature),) = inputs.items()
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the SavedModel, whose weights are none of Keras' own."""
+        digest = hashlib.sha256()
+        for path in sorted(Path(self.directory).rglob("*")):
+            if path.is_file():
+                digest.update(path.relative_to(self.directory).as_posix().encode())
+                digest.update(path.read_bytes())
+        return digest.hexdigest()
 
     def call(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """Run the signature."""

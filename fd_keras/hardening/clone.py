@@ -7,6 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from fd_keras._compat import reason_of
+from fd_keras.protection import image_shape_of
+
 # Half precision would round pixels, and attacks on them, to half a grey level and more.
 _PIXEL_LAYERS = (keras.layers.Rescaling, keras.layers.Normalization)
 
@@ -34,13 +37,12 @@ def clone_classifier(model: keras.Model, *, dtype_policy: str | None = None) -> 
         else:
             clone = _with_policy(model, dtype_policy)
         if not clone.built or len(clone.weights) != len(model.weights):
-            clone(np.zeros((1, *model.input_shape[1:]), np.float32))
+            clone(np.zeros((1, *(image_shape_of(model) or ())), np.float32))
         clone.set_weights(model.get_weights())
     except Exception as error:  # Keras raises whatever a model's own code raises
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
             "`classifier` must be a functional or sequential model, or have a get_config() that "
-            f"builds it again. Received: model {model.name!r} ({reason})"
+            f"builds it again. Received: model {model.name!r} ({reason_of(error)})"
         ) from error
     return clone
 

@@ -8,8 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fd_keras._checks import check_pixels
-from fd_keras.classifier import Classifier
+from fd_keras.classifier import Classifier, check_range
 from fd_keras.data.batches import described
 from fd_keras.data.labelled import LabelledImages, batches_with_labels
 
@@ -117,9 +116,9 @@ def _arrays(data: Any, classifier: Classifier) -> LabelledImages | None:
     images, labels = next(batches_with_labels(data, max(1, len(data[0]))), (None, None))
     if images is None or labels is None:
         raise ValueError(f"`train_data` holds no image. Received: {described(data)}")
-    check_pixels(images, classifier.value_range)
-    classes = classifier.model.output_shape[-1]
-    if labels.min() < 0 or labels.max() >= classes:
+    check_range("train_data", images, classifier.value_range)
+    classes = classifier.classes
+    if classes is not None and (labels.min() < 0 or labels.max() >= classes):
         raise ValueError(
             f"`train_data` must have labels from 0 to {classes - 1}, the classes of `classifier`. "
             f"Received: labels from {labels.min()} to {labels.max()}"

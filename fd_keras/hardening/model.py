@@ -10,13 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from fd_keras._compat import descend
-from fd_keras.classifier import Classifier, as_logits
+from fd_keras.classifier import Classifier
 from fd_keras.hardening.clone import clone_classifier
 from fd_keras.hardening.layer import TrainingDistillation
 from fd_keras.hardening.objective import cross_entropy, pgd
 from fd_keras.hardening.recipe import Augment, Recipe
 from fd_keras.kernels import GRADIENTS, Gradient
 from fd_keras.layer import FeatureDistillation
+from fd_keras.protection import image_shape_of
 
 # Of the PGD on validation images; enough to rank epochs, not to report a robustness.
 CHECK_STEPS = 10
@@ -85,9 +86,9 @@ class HardeningModel(keras.Model):
         self.recipe = recipe
         self.classifier = clone_classifier(model, dtype_policy=dtype_policy)
         self.averaged = clone_classifier(model)
-        self.distillation = TrainingDistillation(
-            layer, model.input_shape[-1], rate=recipe.table_rate
-        )
+        shape = self._original.image_shape
+        assert shape is not None
+        self.distillation = TrainingDistillation(layer, shape[-1], rate=recipe.table_rate)
         # Before anything is frozen: Keras 2 orders weights by whether they are trained.
         averages = tuple(self.averaged.weights)
         self._average = _averager(averages, self.classifier.weights, recipe.averaging)
@@ -98,7 +99,7 @@ class HardeningModel(keras.Model):
         self._mean_loss = keras.metrics.Mean(name="loss")
         self._benign = keras.metrics.Mean(name="benign_accuracy")
         self._adaptive = keras.metrics.Mean(name="adaptive_accuracy")
-        self(tf.zeros((1, *model.input_shape[1:])))  # builds it, which restoring needs
+        self(tf.zeros((1, *shape)))  # builds it, which restoring needs
 
     @property
     def metrics(self) -> list[Any]:
@@ -207,8 +208,7 @@ class HardeningModel(keras.Model):
     def _logits(
         self, classifier: keras.Model, images: tf.Tensor, training: bool = False
     ) -> tf.Tensor:
-        outputs = classifier(images, training=training)
-        return as_logits(outputs, from_logits=self._original.from_logits)
+        return self._original.logits_of(classifier(images, training=training))
 
     def _attacked_count(self, images: tf.Tensor) -> Any:
         if images.shape[0] is not None or not self.recipe.attacks:
@@ -268,16 +268,26 @@ def classifier_behind(
             f"Received: layer with data_format={layer.data_format!r}"
         )
     model = classifier.model if isinstance(classifier, Classifier) else classifier
-    if not isinstance(model, keras.Model) or not model.trainable_weights:
+    if not isinstance(model, keras.Model):
         raise ValueError(
-            "`classifier` must be a Classifier or a Keras model, with trainable weights. "
+            "`classifier` must be a Classifier or a Keras model. "
             f"Received: classifier={classifier!r}"
         )
-    shape = getattr(model, "input_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
+    shape = image_shape_of(model)
+    if shape is None or not model.weights:
+        raise ValueError(
+            "`classifier` must have weights and know the size of its images; call a subclassed "
+            f"model on one batch of images first. Received: model {model.name!r}"
+        )
+    if not model.trainable_weights:
+        raise ValueError(
+            "`classifier` must have trainable weights; those of a wrapped SavedModel cannot be "
+            f"trained. Received: model {model.name!r}"
+        )
+    if len(shape) != 3 or None in shape:
         raise ValueError(
             "`classifier` must take images of one size, (batch, height, width, channels). "
-            f"Received: model {model.name!r} with inputs of shape {shape}"
+            f"Received: model {model.name!r} with inputs of shape {(None, *shape)}"
         )
     if not isinstance(classifier, Classifier):
         return Classifier(model, value_range=layer.value_range)

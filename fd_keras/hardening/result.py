@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from fd_keras._checks import validate_value_range
+from fd_keras._compat import reason_of
 from fd_keras._console import text_table
 from fd_keras._files import DocumentFormat, atomic_path
 from fd_keras.evaluation.accuracies import VALIDATION, accuracy_row, check_rows
@@ -193,9 +194,8 @@ def _loaded_model(path: Path) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises whatever zipfile or a model's own code raises
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"`directory` holds no model that Keras can load ({reason}). Received: {path}"
+            f"`directory` holds no model that Keras can load ({reason_of(error)}). Received: {path}"
         ) from error
 
 

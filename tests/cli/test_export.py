@@ -78,7 +78,7 @@ def test_int8_is_exported_with_representative_images(run, model_file, images_fil
     ]
     code, _, err = run("export", model_file, *arguments)
     assert code == 1
-    assert "`representative_data` must hold images" in err
+    assert "`--representative` must hold images" in err
     code, text, err = run("export", model_file, *arguments, "--representative", images_file)
     assert code == 0, err
     assert f"Wrote {tmp_path}/model_int8.tflite\n" in text
@@ -119,9 +119,11 @@ keras.Sequential(layers).save("model.keras")
 
 
 def test_what_is_no_model_is_refused(run, tmp_path):
-    (tmp_path / "notes.keras").write_text("no model")
+    for name in ("notes.keras", "notes.txt"):
+        (tmp_path / name).write_text("no model")
     for path, message in (
-        (tmp_path / "notes.keras", "must be a .keras or .h5 file"),
+        (tmp_path / "notes.keras", "`MODEL` cannot be loaded; the file may be damaged"),
+        (tmp_path / "notes.txt", "`MODEL` must be a .keras or .h5 file"),
         (tmp_path / "missing.keras", "`MODEL` does not exist"),
         (tmp_path, "`MODEL` must be a .keras or .h5 file, or a directory that holds saved_model"),
     ):

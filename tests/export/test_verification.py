@@ -241,6 +241,98 @@ def test_accuracies_come_with_their_threat_model(model, crops, tmp_path):
             verify_export(path, model, crops, **only)
 
 
+def unit_classifier(crops):
+    """Tells bright from dark images of pixels from 0 to 1, exactly."""
+    inputs = keras.Input((SIZE, SIZE, 3))
+    middle = float(np.median(crops.mean((1, 2, 3)))) / 255
+    mean = layers.GlobalAveragePooling2D()(layers.Rescaling(9, -9 * middle)(inputs))
+    head = layers.Dense(1)
+    body = keras.Model(inputs, head(mean))
+    head.set_weights([np.ones((3, 1)), np.zeros(1)])
+    labels = (crops.mean((1, 2, 3)) / 255 > middle).astype(int)
+    return body, labels
+
+
+def test_images_must_be_in_the_range_of_the_layer(crops, tmp_path):
+    """A model for 0..1 behind a layer for 0..255 saw black, and its export was proven."""
+    body, labels = unit_classifier(crops)
+    wrong = protect(body, FeatureDistillation("liu2019"))
+    path = export_tflite(wrong, tmp_path / "model.tflite")
+    with pytest.raises(ValueError, match="`images` must be scaled to value_range, 0 to 255; give"):
+        verify_export(path, wrong, crops / 255, labels, threat_model="benign")
+    with pytest.raises(ValueError, match=r"`images` must be.*preprocess_input belongs inside"):
+        fd_keras.export_saved_model(wrong, tmp_path / "served", images=crops - 120)
+    with pytest.raises(ValueError, match="`representative_data` must be scaled to value_range"):
+        export_tflite(
+            wrong, tmp_path / "m.tflite", quantize="int8", representative_data=crops / 255
+        )
+
+
+def test_accuracy_is_said_before_and_behind_the_layer(crops, tmp_path):
+    body, labels = unit_classifier(crops)
+    right = protect(body, FeatureDistillation("liu2019", value_range=(0, 1)))
+    path = export_tflite(right, tmp_path / "model.tflite")
+    check = verify_export(path, right, crops / 255, labels, threat_model="benign")
+    assert check.passed, str(check)
+    assert (check.unprotected_accuracy, check.classes) == (1, 2)
+    assert check.kept_class == check.keras_accuracy > 0.8
+    assert "Keras' accuracy (benign): 100.0% without the layer" in str(check)
+
+
+def test_a_layer_that_costs_most_of_the_accuracy_is_no_success(crops, tmp_path):
+    """As in a wrong value range, the classifier behind it sees the same in all images."""
+    centres = np.quantile(crops.mean((1, 2, 3)) / 255, [0.125, 0.375, 0.625, 0.875])
+    inputs, head = keras.Input((SIZE, SIZE, 3)), layers.Dense(CLASSES)
+    body = keras.Model(
+        inputs, head(layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 255)(inputs)))
+    )
+    head.set_weights([np.tile(2 * centres / 3, (3, 1)), -(centres**2)])  # the nearest centre
+    labels = body.predict(crops, verbose=0).argmax(-1)
+    model = protect(body, FeatureDistillation(np.full((8, 8), 1e6)))
+    path = export_tflite(model, tmp_path / "model.tflite")
+    check = verify_export(path, model, crops, labels, threat_model="benign")
+    assert not check.passed
+    assert "lowers the Keras model's own accuracy (benign) from 100.0% to" in check.problems[0]
+    assert "value_range" in check.problems[0]
+    assert "the order of the classes" in check.problems[0]
+    assert "probabilities are taken for logits" in check.problems[0]
+    assert verify_export(path, model, crops, labels, threat_model="adaptive PGD").passed
+    with pytest.warns(UserWarning, match="only .* of `images` keep their class; usually the value"):
+        verify_export(path, model, crops)
+    shifted = verify_export(path, model, crops, (labels + 1) % CLASSES, threat_model="benign")
+    assert not shifted.passed
+    assert "is that of guessing" in shifted.problems[0]
+
+
+@pytest.mark.parametrize("head", ["logit", "probability", "segmentation", "boxes"])
+def test_models_of_other_heads_are_compared_by_what_they_decide(head, crops, tmp_path):
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = layers.Rescaling(1 / 255, offset=-0.5)(inputs)
+    outputs = {
+        "logit": lambda: layers.Dense(1)(layers.GlobalAveragePooling2D()(x)),
+        "probability": lambda: layers.Dense(1, activation="sigmoid")(layers.Flatten()(x)),
+        "segmentation": lambda: layers.Conv2D(4, 3)(x),
+        "boxes": lambda: layers.Reshape((64, 16))(layers.Conv2D(16, 4, strides=4)(x)),
+    }[head]()
+    model = keras.Model(inputs, outputs)
+    check = verify_export(export_tflite(model, tmp_path / "model.tflite"), model, crops)
+    decided = check.decided["predictions"]
+    if head == "boxes":
+        assert not check.passed
+        assert decided.startswith("decisions not compared")
+        with pytest.raises(ExportProofError, match="no output decides anything"):
+            fd_keras.export_tflite(model, tmp_path / "boxes.tflite")
+        return
+    assert check.passed, str(check)
+    expected = {
+        "logit": "above 0, taken for a logit, as its activation is linear",
+        "probability": "above 0.5, taken for a probability, as its activation is sigmoid",
+        "segmentation": "largest of 4 classes of each pixel",
+    }[head]
+    assert decided == expected
+    assert 0.99 <= check.runtimes[0].same_class <= 1
+
+
 @pytest.mark.parametrize("images", [np.zeros((0, SIZE, SIZE, 3)), np.zeros((1, 8, 8, 3))])
 def test_images_of_another_shape_are_refused(images, model, tmp_path):
     with pytest.raises(ValueError, match="`images` must be at least one image of the shape"):
@@ -288,8 +380,12 @@ def test_a_body_of_any_size_cannot_be_int8(crops, tmp_path):
     inputs = keras.Input((None, None, 3))
     body = keras.Model(inputs, layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(inputs)))
     model = protect(body, FeatureDistillation("liu2019"))
+    arguments = {"quantize": "int8", "representative_data": crops}
     with pytest.raises(ValueError, match=r"must have a fixed image size.*'dynamic' or 'float16'"):
-        export_tflite(model, tmp_path / "m.tflite", quantize="int8", representative_data=crops)
+        export_tflite(model, tmp_path / "m.tflite", **arguments)
+    pytest.importorskip("ai_edge_quantizer")
+    fixed = protect(body, FeatureDistillation("liu2019"), input_shape=(SIZE, SIZE, 3))
+    assert export_tflite(fixed, tmp_path / "m.tflite", **arguments).exists()
 
 
 def test_a_graph_that_no_runtime_can_run_is_no_proof(model, tmp_path):

@@ -169,6 +169,55 @@ def test_bad_data(digits, layer):
         harden(model, layer, hot, validation, training=Training(epochs=1))
 
 
+@keras.saving.register_keras_serializable("fd_keras_tests")
+class Subclassed(keras.Model):
+    """A model whose shape Keras learns of only when it is called, and that can be built again."""
+
+    def __init__(self, units=10, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.convolution = keras.layers.Conv2D(4, 3, strides=2, activation="relu")
+        self.head = keras.layers.Dense(units)
+
+    def call(self, inputs, training=None):
+        return self.head(keras.layers.Flatten()(self.convolution(inputs / 255)))
+
+    def get_config(self):
+        return {"units": self.units}
+
+
+class NeedsArgument(Subclassed):
+    def __init__(self, units):
+        super().__init__(units)
+
+    def get_config(self):
+        return {}
+
+
+def test_subclassed_models_that_can_be_cloned_are_hardened(digits, layer, tmp_path):
+    _, train, test = digits
+    data = (train.images, train.labels), (test.images, test.labels)
+    training = Training(epochs=1, batch_size=60)
+    model = Subclassed()
+    with pytest.raises(ValueError, match="call a subclassed model on one batch of images first"):
+        harden(model, layer, *data, training=training)
+    model(train.images[:2])
+    with pytest.raises(ValueError, match="labels from 0 to 9, the classes of `classifier`"):
+        harden(model, layer, (train.images, train.labels + 1), data[1], training=training)
+    result = harden(model, layer, *data, training=training)
+    assert result.history[0]["loss"] > 0
+    result.save(tmp_path)
+    loaded = HardenResult.load(tmp_path)
+    np.testing.assert_allclose(
+        loaded.protected(test.images[:4]), result.protected(test.images[:4]), atol=1e-4
+    )
+    other = NeedsArgument(10)
+    other(train.images[:2])
+    with pytest.raises(ValueError, match=r"have a get_config\(\) that builds it again") as refused:
+        harden(other, layer, *data, training=training)
+    assert "units" in str(refused.value)  # the reason as a whole
+
+
 def test_bad_models(digits, layer):
     model, train, _ = digits
     data = (train.images, train.labels)
