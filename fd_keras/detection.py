@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import check_outputs
+from fd_keras._checks import check_outputs, check_pixels, real_numbers, shown
 from fd_keras._compat import add_float32_weight
 from fd_keras.data.batches import described, image_batches
-from fd_keras.protection import protect
+from fd_keras.presets import TableLike
+from fd_keras.protection import layer_for, protect
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -60,7 +61,7 @@ class DistillationDetector(keras.Model):
         model: A functional, sequential or subclassed classifier with one image input. It is
             not copied: the detector shares its weights.
         layer: A ``FeatureDistillation`` with the ``value_range`` of the pixels that ``model``
-            takes.
+            takes, or a table; see ``protect``.
         from_logits: Whether ``model`` returns logits; otherwise it returns probabilities.
         input_shape: Shape of one image; only needed for a model that neither declares its
             input nor was called.
@@ -93,12 +94,13 @@ class DistillationDetector(keras.Model):
     def __init__(
         self,
         model: keras.Model,
-        layer: keras.layers.Layer,
+        layer: keras.layers.Layer | TableLike,
         *,
         from_logits: bool = True,
         input_shape: Sequence[int | None] | None = None,
         **kwargs: Any,
     ) -> None:
+        layer = layer_for(model, layer)
         protected = protect(model, layer, input_shape=input_shape)
         images, distilled = protected.input, protected.output
         classes = getattr(distilled, "shape", (None,))[-1]
@@ -259,17 +261,11 @@ class DistillationDetector(keras.Model):
     def _measure(
         self, data: Any, batch_size: int, steps: int | None = None
     ) -> dict[str, npt.NDArray[Any]]:
-        low, high = self.distillation.value_range
         measured = []
         axis = -3 if self.distillation.data_format == "channels_first" else -1
         batches = image_batches(data, batch_size=batch_size, steps=steps, channel_axis=axis)
         for batch in batches:
-            # Comparisons with NaN are false, so this refuses NaN too.
-            if not (batch.min() >= low and batch.max() <= high):
-                raise ValueError(
-                    f"`data` must lie within the layer's value range, {low:g} to {high:g}. "
-                    f"Received: images from {batch.min():g} to {batch.max():g}"
-                )
+            check_pixels(batch, self.distillation.value_range)
             measured.append(self.predict_on_batch(batch))
         if not measured:
             raise ValueError(f"`data` holds no image. Received: data={described(data)}")
@@ -363,7 +359,8 @@ def conformal_threshold(scores: FloatArray, false_positive_rate: float) -> float
         One of ``scores``.
 
     Raises:
-        ValueError: The rate is out of range, or too small for the number of scores.
+        ValueError: The rate is out of range, or too small for the number of scores; or a score
+            is NaN.
 
     Example:
         >>> conformal_threshold(np.arange(1.0, 100.0), 0.05)
@@ -379,14 +376,23 @@ def conformal_threshold(scores: FloatArray, false_positive_rate: float) -> float
             f"`data` must hold at least {math.ceil(1 / rate) - 1} benign images for "
             f"false_positive_rate={false_positive_rate!r}. Received: {count} images"
         )
+    if np.isnan(scores).any():
+        raise ValueError(
+            "`data` must give scores that are numbers: distilled images must have finite outputs. "
+            f"Received: {int(np.isnan(scores).sum())} scores that are NaN"
+        )
     return float(np.sort(scores)[count - allowed])
 
 
 def _exact_rate(rate: float) -> Fraction:
-    if not 0 < rate < 1:
+    try:
+        number = real_numbers("false_positive_rate", rate)
+    except ValueError:
+        number = np.array(np.nan)
+    if number.ndim or not 0 < number < 1:
         raise ValueError(
             "`false_positive_rate` must lie between 0 and 1. "
-            f"Received: false_positive_rate={rate!r}"
+            f"Received: false_positive_rate={shown(rate)}"
         )
     # The decimal number that the user wrote: 0.29 * 100 is less than 29 in floating point.
     return Fraction(str(float(rate)))
