@@ -162,7 +162,8 @@ def check_target(option: str, target: Path) -> None:
         target: The file.
 
     Raises:
-        ValueError: ``target`` is a directory, or is below a file.
+        ValueError: ``target`` is a directory or a device, is below a file, or nothing can be
+            written beside it.
 
     Example:
         >>> check_target("--out", Path("."))
@@ -170,25 +171,41 @@ def check_target(option: str, target: Path) -> None:
         ...
         ValueError: `--out` must be a file to write. Received: --out .
     """
-    above = next(parent for parent in target.absolute().parents if parent.exists())
-    if target.is_dir() or not above.is_dir():
+    if target.exists() and not target.is_file():
         raise ValueError(f"`{option}` must be a file to write. Received: {option} {target}")
+    # What a link leads to is written, beside which the file is made.
+    _check_writable(option, target, Path(os.path.realpath(target)).parent, "a file to write")
 
 
 def check_directory(out: Path) -> None:
-    """Refuse an output directory that is a file, before anything is computed.
+    """Refuse an output directory that nothing can be written to, before anything is computed.
 
     Args:
         out: Value of ``--out``. It need not exist.
 
     Raises:
-        ValueError: ``out`` is a file.
+        ValueError: ``out`` is a file or below one, or nothing can be written to it.
 
     Example:
         >>> check_directory(Path("."))
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"`--out` must be a directory. Received: --out {out}")
+    _check_writable("--out", out, out, "a directory")
+
+
+def _check_writable(option: str, target: Path, directory: Path, expected: str) -> None:
+    """Make and remove a file in ``directory``, or in the directory that it will be made in."""
+    home = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not home.is_dir():
+        raise ValueError(f"`{option}` must be {expected}. Received: {option} {target}")
+    try:
+        handle, name = tempfile.mkstemp(prefix=".", dir=home)
+    except OSError as error:
+        raise ValueError(
+            f"`{option}` must be {expected}, but {home} cannot be written to ({error.strerror}). "
+            f"Received: {option} {target}"
+        ) from error
+    os.close(handle)
+    os.unlink(name)
 
 
 def checked_targets(sources: Sequence[Path], targets: list[Path], out: Path) -> list[Path]:
