@@ -7,15 +7,17 @@ what was received.
 
 from __future__ import annotations
 
-import math
 import numbers
+import reprlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+
+Choice = TypeVar("Choice", bound=str)
 
 # Smallest perturbation in grey levels of 255. Smaller numbers are refused, because they were
 # almost certainly meant for pixels from 0 to 1.
@@ -23,6 +25,135 @@ SMALLEST_EPSILON = 0.1
 
 # Sums of probabilities in half precision differ from 1 by up to this much.
 _SUM_TOLERANCE = 1e-3
+
+# Longest value in an error message, in characters.
+_MOST_SHOWN = 200
+
+# Numbers of channels that images have; other arrays with channels are rare.
+_USUAL_CHANNELS = (1, 3, 4)
+
+
+def shown(value: object) -> str:
+    """``repr`` of a value in an error message, whose length is bounded.
+
+    Args:
+        value: What was received: of any type and size.
+
+    Returns:
+        Its ``repr``, shortened if that is long; of a large array, type, shape and dtype.
+
+    Example:
+        >>> shown((0, "x")), shown(list(range(1000)))
+        ("(0, 'x')", '[0, 1, 2, 3, 4, 5, ...]')
+        >>> shown(np.zeros((512, 512)))
+        'ndarray of shape (512, 512) and dtype float64'
+    """
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if isinstance(value, np.ndarray) and value.size <= 64:
+        return shortened(repr(value))
+    if shape is not None and dtype is not None and not isinstance(value, np.generic):
+        return shortened(f"{type(value).__name__} of shape {shape} and dtype {dtype}")
+    short = reprlib.Repr()
+    short.maxlevel = 3
+    short.maxstring = short.maxother = short.maxlong = _MOST_SHOWN
+    return shortened(short.repr(value))
+
+
+def shortened(text: str, most: int = _MOST_SHOWN) -> str:
+    """A text of an error message, cut to a length.
+
+    Args:
+        text: Any text.
+        most: Maximum number of characters.
+
+    Example:
+        >>> shortened("x" * 9, 6)
+        'xxx...'
+    """
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def printable(text: str) -> str:
+    r"""A name as one line without control characters, which terminals and plots would obey.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        ``text`` with escapes such as ``\x1b`` and ``\u2028`` for what cannot be printed.
+
+    Example:
+        >>> printable("grün\x1b[31m")
+        'grün\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def checked_choice(argument: str, value: object, choices: Sequence[Choice]) -> Choice:
+    """Return ``value`` if it is one of some names.
+
+    Args:
+        argument: Name of the argument in the error message.
+        value: Candidate.
+        choices: The names.
+
+    Raises:
+        ValueError: ``value`` is anything else.
+
+    Example:
+        >>> checked_choice("gradient", "smooth", ("straight-through", "smooth"))
+        'smooth'
+    """
+    for choice in choices:
+        if isinstance(value, str) and value == choice:
+            return choice
+    raise ValueError(
+        f"`{argument}` must be one of {tuple(choices)}. Received: {argument}={shown(value)}"
+    )
+
+
+def is_real(dtype: Any) -> bool:
+    """Whether a dtype is one of integers or floats: not complex, boolean, text or object.
+
+    Args:
+        dtype: A numpy dtype, also one of ``ml_dtypes`` such as bfloat16.
+
+    Example:
+        >>> is_real(np.uint8), is_real(np.float16), is_real(bool), is_real(complex), is_real("U1")
+        (True, True, False, False, False)
+    """
+    dtype = np.dtype(dtype)
+    return dtype.kind in "iuf" or (dtype.kind == "V" and np.can_cast(dtype, np.float64))
+
+
+def real_numbers(name: str, value: Any) -> Array:
+    """Return ``value`` as float64 if it holds real numbers.
+
+    Args:
+        name: Name of the argument in the error message.
+        value: A number, or numbers of any shape; no text, truth values or complex numbers.
+
+    Raises:
+        ValueError: ``value`` is anything else.
+
+    Example:
+        >>> real_numbers("steps", "30")
+        Traceback (most recent call last):
+        ...
+        ValueError: `steps` must be numbers. Received: steps='30'
+    """
+    try:
+        array = np.asarray(value)
+        if array.dtype == object:
+            # Fractions, or whole numbers beyond 64 bits; numpy would also parse text.
+            real = all(isinstance(x, numbers.Real) and not isinstance(x, bool) for x in array.flat)
+        else:
+            real = is_real(array.dtype)
+        if real:
+            return np.asarray(array, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"`{name}` must be numbers. Received: {name}={shown(value)}") from error
+    raise ValueError(f"`{name}` must be numbers. Received: {name}={shown(value)}")
 
 
 def checked(
@@ -56,10 +187,7 @@ def checked(
         ...
         ValueError: `step` must be finite and not negative. Received: step=-1.0
     """
-    try:
-        array = np.asarray(value, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must be numbers. Received: {name}={value!r}") from error
+    array = real_numbers(name, value)
     valid = (array >= low) & (array <= high)
     if positive:
         valid &= array > 0
@@ -99,7 +227,7 @@ def checked_whole(argument: str, value: Any, low: int, high: int | None = None) 
     if not whole or int(value) < low or (high is not None and int(value) > high):
         limits = f"at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(
-            f"`{argument}` must be a whole number {limits}. Received: {argument}={value!r}"
+            f"`{argument}` must be a whole number {limits}. Received: {argument}={shown(value)}"
         )
     return int(value)
 
@@ -140,17 +268,23 @@ def validate_epsilon(epsilon: float) -> float:
         >>> validate_epsilon(2)
         2.0
     """
-    try:
-        value = float(epsilon)
-    except (TypeError, ValueError):
-        value = np.nan
+    value = _one_number(epsilon)
     if not SMALLEST_EPSILON <= value <= 255:
         raise ValueError(
             f"`epsilon` must be one finite number of grey levels of 255, from {SMALLEST_EPSILON} "
             "to 255: for 0.0078 of pixels from 0 to 1, write 2. "
-            f"Received: epsilon={epsilon!r}"
+            f"Received: epsilon={shown(epsilon)}"
         )
     return value
+
+
+def _one_number(value: Any) -> float:
+    """``value`` as a float; NaN if it is no single real number."""
+    try:
+        number = real_numbers("value", value)
+    except ValueError:
+        return np.nan
+    return float(number) if number.ndim == 0 else np.nan
 
 
 def checked_epsilons(epsilon: npt.ArrayLike) -> Array:
@@ -183,21 +317,28 @@ def validate_value_range(value_range: Sequence[float]) -> tuple[float, float]:
         value_range: Lowest and highest pixel value.
 
     Raises:
-        ValueError: It is not two finite numbers, the lower first.
+        ValueError: It is not two finite numbers, the lower first, whose 255 grey levels float32
+            can hold.
 
     Example:
         >>> validate_value_range((0, 255))
         (0.0, 255.0)
     """
     try:
-        low, high = (float(bound) for bound in value_range)
-    except (TypeError, ValueError):
-        low = high = math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(
-            "`value_range` must be two finite numbers, the lower first. "
-            f"Received: value_range={value_range!r}"
-        )
+        bounds = real_numbers("value_range", value_range)
+    except ValueError:
+        bounds = np.empty(0)
+    received = f"Received: value_range={shown(value_range)}"
+    if bounds.shape != (2,) or not np.isfinite(bounds).all() or not bounds[0] < bounds[1]:
+        raise ValueError(f"`value_range` must be two finite numbers, the lower first. {received}")
+    low, high = bounds.tolist()
+    with np.errstate(over="ignore", invalid="ignore"):
+        spacing = np.spacing(np.float32(max(-low, high)))
+        wide = (high - low) / 255 >= max(4 * spacing, np.finfo(np.float32).tiny)
+        if not (wide and np.isfinite(np.float32(high - low))):
+            raise ValueError(
+                f"`value_range` must be a range whose 255 grey levels float32 can hold. {received}"
+            )
     return low, high
 
 
@@ -213,7 +354,8 @@ def check_pixels(pixels: npt.NDArray[Any], value_range: tuple[float, float]) -> 
         value_range: Lowest and highest pixel value.
 
     Raises:
-        ValueError: A pixel is outside the range or NaN, or the pixels are of another scale.
+        ValueError: Pixels are no integers or floats, one is outside the range or NaN, or they are
+            of another scale.
 
     Example:
         >>> check_pixels(np.array([0.0, 0.25, 1.0]), (0.0, 255.0))
@@ -221,6 +363,10 @@ def check_pixels(pixels: npt.NDArray[Any], value_range: tuple[float, float]) -> 
         ...
         ValueError: `data` must be scaled to value_range, 0 to 255. Received: images from 0 to 1
     """
+    if not is_real(pixels.dtype):
+        raise ValueError(
+            f"`data` must hold pixels as integers or floats. Received: dtype {pixels.dtype}"
+        )
     low, high = value_range
     grey_level = (high - low) / 255
     darkest, brightest = float(pixels.min()), float(pixels.max())
@@ -230,12 +376,75 @@ def check_pixels(pixels: npt.NDArray[Any], value_range: tuple[float, float]) -> 
         raise ValueError(
             f"`data` must be finite and lie within value_range, {low:g} to {high:g}. {received}"
         )
-    if brightest <= low + 1.001 * grey_level:
-        share = (pixels - low) / grey_level
-        if ((share > 0.01) & (share < 0.99)).any():
-            raise ValueError(
-                f"`data` must be scaled to value_range, {low:g} to {high:g}. {received}"
-            )
+    if _within_a_grey_level(pixels, value_range):
+        raise ValueError(f"`data` must be scaled to value_range, {low:g} to {high:g}. {received}")
+
+
+def of_another_scale(pixels: npt.NDArray[Any], value_range: tuple[float, float]) -> bool:
+    """Whether pixels were almost certainly scaled to another range than ``value_range``.
+
+    Unlike ``check_pixels``, this permits what augmentation, interpolation and attacks make of
+    pixels: values up to a quarter of the range outside it.
+
+    Args:
+        pixels: Images; not empty.
+        value_range: Lowest and highest pixel value.
+
+    Example:
+        >>> of_another_scale(np.array([0.0, 0.25, 1.0]), (0.0, 255.0))
+        True
+        >>> of_another_scale(np.array([0.0, 1.0]), (0.0, 255.0))  # black, with noise of a camera
+        False
+    """
+    low, high = value_range
+    darkest, brightest = float(pixels.min()), float(pixels.max())
+    if not (np.isfinite(darkest) and np.isfinite(brightest)):
+        return False
+    if darkest < low - (high - low) / 4 or brightest > high + (high - low) / 4:
+        return True
+    # Divided by their standard deviation, as for many networks that PyTorch trained.
+    grey_level = (high - low) / 255
+    if darkest < low - grey_level / 2 and brightest <= low + 8 * grey_level:
+        return True
+    return _within_a_grey_level(pixels, value_range)
+
+
+def _within_a_grey_level(pixels: npt.NDArray[Any], value_range: tuple[float, float]) -> bool:
+    """Whether no pixel is brighter than one grey level, and some lie in between."""
+    low, high = value_range
+    grey_level = (high - low) / 255
+    if not float(pixels.max()) <= low + 1.001 * grey_level:
+        return False
+    share = (pixels - low) / grey_level
+    return bool(((share > 0.01) & (share < 0.99)).any())
+
+
+def layout_doubt(shape: Sequence[int | None], data_format: str) -> str:
+    """What images look like that are probably no images in ``data_format``.
+
+    Args:
+        shape: Of one image or a batch, rank 3 or 4.
+        data_format: ``"channels_last"`` or ``"channels_first"``.
+
+    Returns:
+        The end of an error message or a warning; empty where there is no doubt.
+
+    Example:
+        >>> layout_doubt((2, 3, 32, 32), "channels_last")
+        "look like data_format='channels_first'"
+        >>> layout_doubt((2, 32, 32, 3), "channels_last")
+        ''
+    """
+    first, last = shape[-3], shape[-1]
+    channels, opposite = (last, first) if data_format == "channels_last" else (first, last)
+    if channels is None or channels in (2, *_USUAL_CHANNELS):
+        return ""
+    if opposite in _USUAL_CHANNELS:
+        other = "channels_first" if data_format == "channels_last" else "channels_last"
+        return f"look like data_format={other!r}"
+    if len(shape) == 3:
+        return "look like grey images without a channel axis"
+    return ""
 
 
 def check_outputs(outputs: npt.NDArray[np.floating], *, from_logits: bool) -> None:

@@ -11,6 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "fd_keras needs the TensorFlow backend of Keras: set KERAS_BACKEND=tensorflow before Keras "
+        f"is imported. Received: the backend {keras.backend.backend()!r}"
+    )
+
 _KERAS_2 = keras.__version__.startswith("2.")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,11 +16,16 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from fd_keras._checks import shortened, shown
+
 Result = TypeVar("Result")
 
 _LOCK = ".fd_keras.lock"
 # Files that ``atomic_path`` was writing when its process was killed.
 _TEMPORARY = "." + "[0-9a-f]" * 32 + "*"
+
+# Characters of an error that another one quotes.
+_LONGEST_REASON = 1000
 
 # Errors that constructors raise on entries that are missing, or of other types or sizes.
 _INVALID = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
@@ -29,10 +36,15 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` that replaces it when the block succeeds.
 
     The temporary path has the suffix of ``target``, from which writers such as Pillow choose the
-    format. If the block raises, the temporary file is removed and ``target`` stays unchanged.
+    format. If the block raises, the temporary file is removed and ``target`` stays unchanged. A
+    file that is replaced keeps its mode, and a link stays a link: what it leads to is replaced.
 
     Args:
         target: The file to write. Missing parent directories are created.
+
+    Raises:
+        OSError: The file cannot be written, or ``target`` is a directory or a device; the error
+            names ``target``.
 
     Example:
         >>> import tempfile
@@ -43,14 +55,64 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         ['table.json']
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    final = Path(os.path.realpath(target)) if os.path.islink(target) else target
+    with _naming(target, final):
+        mode = _mode(final)
+        final.parent.mkdir(parents=True, exist_ok=True)
     # Without the target's stem, which may already be as long as file names can be.
-    temporary = target.with_name(f".{uuid.uuid4().hex}{target.suffix}")
+    temporary = final.with_name(f".{uuid.uuid4().hex}{final.suffix}")
     try:
-        yield temporary
-        os.replace(temporary, target)
+        with _naming(target, temporary):
+            if mode is not None:
+                # From the start, so that nobody else can read what will be private.
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+                _set_mode(temporary, mode | stat.S_IWUSR)
+            yield temporary
+            if mode is not None:
+                _set_mode(temporary, mode)
+            os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _mode(path: Path) -> int | None:
+    """Permissions of an existing file; ``None`` where there is none."""
+    try:
+        found = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if stat.S_ISDIR(found):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(found):
+        raise OSError(errno.EINVAL, "Not a regular file")
+    return stat.S_IMODE(found)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    with suppress(PermissionError):  # some file systems have no modes
+        os.chmod(path, mode)
+
+
+@contextmanager
+def _naming(target: Path, written: Path) -> Iterator[None]:
+    """Let errors of the operating system name the file that is written."""
+    try:
+        yield
+    except OSError as error:
+        # Where the disk is full, no file is named; else the one written, or another in the block.
+        if error.filename not in (None, os.fspath(written)):
+            raise
+        if error.errno is None:
+            if type(error) is not OSError:
+                raise
+            raise OSError(f"{error}: {os.fspath(target)!r}") from error
+        raise OSError(error.errno, error.strerror, os.fspath(target)) from error
+    except ValueError as error:
+        if "\0" not in os.fspath(target):
+            raise
+        raise ValueError(
+            f"a path must not hold a null character. Received: {shown(os.fspath(target))}"
+        ) from error
 
 
 def claim(path: str | os.PathLike[str], identity: Mapping[str, Any], kind: str) -> None:
@@ -72,7 +134,14 @@ def claim(path: str | os.PathLike[str], identity: Mapping[str, Any], kind: str) 
     """
     path, text = Path(path), json.dumps(identity, sort_keys=True)
     if path.exists():
-        earlier, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+        try:
+            earlier, now = dict(json.loads(path.read_bytes())), json.loads(text)
+        except _INVALID as error:
+            raise ValueError(
+                f"`directory` holds {kind} whose {path.name} is damaged ({error}); choose another "
+                "one, or throw it away with overwrite=True. "
+                f"Received: directory={os.fspath(path.parent)!r}"
+            ) from error
         different = sorted(key for key in now if earlier.get(key) != now[key])
         if different:
             raise ValueError(
@@ -176,12 +245,12 @@ class DocumentFormat:
         if not isinstance(data, Mapping):
             raise ValueError("the top level is not an object")
         if data.get("format") != self.name:
-            raise ValueError(f"its format is {data.get('format')!r}, not {self.name!r}")
+            raise ValueError(f"its format is {shown(data.get('format'))}, not {self.name!r}")
         version = data.get("version")
         if version != self.version:
             newer = isinstance(version, int) and version > self.version
             raise ValueError(
-                f"its version is {version!r}, not {self.version}; "
+                f"its version is {shown(version)}, not {self.version}; "
                 f"{'a newer' if newer else 'another'} fd_keras may read it"
             )
         return {key: value for key, value in data.items() if key not in ("format", "version")}
@@ -208,13 +277,18 @@ class DocumentFormat:
             OSError: The file cannot be read.
             ValueError: It holds no such document.
         """
+        if "\0" in os.fspath(path):
+            raise ValueError(
+                f"`{argument}` must not hold a null character. "
+                f"Received: {argument}={shown(os.fspath(path))}"
+            )
         text = Path(path).read_bytes()
         try:
             return build(self.parse(text))
         except _INVALID as error:
             reason = str(error) if type(error) is ValueError else repr(error)
             raise ValueError(
-                f"`{argument}` holds no {self.title} ({reason}). "
+                f"`{argument}` holds no {self.title} ({shortened(reason, _LONGEST_REASON)}). "
                 f"Received: {argument}={os.fspath(path)!r}"
             ) from error
 
@@ -431,12 +505,23 @@ def _matches(home: Path, pattern: str, *, last: bool = False) -> Iterator[Path]:
 def default_cache_dir() -> Path:
     """Default directory in which evaluations and searches keep intermediate results.
 
+    It is below Keras' own directory, which the environment variable ``KERAS_HOME`` moves.
+
+    Raises:
+        ValueError: There is no home directory, and ``KERAS_HOME`` is not set.
+
     Example:
         >>> default_cache_dir().parts[-2:]
         ('fd_keras', 'evaluation')
     """
-    keras_home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
-    return Path(keras_home) / "fd_keras" / "evaluation"
+    try:
+        keras_home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    except RuntimeError as error:
+        raise ValueError(
+            "`cache_dir` is needed where there is no home directory: pass one, or set the "
+            "environment variable KERAS_HOME. Received: cache_dir=None"
+        ) from error
+    return keras_home / "fd_keras" / "evaluation"
 
 
 def _indented(value: Any) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras._checks import checked_whole, shown
 from fd_keras._extras import import_extra
 from fd_keras.dct import ColorSpace
 from fd_keras.kernels import Gradient
@@ -34,11 +35,14 @@ class FeatureDistillationPreprocessor(_Preprocessor):
     estimator without it. An accuracy under either is no proof of security: see the references.
 
     Args:
-        quantization_table: As for ``FeatureDistillation``.
+        quantization_table: As for ``FeatureDistillation``; or such a layer, whose table, value
+            range and data format are taken, while ``gradient`` is that of this class.
         color_space: As for ``FeatureDistillation``.
         cycle_spins: As for ``FeatureDistillation``.
-        value_range: Lowest and highest pixel value, the estimator's ``clip_values``.
-        channels_first: Whether images are ``(channels, height, width)``.
+        value_range: Lowest and highest pixel value, the estimator's ``clip_values``; ``None``:
+            that of a layer, else ``(0, 255)``.
+        channels_first: Whether images are ``(channels, height, width)``; ``None``: as a layer
+            takes them, else ``False``.
         apply_fit: Whether images are distilled while the estimator is trained.
         apply_predict: Whether images are distilled when the estimator predicts and when it is
             attacked.
@@ -77,12 +81,12 @@ class FeatureDistillationPreprocessor(_Preprocessor):
 
     def __init__(
         self,
-        quantization_table: TableLike = "liu2019",
+        quantization_table: TableLike | FeatureDistillation = "liu2019",
         color_space: ColorSpace | None = None,
         cycle_spins: int | None = None,
-        value_range: Sequence[float] = (0, 255),
+        value_range: Sequence[float] | None = None,
         *,
-        channels_first: bool = False,
+        channels_first: bool | None = None,
         apply_fit: bool = True,
         apply_predict: bool = True,
         gradient: Gradient = "smooth",
@@ -113,6 +117,7 @@ class FeatureDistillationPreprocessor(_Preprocessor):
 
         Images of different sizes are an array of arrays with dtype object, as ART's convention is.
         """
+        x = np.asarray(x)
         if x.dtype == object:
             distilled = np.empty(len(x), dtype=object)
             for index, image in enumerate(x):
@@ -158,16 +163,35 @@ class FeatureDistillationPreprocessor(_Preprocessor):
         return np.asarray(gradient)
 
     def _check_params(self) -> None:
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ValueError(
-                f"`batch_size` must be a positive integer. Received: batch_size={self.batch_size!r}"
-            )
+        self.batch_size = checked_whole("batch_size", self.batch_size, 1)
+        table = self.quantization_table
+        settings: dict[str, Any] = {
+            "value_range": self.value_range,
+            "channels_first": self.channels_first,
+        }
+        if isinstance(table, FeatureDistillation):
+            settings = _settings_of(table, settings)
+            table = table.quantization_table
+        value_range, channels_first = settings.values()
         self._layer = FeatureDistillation(
-            self.quantization_table,
+            table,
             self.color_space,
             self.cycle_spins,
-            self.value_range,
-            data_format="channels_first" if self.channels_first else "channels_last",
+            (0, 255) if value_range is None else value_range,
+            data_format="channels_first" if channels_first else "channels_last",
             gradient=self.gradient,
             dtype="float32",
         )
+
+
+def _settings_of(layer: FeatureDistillation, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a layer; refuses given ones that contradict it."""
+    channels_first = layer.data_format == "channels_first"
+    settings = {"value_range": layer.value_range, "channels_first": channels_first}
+    for name, value in settings.items():
+        if given[name] is not None and not np.array_equal(given[name], value):
+            raise ValueError(
+                f"`{name}` must be left to the layer, which has {value}. "
+                f"Received: {name}={shown(given[name])}"
+            )
+    return settings

@@ -8,6 +8,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from fd_keras._checks import checked_choice, shown
+
 BLOCK_SIZE = 8
 
 # Integer pixels put coefficients of the bands (0,0), (0,4), (4,0), (4,4) exactly on k + 1/2
@@ -71,12 +73,7 @@ def validate_color_space(value: object) -> ColorSpace:
         >>> validate_color_space("rgb")
         'rgb'
     """
-    for name in COLOR_SPACES:
-        if value == name:
-            return name
-    raise ValueError(
-        f"`color_space` must be one of {COLOR_SPACES}. Received: color_space={value!r}"
-    )
+    return checked_choice("color_space", value, COLOR_SPACES)
 
 
 def level_shift(color_space: ColorSpace) -> float:
@@ -116,7 +113,7 @@ def validate_cycle_spins(value: object) -> int:
         return spins
     raise ValueError(
         f"`cycle_spins` must be an integer from 1 to {MAX_CYCLE_SPINS}. "
-        f"Received: cycle_spins={value!r}"
+        f"Received: cycle_spins={shown(value)}"
     )
 
 

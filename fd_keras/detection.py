@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras._checks import real_numbers, shown
 from fd_keras._compat import add_float32_weight, last_activation
 from fd_keras.classifier import check_kind, check_range
 from fd_keras.data.batches import described, image_batches
-from fd_keras.protection import chosen_output, protect, run_whole
+from fd_keras.presets import TableLike
+from fd_keras.protection import chosen_output, layer_for, protect, run_whole
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -60,7 +62,7 @@ class DistillationDetector(keras.Model):
         model: A functional, sequential or subclassed classifier with one image input. It is
             not copied: the detector shares its weights.
         layer: A ``FeatureDistillation`` with the ``value_range`` of the pixels that ``model``
-            takes.
+            takes, or a table; see ``protect``.
         from_logits: Whether ``model`` returns logits; otherwise it returns probabilities.
         input_shape: As for ``protect``.
         output: Name of the output that classifies, of a model with several.
@@ -93,13 +95,14 @@ class DistillationDetector(keras.Model):
     def __init__(
         self,
         model: keras.Model,
-        layer: keras.layers.Layer,
+        layer: keras.layers.Layer | TableLike,
         *,
         from_logits: bool = True,
         input_shape: Sequence[int | None] | None = None,
         output: str | None = None,
         **kwargs: Any,
     ) -> None:
+        layer = layer_for(model, layer)
         protected = protect(model, layer, input_shape=input_shape)
         images = protected.input
         heads = [
@@ -370,7 +373,8 @@ def conformal_threshold(scores: FloatArray, false_positive_rate: float) -> float
         One of ``scores``.
 
     Raises:
-        ValueError: The rate is out of range, or too small for the number of scores.
+        ValueError: The rate is out of range, or too small for the number of scores; or a score
+            is NaN.
 
     Example:
         >>> conformal_threshold(np.arange(1.0, 100.0), 0.05)
@@ -386,14 +390,23 @@ def conformal_threshold(scores: FloatArray, false_positive_rate: float) -> float
             f"`data` must hold at least {math.ceil(1 / rate) - 1} benign images for "
             f"false_positive_rate={false_positive_rate!r}. Received: {count} images"
         )
+    if np.isnan(scores).any():
+        raise ValueError(
+            "`data` must give scores that are numbers: distilled images must have finite outputs. "
+            f"Received: {int(np.isnan(scores).sum())} scores that are NaN"
+        )
     return float(np.sort(scores)[count - allowed])
 
 
 def _exact_rate(rate: float) -> Fraction:
-    if not 0 < rate < 1:
+    try:
+        number = real_numbers("false_positive_rate", rate)
+    except ValueError:
+        number = np.array(np.nan)
+    if number.ndim or not 0 < number < 1:
         raise ValueError(
             "`false_positive_rate` must lie between 0 and 1. "
-            f"Received: false_positive_rate={rate!r}"
+            f"Received: false_positive_rate={shown(rate)}"
         )
     # The decimal number that the user wrote: 0.29 * 100 is less than 29 in floating point.
     return Fraction(str(float(rate)))

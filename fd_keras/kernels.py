@@ -86,7 +86,7 @@ def distil(
         gradient: Gradient that replaces that of rounding.
 
     Returns:
-        float32 of the shape of ``pixels``, not clipped.
+        float32 of the shape of ``pixels``, not clipped. Any size may be 0.
 
     Example:
         >>> image = tf.fill((1, 16, 16, 3), 77.0)
@@ -94,6 +94,8 @@ def distil(
         >>> float(tf.round(out[0, 0, 0, 0]))  # DC 616 rounds to 39 steps of 16: 78
         78.0
     """
+    if 0 in pixels.shape.as_list():
+        return pixels
     round_trip, rounded = _ROUND_TRIPS[method], _ROUNDINGS[gradient]
     straight = gradient == "straight-through"
     seen = tf.stop_gradient(pixels) if straight else pixels
@@ -305,11 +307,17 @@ def _signal_round_trip(
         x, (batch, height // BLOCK_SIZE, BLOCK_SIZE, width // BLOCK_SIZE, BLOCK_SIZE, channels)
     )
     x = tf.transpose(x, (0, 1, 3, 5, 2, 4))  # (batch, block row, block column, channel, 8, 8)
+    shape, known = _shape(x), x.shape.is_fully_defined()
+    x = tf.reshape(x, (-1, *shape[3:]))
+    if not known:
+        # TensorFlow's FFT fails on tensors without elements: one block more than there may be.
+        x = tf.pad(x, ((0, 1), (0, 0), (0, 0), (0, 0)))
     x = _swap_last_two(tf.signal.dct(x, type=2, norm="ortho"))
     x = _swap_last_two(tf.signal.dct(x, type=2, norm="ortho"))
     x = _quantise(x, steps, rounded)
     x = _swap_last_two(tf.signal.idct(x, type=2, norm="ortho"))
     x = _swap_last_two(tf.signal.idct(x, type=2, norm="ortho"))
+    x = tf.reshape(x if known else x[:-1], shape)
     x = tf.reshape(tf.transpose(x, (0, 1, 4, 2, 5, 3)), (batch, height, width, channels))
     if convert:
         x = tf.tensordot(x, tf.constant(YCBCR_TO_RGB.T, x.dtype), 1)
@@ -317,7 +325,7 @@ def _signal_round_trip(
 
 
 def _swap_last_two(x: tf.Tensor) -> tf.Tensor:
-    return tf.transpose(x, (0, 1, 2, 3, 5, 4))
+    return tf.transpose(x, (0, 1, 3, 2))
 
 
 _ROUND_TRIPS: dict[DctMethod, Callable[..., tf.Tensor]] = {
@@ -353,6 +361,8 @@ def _repeated_edges(size: Any, before: int) -> Any:
     padded = (before + size + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE
     if isinstance(size, int):
         return np.clip(np.arange(padded, dtype=np.int32) - before, 0, size - 1)
+    if before:
+        padded *= tf.minimum(size, 1)  # an empty image has no edge to repeat
     return tf.minimum(tf.maximum(tf.range(padded) - before, 0), size - 1)
 
 

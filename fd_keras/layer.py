@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -11,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import validate_epsilon, validate_value_range
+from fd_keras._checks import (
+    checked_choice,
+    layout_doubt,
+    of_another_scale,
+    shown,
+    validate_epsilon,
+    validate_value_range,
+)
 from fd_keras._compat import add_float32_weight
 from fd_keras.data.batches import described, image_batches
 from fd_keras.dct import ColorSpace
@@ -34,6 +43,10 @@ from fd_keras.tables import QuantizationTable
 # variable, because other threads may call the same layers meanwhile.
 RECORD: ContextVar[list[Any] | None] = ContextVar("RECORD", default=None)
 
+# Numbers of an eager input that are looked at in every call, which takes far less time than the
+# layer itself; all are looked at only where these are suspicious.
+_LOOKED_AT = 2**16
+
 
 @keras.saving.register_keras_serializable(package="fd_keras")
 class FeatureDistillation(keras.layers.Layer):
@@ -50,15 +63,17 @@ class FeatureDistillation(keras.layers.Layer):
 
     Args:
         quantization_table: Preset name (``"liu2019"``, ``"zigzag15"``, ``"balanced"``,
-            ``"jpeg"``, ``"jpeg:<quality>"``), steps of shape ``(8, 8)`` or
-            ``(channels, 8, 8)``, or a ``QuantizationTable``. Steps are on the 0..255 pixel scale.
+            ``"jpeg"``, ``"jpeg:<quality>"``), path of a table's JSON file, steps of shape
+            ``(8, 8)`` or ``(channels, 8, 8)``, or a ``QuantizationTable``. Steps are on the
+            0..255 pixel scale.
         color_space: ``"rgb"``: quantise the channels as they are. ``"ycbcr"``: quantise
             full-range JFIF Y, Cb, Cr of an RGB image, or a grey image as Y. ``None``: that of
             the table.
         cycle_spins: Number of shifted block grids (1 to 64; use 1, 2, 4, ...) whose results
             are averaged; the cost grows with it. ``None``: that of the table.
         value_range: Lowest and highest pixel value of inputs and outputs, such as
-            ``(0, 255)``, ``(0, 1)`` or ``(-1, 1)``.
+            ``(0, 255)``, ``(0, 1)`` or ``(-1, 1)``. Pixels outside it are clipped. An eager call
+            warns once of pixels that are almost certainly of another range.
         dct_method: ``"matmul"``: products with constant matrices. ``"signal"``:
             ``tf.signal.dct``, a slow reference that TFLite cannot run without Flex.
         data_format: ``"channels_last"``, ``"channels_first"`` or ``None`` for Keras' own
@@ -70,16 +85,18 @@ class FeatureDistillation(keras.layers.Layer):
 
     Input shape:
         ``(height, width, channels)`` or ``(batch, height, width, channels)``, or with channels
-        first according to ``data_format``. Any height, width and batch, also unknown ones; edges
-        are repeated to complete blocks. Any float or integer dtype. A non-finite pixel makes
-        its block NaN.
+        first according to ``data_format``. Any height, width and batch, also unknown ones and 0;
+        edges are repeated to complete blocks. Dense, of any float or integer dtype. A non-finite
+        pixel makes its block NaN.
 
     Output shape:
-        That of the input, in the layer's compute dtype. With an integer ``dtype``, outputs are
-        rounded.
+        That of the input, in the layer's compute dtype. With an integer ``dtype``, which needs a
+        ``value_range`` that it can hold, outputs are rounded; an eager call then refuses
+        non-finite pixels, and a graph makes them any integer.
 
     Raises:
-        ValueError: An argument is invalid, or the rank or the channels of an input do not fit.
+        ValueError: An argument is invalid; or the type, the rank or the channels of an input do
+            not fit.
 
     Example:
         >>> layer = FeatureDistillation("liu2019", value_range=(0, 1))
@@ -111,40 +128,45 @@ class FeatureDistillation(keras.layers.Layer):
         # Without autocast: a cast of inputs to float16 before the DCT would lose precision.
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
+        self._casts_inputs = bool(kwargs["autocast"])
         self._table = as_table(quantization_table).with_settings(
             color_space=color_space, cycle_spins=cycle_spins
         )
         self.color_space = self._table.color_space
         self.cycle_spins = self._table.cycle_spins
         self.value_range = validate_value_range(value_range)
-        if dct_method not in DCT_METHODS:
-            raise ValueError(
-                f"`dct_method` must be one of {DCT_METHODS}. Received: dct_method={dct_method!r}"
-            )
-        self.dct_method = dct_method
-        if gradient not in GRADIENTS:
-            raise ValueError(
-                f"`gradient` must be one of {GRADIENTS}. Received: gradient={gradient!r}"
-            )
-        self.gradient = gradient
-        if data_format not in (None, "channels_first", "channels_last"):
-            raise ValueError(
-                "`data_format` must be 'channels_first', 'channels_last' or None. "
-                f"Received: data_format={data_format!r}"
-            )
+        self.dct_method = checked_choice("dct_method", dct_method, DCT_METHODS)
+        self.gradient = checked_choice("gradient", gradient, GRADIENTS)
+        if data_format is not None:
+            checked_choice("data_format", data_format, ("channels_first", "channels_last"))
+        self._check_dtype()
+        self._warned_of_scale = False
         self._statistics: CoefficientStatistics | None = None
         self.data_format = data_format or keras.backend.image_data_format()
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Create the weight that holds the steps, ``(channels, 8, 8)``."""
         channels = self._channels(input_shape)
-        self.steps = add_float32_weight(self, "steps", self._table.steps_for(channels))
+        doubt = layout_doubt(tuple(input_shape), self.data_format)
+        try:
+            steps = self._table.steps_for(channels)
+        except ValueError as error:
+            raise ValueError(f"{error}, which {doubt}" if doubt else str(error)) from error
+        if self._table.channels != channels:
+            self._warn_of_layout(input_shape)
+        self.steps = add_float32_weight(self, "steps", steps)
         self.built = True
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Distil a batch of images, or one image."""
+        _check_images(inputs)  # before Keras, which takes a list for several inputs
+        return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Distil a batch of images, or one image."""
+        _check_images(inputs)
         inputs = tf.convert_to_tensor(inputs)
-        self._check_channels(inputs.shape)
+        self._check_input(inputs)
         low, high = self.value_range
         x = tf.cast(inputs, tf.float32)
         if inputs.shape.rank == 3:
@@ -165,7 +187,14 @@ class FeatureDistillation(keras.layers.Layer):
         if inputs.shape.rank == 3:
             x = tf.squeeze(x, 0)
         dtype = tf.as_dtype(self.compute_dtype)
-        distilled = tf.cast(tf.round(x) if dtype.is_integer else x, dtype)
+        if dtype.is_integer:
+            if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(x))):
+                raise ValueError(
+                    "`inputs` must be finite, because integers cannot hold NaN. "
+                    f"Received: pixels that are not finite, with dtype={dtype.name!r}"
+                )
+            x = tf.round(x)
+        distilled = tf.cast(x, dtype)
         if (record := RECORD.get()) is not None:
             record.append(distilled)
         return distilled
@@ -178,13 +207,15 @@ class FeatureDistillation(keras.layers.Layer):
         """The arguments of the constructor as plain JSON types."""
         config = super().get_config()
         config.update(
-            quantization_table=self._table.to_dict(),
+            quantization_table=self.quantization_table.to_dict(),
             color_space=self.color_space,
             cycle_spins=self.cycle_spins,
             value_range=list(self.value_range),
             dct_method=self.dct_method,
             data_format=self.data_format,
             gradient=self.gradient,
+            # Keras leaves it out.
+            **({"autocast": True} if self._casts_inputs else {}),
         )
         return config
 
@@ -193,7 +224,8 @@ class FeatureDistillation(keras.layers.Layer):
         """The table in use, read from the layer's weight once the layer is built."""
         if not self.built:
             return self._table
-        steps = np.asarray(tf.convert_to_tensor(self.steps), np.float64)
+        with tf.init_scope():  # eager, also while a graph is traced
+            steps = np.asarray(tf.convert_to_tensor(self.steps), np.float64)
         if np.array_equal(steps, np.float32(self._table.steps_for(len(steps)))):
             return self._table
         # Weights were loaded or assigned: the provenance of the old table does not apply to them.
@@ -219,7 +251,7 @@ class FeatureDistillation(keras.layers.Layer):
             20.0
         """
         new = as_table(table)
-        if not isinstance(table, (str, QuantizationTable, Mapping)):
+        if not isinstance(table, (str, os.PathLike, QuantizationTable, Mapping)):
             new = new.with_settings(color_space=self.color_space, cycle_spins=self.cycle_spins)
         for setting in ("color_space", "cycle_spins"):
             mine, theirs = getattr(self, setting), getattr(new, setting)
@@ -289,10 +321,18 @@ class FeatureDistillation(keras.layers.Layer):
 
     def update_state(self, data: npt.ArrayLike) -> None:
         """Measure a batch of benign images for ``finalize_state``."""
-        batch = np.asarray(data)
+        if not isinstance(data, (list, tuple)):
+            _check_images(data)
+        try:
+            batch = np.asarray(data)
+        except ValueError as error:
+            raise ValueError(
+                f"`data` must be one batch of images of one size. Received: data={shown(data)}"
+            ) from error
         check = self._check_channels if self.built else self._channels
         check(tf.TensorShape(batch.shape))
         if self.data_format == "channels_first":
+            self._warn_of_layout(batch.shape)
             batch = np.moveaxis(batch, -3, -1)
         measured = CoefficientStatistics.from_data(
             batch, color_space=self.color_space, value_range=self.value_range
@@ -341,7 +381,7 @@ class FeatureDistillation(keras.layers.Layer):
                 f"Received: inputs of shape {shape}"
             )
         channels = shape[-3 if self.data_format == "channels_first" else -1]
-        if channels is None:
+        if not channels:
             raise ValueError(
                 f"`inputs` must have a known number of channels ({self.data_format}). "
                 f"Received: inputs of shape {shape}"
@@ -356,7 +396,75 @@ class FeatureDistillation(keras.layers.Layer):
             )
         channels, built_for = self._channels(shape), self.steps.shape[0]
         if channels != built_for:
+            doubt = layout_doubt(shape.as_list(), self.data_format)
             raise ValueError(
                 f"`inputs` must have the {built_for} channels the layer was built for "
                 f"({self.data_format}). Received: inputs of shape {tuple(shape)}"
+                f"{doubt and f', which {doubt}'}"
             )
+
+    def _warn_of_layout(self, shape: Sequence[int | None]) -> None:
+        if doubt := layout_doubt(shape, self.data_format):
+            warnings.warn(
+                f"`inputs` of shape {tuple(shape)} are taken as data_format={self.data_format!r}, "
+                f"but {doubt}.",
+                stacklevel=3,
+            )
+
+    def _check_dtype(self) -> None:
+        """Refuse a compute dtype that cannot hold pixels of ``value_range``."""
+        dtype, (low, high) = tf.as_dtype(self.compute_dtype), self.value_range
+        if not (dtype.is_floating or dtype.is_integer):
+            raise ValueError(
+                f"`dtype` must be one of floats or integers. Received: dtype={dtype.name!r}"
+            )
+        if dtype.is_integer and not (dtype.min <= low and high <= dtype.max and high - low >= 255):
+            raise ValueError(
+                f"`dtype` must be a float type, or one of integers that hold the grey levels of "
+                f"value_range, {low:g} to {high:g}. Received: dtype={dtype.name!r}"
+            )
+
+    def _check_input(self, inputs: tf.Tensor) -> None:
+        self._check_channels(inputs.shape)
+        if tf.executing_eagerly() and not self._warned_of_scale and 0 not in inputs.shape:
+            self._check_scale(inputs)
+
+    def _check_scale(self, inputs: tf.Tensor) -> None:
+        """Warn, once, of pixels that are almost certainly of another range than the layer's."""
+        flat = tf.stop_gradient(tf.reshape(inputs, (-1,)))
+        first = flat[:_LOOKED_AT].numpy()
+        if not of_another_scale(first, self.value_range):
+            return
+        pixels = flat.numpy()
+        if not of_another_scale(pixels, self.value_range):
+            return
+        low, high = self.value_range
+        self._warned_of_scale = True
+        warnings.warn(
+            f"`inputs` lie from {float(pixels.min()):g} to {float(pixels.max()):g}, which does "
+            f"not look like the layer's value_range, {low:g} to {high:g}: make the layer with "
+            "the value_range of its pixels.",
+            stacklevel=2,
+        )
+
+
+def _check_images(inputs: Any) -> None:
+    """Refuse what is no dense array or tensor of numbers."""
+    sparse = isinstance(inputs, tf.SparseTensor) or getattr(inputs, "sparse", False) is True
+    ragged = isinstance(inputs, tf.RaggedTensor) or getattr(inputs, "ragged", False) is True
+    if sparse or ragged:
+        way = "tf.sparse.to_dense" if sparse else "a batch for each size of images"
+        raise ValueError(
+            f"`inputs` must be dense; use {way}. Received: a {'sparse' if sparse else 'ragged'} "
+            f"tensor of shape {inputs.shape}"
+        )
+    if not hasattr(inputs, "shape") or not hasattr(inputs, "dtype"):
+        raise ValueError(
+            "`inputs` must be one array or tensor of images; use np.stack on a list of images of "
+            f"one size. Received: inputs={shown(inputs)}"
+        )
+    dtype = tf.as_dtype(inputs.dtype)
+    if not (dtype.is_floating or dtype.is_integer):
+        raise ValueError(
+            f"`inputs` must be floats or integers. Received: inputs of dtype {inputs.dtype}"
+        )

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from fd_keras._checks import checked_choice
 from fd_keras.jpeg import encode_jpeg, rounded_table
 from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import TableLike, as_table
@@ -104,8 +105,7 @@ def make_pipeline(name: str, table: TableLike = "liu2019") -> Pipeline:
     References:
         Liu et al., CVPR 2019, figure 2, and the ``main.py`` of its code.
     """
-    if name not in PIPELINES:
-        raise ValueError(f"`name` must be one of {PIPELINES}. Received: name={name!r}")
+    checked_choice("name", name, PIPELINES)
     decoder = as_table(table)
     if name == "one-pass":
         return Pipeline(None, decoder)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fd_keras._checks import printable
 from fd_keras._extras import import_extra
 from fd_keras._pages import PAGE_INK, PAGE_PAPER, PAGE_SOFT
 from fd_keras.dct import BLOCK_SIZE, ColorSpace, zigzag_rank
@@ -96,7 +97,7 @@ def plot_table(table: QuantizationTable) -> Any:
         draw_steps(axis, steps, darkest=max(64.0, float(table.steps.max())))
         axis.set_title(f"{name}steps", fontsize=10)
     figure.suptitle(
-        f"{table.name} ({table.color_space}, {table.cycle_spins} "
+        f"{short_name(table.name, 60)} ({table.color_space}, {table.cycle_spins} "
         f"{'grid' if table.cycle_spins == 1 else 'grids'})"
     )
     return figure
@@ -214,8 +215,8 @@ def plot_design(
     axes[1][0].set(ylabel="benign error (RMS)", ylim=(0, None))
     axes[0][0].legend(title="epsilon", fontsize=8)
     figure.suptitle(
-        f"{table.name}: removal and cost by band,\nmodelled for independent changes of ±epsilon "
-        "at every pixel and one block grid",
+        f"{short_name(table.name, 60)}: removal and cost by band,\n"
+        "modelled for independent changes of ±epsilon at every pixel and one block grid",
         fontsize=10,
     )
     return figure
@@ -388,7 +389,7 @@ def place_names(figure: Any, axis: Any, points: Sequence[NamedPoint]) -> None:
 
 
 def short_name(name: str, most: int = 24) -> str:
-    """A name cut to a length, as text that matplotlib takes for no formula.
+    """A name as one line of at most some length, which matplotlib takes for no formula.
 
     Args:
         name: Any text.
@@ -398,6 +399,7 @@ def short_name(name: str, most: int = 24) -> str:
         >>> short_name("a" * 30, 5)
         'aaaa…'
     """
+    name = printable(name)
     cut = name if len(name) <= most else f"{name[: most - 1]}…"
     # What stands between dollar signs would be read as a formula.
     return cut.replace("$", r"\$")

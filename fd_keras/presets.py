@@ -11,13 +11,14 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from fd_keras._checks import shown
 from fd_keras.dct import BLOCK_SIZE, zigzag_rank
 from fd_keras.tables import QuantizationTable
 
 PRESETS = ("liu2019", "zigzag15", "balanced", "jpeg")
 
 # Typing alias: what the layer accepts as a table.
-TableLike = str | QuantizationTable | Mapping[str, object] | npt.ArrayLike
+TableLike = str | os.PathLike[str] | QuantizationTable | Mapping[str, object] | npt.ArrayLike
 
 # ITU-T T.81, annex K.1: luminance and chrominance at libjpeg's quality 50.
 _ANNEX_K_LUMA = [
@@ -75,21 +76,22 @@ def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
     References:
         Liu et al., CVPR 2019, and their code; ITU-T T.81, annex K.1.
     """
-    base, separator, suffix = str(name).partition(":")
+    base, separator, suffix = name.partition(":") if isinstance(name, str) else ("", "", "")
     if base not in PRESETS:
         raise ValueError(
-            f"`name` must be one of {PRESETS} or 'jpeg:<quality>'. Received: name={name!r}"
+            f"`name` must be one of {PRESETS} or 'jpeg:<quality>'. Received: name={shown(name)}"
         )
     if base == "jpeg":
         if separator and quality is not None:
             raise ValueError(
-                f"`quality` must not be given twice. Received: name={name!r}, quality={quality!r}"
+                "`quality` must not be given twice. "
+                f"Received: name={shown(name)}, quality={shown(quality)}"
             )
         return _jpeg_table(_parsed_quality(name, suffix) if separator else quality)
     if separator or quality is not None:
         raise ValueError(
             f"`quality` belongs to the 'jpeg' preset only. "
-            f"Received: name={name!r}, quality={quality!r}"
+            f"Received: name={shown(name)}, quality={shown(quality)}"
         )
     return _TABLES[base]()
 
@@ -98,11 +100,13 @@ def as_table(value: TableLike) -> QuantizationTable:
     """Convert what the layer accepts as a table to a ``QuantizationTable``.
 
     Args:
-        value: Preset name (see ``preset_table``), steps of shape ``(8, 8)`` or
-            ``(channels, 8, 8)``, a ``QuantizationTable``, or its ``to_dict()``.
+        value: Preset name (see ``preset_table``), path of a file that ``QuantizationTable.save``
+            wrote, steps of shape ``(8, 8)`` or ``(channels, 8, 8)``, a ``QuantizationTable``, or
+            its ``to_dict()``.
 
     Raises:
         ValueError: ``value`` is no valid table.
+        OSError: The file cannot be read.
 
     Example:
         >>> as_table([[30.0] * 8] * 8).channels
@@ -110,21 +114,27 @@ def as_table(value: TableLike) -> QuantizationTable:
     """
     if isinstance(value, QuantizationTable):
         return value
-    if isinstance(value, str):
-        return preset_table(value)
+    if isinstance(value, (str, os.PathLike)):
+        return table_from_argument(os.fspath(value))
     if isinstance(value, Mapping):
         return QuantizationTable.from_dict(value)
-    return QuantizationTable(np.asarray(value))
+    if isinstance(getattr(value, "quantization_table", None), QuantizationTable):
+        raise ValueError(
+            "`table` must be no layer: pass layer.quantization_table, and the layer's settings "
+            f"beside it. Received: table={shown(value)}"
+        )
+    return QuantizationTable(value)  # type: ignore[arg-type]
 
 
 def table_from_argument(argument: str) -> QuantizationTable:
-    """Return the table that a command-line argument names.
+    """Return the table that a text names, such as an argument of the command line.
 
     Args:
         argument: Preset name, or path of a file that ``QuantizationTable.save`` wrote.
 
     Raises:
         ValueError: ``argument`` is neither.
+        OSError: The file cannot be read.
 
     Example:
         >>> table_from_argument("jpeg:90").name
@@ -132,10 +142,10 @@ def table_from_argument(argument: str) -> QuantizationTable:
     """
     if argument.partition(":")[0] in PRESETS:
         return preset_table(argument)
-    if not os.path.exists(argument):
+    if "\0" in argument or not os.path.exists(argument):
         raise ValueError(
             f"`table` must be a preset ({', '.join(PRESETS)}, jpeg:<quality>) or an existing "
-            f"JSON file. Received: table={argument!r}"
+            f"JSON file. Received: table={shown(argument)}"
         )
     return QuantizationTable.load(argument)
 
@@ -175,7 +185,7 @@ def _jpeg_table(quality: int | None) -> QuantizationTable:
         or not 1 <= quality <= 100
     ):
         raise ValueError(
-            f"`quality` must be an integer from 1 to 100. Received: quality={quality!r}"
+            f"`quality` must be an integer from 1 to 100. Received: quality={shown(quality)}"
         )
     # libjpeg's jpeg_quality_scaling, in its integer arithmetic.
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
@@ -192,7 +202,7 @@ def _parsed_quality(name: str, suffix: str) -> int:
         return int(suffix)
     except ValueError:
         raise ValueError(
-            f"`name` must end in a whole number after 'jpeg:'. Received: name={name!r}"
+            f"`name` must end in a whole number after 'jpeg:'. Received: name={shown(name)}"
         ) from None
 
 

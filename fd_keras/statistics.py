@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import check_pixels, validate_value_range
+from fd_keras._checks import (
+    check_pixels,
+    layout_doubt,
+    real_numbers,
+    shown,
+    validate_value_range,
+)
 from fd_keras._files import DocumentFormat
 from fd_keras.data.batches import described, image_batches, parts_of_batch
 from fd_keras.data.sources import open_images
@@ -24,6 +32,10 @@ FloatArray = npt.NDArray[np.float64]
 
 FORMAT = DocumentFormat("fd_keras.coefficient_statistics", 1, "coefficient statistics")
 _MOMENTS = ("count", "mean", "std", "mean_abs", "min", "max")
+
+# Moments are measured in float32; they contradict each other by no more than this share of the
+# largest coefficient, or this many grey levels.
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,16 +88,17 @@ class CoefficientStatistics:
                 f"`mean` must have shape (channels, 8, 8). Received: mean of shape {shape}"
             )
         for name in _MOMENTS:
-            dtype = np.int64 if name == "count" else np.float64
-            array = np.array(getattr(self, name), dtype)
+            array = np.array(real_numbers(name, getattr(self, name)))
             if array.shape != shape:
                 raise ValueError(
                     f"`{name}` must have the shape of `mean`, {shape}. "
                     f"Received: {name} of shape {array.shape}"
                 )
             _check_moment(name, array)
+            array = array.astype(np.int64) if name == "count" else array
             array.setflags(write=False)
             object.__setattr__(self, name, array)
+        self._check_order()
         object.__setattr__(self, "value_range", validate_value_range(self.value_range))
         object.__setattr__(self, "color_space", validate_color_space(self.color_space))
         object.__setattr__(self, "provenance", frozen_json(self.provenance))
@@ -118,7 +131,8 @@ class CoefficientStatistics:
 
         Raises:
             ValueError: There is no image, a pixel is outside ``value_range`` or NaN, the pixels
-                are almost certainly of another scale, or images differ in their channels.
+                are no integers or floats or almost certainly of another scale, or images differ
+                in their channels.
             OSError: A path cannot be read.
 
         Example:
@@ -133,6 +147,12 @@ class CoefficientStatistics:
         images = 0
         for batch in image_batches(data, batch_size=batch_size, steps=steps):
             check_pixels(batch, value_range)
+            if doubt := layout_doubt(batch.shape, "channels_last"):
+                warnings.warn(
+                    f"`data` has images of shape {batch.shape[1:]}, which {doubt}; the channels "
+                    "must be the last axis.",
+                    stacklevel=2,
+                )
             for part in parts_of_batch(batch):
                 measured = cls._of_batch(part, color_space, value_range)
                 total = measured if total is None else total.merge(measured)
@@ -193,7 +213,9 @@ class CoefficientStatistics:
             sample variances", 1979.
         """
         if not isinstance(other, CoefficientStatistics):
-            raise TypeError(f"`other` must be CoefficientStatistics. Received: other={other!r}")
+            raise TypeError(
+                f"`other` must be CoefficientStatistics. Received: other={shown(other)}"
+            )
         for name in ("color_space", "value_range", "channels"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
@@ -260,7 +282,7 @@ class CoefficientStatistics:
         content = {
             "color_space": self.color_space,
             "value_range": self.value_range,
-            "provenance": dict(self.provenance),
+            "provenance": copy.deepcopy(dict(self.provenance)),
             **{name: getattr(self, name).tolist() for name in _MOMENTS},
         }
         FORMAT.write(path, content, rows=_MOMENTS)
@@ -300,6 +322,27 @@ class CoefficientStatistics:
             See ``save``.
         """
         return FORMAT.read(path, lambda content: cls(**content))
+
+    def _check_order(self) -> None:
+        """Refuse moments that no set of numbers has together."""
+        largest = np.maximum(np.abs(self.min), np.abs(self.max))
+        slack = _ROUNDING * (1 + largest)
+        for rule, met in {
+            "`min` must not exceed `max`": self.min <= self.max,
+            "`mean` must lie between `min` and `max`": (
+                (self.mean >= self.min - slack) & (self.mean <= self.max + slack)
+            ),
+            "`mean_abs` must lie between the size of `mean` and the largest value": (
+                (self.mean_abs >= np.abs(self.mean) - slack) & (self.mean_abs <= largest + slack)
+            ),
+            "`std` must not exceed half of the distance of `min` and `max`": (
+                self.std <= (self.max - self.min) / 2 + slack
+            ),
+        }.items():
+            if not met.all():
+                band = tuple(int(i) for i in np.argwhere(~met)[0])
+                received = ", ".join(f"{n}={getattr(self, n)[band]:g}" for n in _MOMENTS[1:])
+                raise ValueError(f"{rule}. Received: {received} at {band}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A MappingProxyType can neither be pickled nor copied deeply.
@@ -352,8 +395,11 @@ def _moments(color_space: ColorSpace, channels: int) -> Any:
 def _check_moment(name: str, array: npt.NDArray[Any]) -> None:
     smallest = {"count": 1, "std": 0, "mean_abs": 0}.get(name, -np.inf)
     valid = np.isfinite(array) & (array >= smallest)
+    if name == "count":
+        valid &= (array == np.rint(array)) & (array < 2**63)
     if not valid.all():
         rule = "be finite" if smallest == -np.inf else f"be finite and at least {smallest}"
+        rule += ", in whole numbers" if name == "count" else ""
         raise ValueError(f"`{name}` must {rule}. Received: {name}={array[~valid][0]}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping
@@ -12,8 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fd_keras._checks import printable, real_numbers, shown
 from fd_keras._files import DocumentFormat
 from fd_keras.dct import BLOCK_SIZE, ColorSpace, validate_color_space, validate_cycle_spins
+
+# Levels of a provenance: far fewer than JSON, pickles and reprs can take.
+_MOST_LEVELS = 100
 
 FORMAT = DocumentFormat("fd_keras.quantization_table", 1, "quantisation table")
 
@@ -73,7 +78,11 @@ class QuantizationTable:
 
     @property
     def name(self) -> str:
-        """Short name for reports and plots, taken from the provenance."""
+        """Short name for reports and plots, one printable line taken from the provenance."""
+        return printable(self._raw_name)
+
+    @property
+    def _raw_name(self) -> str:
         return str(self.provenance.get("name", "custom"))
 
     def steps_for(self, image_channels: int) -> npt.NDArray[np.float64]:
@@ -144,7 +153,7 @@ class QuantizationTable:
             "version": FORMAT.version,
             "color_space": self.color_space,
             "cycle_spins": self.cycle_spins,
-            "provenance": dict(self.provenance),
+            "provenance": copy.deepcopy(dict(self.provenance)),
             "steps": self.steps.tolist(),
         }
 
@@ -166,7 +175,7 @@ class QuantizationTable:
         """
         try:
             return cls._from_content(FORMAT.content(data))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"`data` holds no quantisation table: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -228,7 +237,7 @@ class QuantizationTable:
         low, high = self.steps.min(), self.steps.max()
         steps = f"{low:g}" if low == high else f"{low:g}..{high:g}"
         return (
-            f"QuantizationTable({self.name!r}, steps={steps}, channels={self.channels}, "
+            f"QuantizationTable({shown(self._raw_name)}, steps={steps}, channels={self.channels}, "
             f"color_space={self.color_space!r}, cycle_spins={self.cycle_spins})"
         )
 
@@ -245,10 +254,7 @@ class QuantizationTable:
 
 
 def _validated_steps(steps: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    try:
-        array = np.array(steps, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`steps` must be numbers. Received: steps={steps!r}") from error
+    array = np.array(real_numbers("steps", steps))
     if array.ndim == 2:
         array = array[np.newaxis]
     if array.ndim != 3 or array.shape[0] == 0 or array.shape[1:] != (BLOCK_SIZE, BLOCK_SIZE):
@@ -277,16 +283,31 @@ def frozen_json(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Raises:
         TypeError: It is no mapping, or cannot be written as JSON.
+        ValueError: It is nested too deeply.
 
     Example:
         >>> frozen_json({"sizes": (1, 2)})
         mappingproxy({'sizes': [1, 2]})
     """
     if not isinstance(provenance, Mapping):
-        raise TypeError(f"`provenance` must be a mapping. Received: provenance={provenance!r}")
+        raise TypeError(f"`provenance` must be a mapping. Received: provenance={shown(provenance)}")
+    if not _within_levels(provenance, _MOST_LEVELS):
+        raise ValueError(
+            f"`provenance` must not be nested more than {_MOST_LEVELS} levels deep. "
+            f"Received: provenance={shown(provenance)}"
+        )
     try:
         return MappingProxyType(json.loads(json.dumps(dict(provenance), allow_nan=False)))
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"`provenance` must be JSON-serialisable ({error}). Received: provenance={provenance!r}"
+            f"`provenance` must be JSON-serialisable ({error}). "
+            f"Received: provenance={shown(provenance)}"
         ) from error
+
+
+def _within_levels(value: object, levels: int) -> bool:
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return True
+    return levels > 0 and all(_within_levels(inner, levels - 1) for inner in value)

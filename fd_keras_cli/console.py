@@ -320,7 +320,8 @@ def check_target(option: str, target: Path) -> None:
         target: The file.
 
     Raises:
-        ValueError: ``target`` is a directory, or is below a file.
+        ValueError: ``target`` is a directory or a device, is below a file, or nothing can be
+            written beside it.
 
     Example:
         >>> check_target("--out", Path("."))
@@ -328,28 +329,45 @@ def check_target(option: str, target: Path) -> None:
         ...
         ValueError: `--out` must be a file to write. Received: --out .
     """
-    above = next(parent for parent in target.absolute().parents if parent.exists())
-    if target.is_dir() or not above.is_dir():
+    if target.exists() and not target.is_file():
         raise ValueError(f"`{option}` must be a file to write. Received: {option} {target}")
+    # What a link leads to is written, beside which the file is made.
+    _check_writable(option, target, Path(os.path.realpath(target)).parent, "a file to write")
 
 
 def check_directory(out: Path, *, for_tensorflow: bool = False) -> None:
-    """Refuse an output directory that cannot be one, before anything is computed.
+    """Refuse an output directory that nothing can be written to, before anything is computed.
 
     Args:
         out: Value of ``--out``. It need not exist.
         for_tensorflow: Whether TensorFlow writes there, which takes names in UTF-8 only.
 
     Raises:
-        ValueError: ``out`` is a file, or its name is not UTF-8 text and should be.
+        ValueError: ``out`` is a file or below one, nothing can be written to it, or its name is
+            not UTF-8 text and should be.
 
     Example:
         >>> check_directory(Path("."))
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"`--out` must be a directory. Received: --out {out}")
     if for_tensorflow and printable(out.absolute()).encode() != os.fsencode(out.absolute()):
         raise ValueError(
             "`--out` must have a name in UTF-8 without control characters, as TensorFlow writes "
             f"there. Received: --out {out}"
         )
+    _check_writable("--out", out, out, "a directory")
+
+
+def _check_writable(option: str, target: Path, directory: Path, expected: str) -> None:
+    """Make and remove a file in ``directory``, or in the directory that it will be made in."""
+    home = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not home.is_dir():
+        raise ValueError(f"`{option}` must be {expected}. Received: {option} {target}")
+    try:
+        handle, name = tempfile.mkstemp(prefix=".", dir=home)
+    except OSError as error:
+        raise ValueError(
+            f"`{option}` must be {expected}, but {home} cannot be written to ({error.strerror}). "
+            f"Received: {option} {target}"
+        ) from error
+    os.close(handle)
+    os.unlink(name)

@@ -294,13 +294,49 @@ def test_set_params_takes_effect():
     [
         ({"quantization_table": "mjpeg"}, "mjpeg"),
         ({"value_range": (1, 0)}, "`value_range` must be two finite numbers"),
-        ({"batch_size": 0}, "`batch_size` must be a positive integer. Received: batch_size=0"),
-        ({"batch_size": 2.0}, "`batch_size` must be a positive integer"),
+        (
+            {"batch_size": 0},
+            "`batch_size` must be a whole number at least 1. Received: batch_size=0",
+        ),
+        ({"batch_size": 2.0}, "`batch_size` must be a whole number at least 1"),
+        ({"batch_size": True}, "`batch_size` must be a whole number at least 1"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         FeatureDistillationPreprocessor(**arguments)
+
+
+LAYER = {"value_range": (-1, 1), "cycle_spins": 2, "data_format": "channels_first"}
+
+
+def test_a_layer_gives_its_settings():
+    layer = FeatureDistillation("jpeg:10", "rgb", **LAYER, gradient="straight-through")
+    images, _ = batch((-1, 1), shape=(3, 20, 24))
+    preprocessor = FeatureDistillationPreprocessor(layer)
+    np.testing.assert_allclose(preprocessor(images)[0], layer(images), atol=1e-5)
+    same = FeatureDistillation("jpeg:10", "rgb", **LAYER, gradient="smooth")
+    with tf.GradientTape() as tape:
+        x = tf.Variable(images)
+        loss = tf.reduce_sum(same(x) ** 2)
+    upstream = 2 * same(images).numpy()
+    np.testing.assert_allclose(
+        preprocessor.estimate_gradient(images, upstream), tape.gradient(loss, x), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("setting", [{"value_range": (0, 255)}, {"channels_first": False}])
+def test_settings_must_not_contradict_a_layer(setting):
+    layer = FeatureDistillation("liu2019", **LAYER)
+    (name,) = setting
+    with pytest.raises(ValueError, match=f"`{name}` must be left to the layer, which has"):
+        FeatureDistillationPreprocessor(layer, **setting)
+    agreeing = {"value_range": (-1.0, 1.0), "channels_first": True}
+    assert FeatureDistillationPreprocessor(layer, **agreeing) is not None
+
+
+def test_no_images():
+    assert FeatureDistillationPreprocessor()(np.zeros((0, 8, 8, 3)))[0].shape == (0, 8, 8, 3)
 
 
 def test_missing_art_gives_the_hint():

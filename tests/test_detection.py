@@ -382,7 +382,24 @@ def test_too_few_benign_images_are_refused(rate, needed):
     assert detector.threshold == detector.score(pixels(needed)).max()
 
 
-@pytest.mark.parametrize("rate", [0, 1, -0.1, 5, np.nan])
+def test_images_of_another_scale_are_refused():
+    with pytest.raises(ValueError, match="`data` must be scaled to value_range, 0 to 255"):
+        toy().adapt(pixels(50) / 255)
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="scores that are numbers.* Received: 1 scores"):
+        conformal_threshold(np.array([0.1, np.nan, *np.ones(20)]), 0.1)
+
+
+def test_a_table_is_enough_where_the_model_shows_its_range(images):
+    detector = DistillationDetector(functional(), "jpeg:50")
+    assert isinstance(detector.distillation, FeatureDistillation)
+    with pytest.raises(ValueError, match="`layer` must say which pixels `model` takes"):
+        DistillationDetector(called(Subclassed(), images), "jpeg:50")
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, 5, np.nan, "0.05", True, None, [0.1, 0.2], 0.1j])
 def test_rates_that_are_none_are_refused(rate):
     with pytest.raises(ValueError, match="`false_positive_rate` must lie between 0 and 1"):
         toy().adapt(pixels(50), rate)

@@ -1,12 +1,15 @@
 """Atomic writing, directories of runs, and versioned JSON documents."""
 
+import errno
 import json
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fd_keras import CoefficientStatistics, preset_table
+from fd_keras import CoefficientStatistics, QuantizationTable, preset_table
 from fd_keras._files import DocumentFormat, atomic_path, claim, default_cache_dir
 
 
@@ -32,6 +35,114 @@ def test_failure_leaves_nothing(tmp_path):
     assert (tmp_path / "a.json").read_text() == "before"
 
 
+def write(path, text="after"):
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def mode_of(path):
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755])
+def test_replaced_files_keep_their_mode(tmp_path, mode):
+    path = tmp_path / "a.json"
+    path.write_text("before")
+    path.chmod(mode)
+    with atomic_path(path) as temporary:
+        assert mode_of(temporary) & 0o077 == mode & 0o077  # while it is written, too
+        temporary.write_text("after")
+    assert path.read_text() == "after"
+    assert mode_of(path) == mode
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o007])
+def test_new_files_follow_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write(tmp_path / "a.json")
+    finally:
+        os.umask(before)
+    assert mode_of(tmp_path / "a.json") == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_links_stay_and_what_they_lead_to_is_written(tmp_path, exists):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    target = tmp_path / "there" / "a.json"
+    if exists:
+        target.write_text("before")
+    (tmp_path / "middle").symlink_to(target)
+    link = tmp_path / "here" / "a.json"
+    link.symlink_to(Path("..") / "middle")
+    write(link)
+    assert link.is_symlink()
+    assert target.read_text() == "after"
+    assert [path.name for path in target.parent.iterdir()] == ["a.json"]
+    assert [path.name for path in link.parent.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "loop", "link to a directory"])
+def test_what_is_no_file_is_left_alone(tmp_path, kind):
+    path = tmp_path / "a.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to(path if kind == "loop" else tmp_path)
+    before = os.lstat(path)
+    with pytest.raises(OSError, match="a.json"):
+        write(path)
+    assert os.lstat(path).st_ino == before.st_ino
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def no_space(temporary):
+    # As a write to a full disk fails: without the name of a file.
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_permission(temporary):
+    raise PermissionError(errno.EACCES, "Permission denied", str(temporary))
+
+
+@pytest.mark.parametrize(
+    ("fail", "kind", "number"),
+    [(no_space, OSError, errno.ENOSPC), (no_permission, PermissionError, errno.EACCES)],
+)
+def test_errors_of_the_system_name_the_file(tmp_path, fail, kind, number):
+    with pytest.raises(kind) as error, atomic_path(tmp_path / "a.json") as temporary:
+        fail(temporary)
+    assert (error.value.errno, error.value.filename) == (number, str(tmp_path / "a.json"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_about_other_files_keep_their_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match="other.npz"), atomic_path(tmp_path / "a.json"):
+        (tmp_path / "other.npz").read_bytes()
+
+
+def test_names_that_the_system_does_not_take(tmp_path):
+    with pytest.raises(OSError, match="a" * 300):
+        write(tmp_path / ("a" * 300))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match="file"):
+        write(tmp_path / "file" / "a.json")
+    for act in (write, QuantizationTable.load, CoefficientStatistics.load):
+        with pytest.raises(ValueError, match=r"must not hold a null character.*b.json"):
+            act(tmp_path / "a\0b.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "7", "[" * 100_000, "\x00"])
+def test_damaged_record_of_a_run_is_named(tmp_path, text):
+    (tmp_path / "search.json").write_text(text)
+    with pytest.raises(ValueError, match=r"`directory` holds a search whose search.json is damag"):
+        claim(tmp_path / "search.json", {"seed": 1}, "a search")
+    assert (tmp_path / "search.json").read_text() == text
+
+
 def test_directory_of_another_run_is_refused(tmp_path):
     path = tmp_path / "run.json"
     claim(path, {"seed": 1, "limits": (1, 2)}, "a search")
@@ -46,6 +157,18 @@ def test_cache_is_where_keras_keeps_its_files(monkeypatch, tmp_path):
     assert default_cache_dir() == tmp_path / "fd_keras" / "evaluation"
     monkeypatch.delenv("KERAS_HOME")
     assert default_cache_dir() == Path.home() / ".keras" / "fd_keras" / "evaluation"
+
+
+def test_without_a_home_the_way_is_named(monkeypatch, tmp_path):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    with pytest.raises(ValueError, match="`cache_dir` is needed .* KERAS_HOME"):
+        default_cache_dir()
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert default_cache_dir().is_relative_to(tmp_path)
 
 
 POINT = DocumentFormat("example.point", 2, "point")
@@ -117,6 +240,15 @@ def test_entries_that_do_not_fit_name_the_file(tmp_path, build):
     POINT.write(tmp_path / "point.json", CONTENT)
     with pytest.raises(ValueError, match=r"`path` holds no point .*point\.json"):
         POINT.read(tmp_path / "point.json", build)
+
+
+def test_reasons_are_short_whatever_the_file_holds(tmp_path):
+    big = "x" * 10**6
+    for content in ({big: 1}, {"x": big}):
+        POINT.write(tmp_path / "point.json", content)
+        with pytest.raises(ValueError, match="holds no point") as error:
+            POINT.read(tmp_path / "point.json", lambda content: int(*content.values(), **content))
+        assert len(str(error.value)) < 2000
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])

@@ -25,3 +25,26 @@ assert not unwanted, unwanted
 """
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
+
+
+def test_other_backends_are_refused_by_name():
+    """They are not installed here, so Keras is made to say that it has one."""
+    script = """
+import importlib, keras
+for backend in ("jax", "torch"):
+    keras.backend.backend = lambda: backend
+    for module in ("fd_keras", "fd_keras.layer", "fd_keras_cli.models"):
+        try:
+            importlib.import_module(module)
+            from fd_keras import protect
+        except ImportError as error:
+            print(error)
+"""
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines() == [
+        "fd_keras needs the TensorFlow backend of Keras: set KERAS_BACKEND=tensorflow before "
+        f"Keras is imported. Received: the backend {backend!r}"
+        for backend in ("jax", "torch")
+        for _ in range(3)
+    ]

@@ -2,11 +2,14 @@
 
 import json
 import re
+import warnings
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fd_keras import FeatureDistillation, QuantizationTable, preset_table
 
@@ -42,6 +45,36 @@ class TestShapes:
 
     def test_empty_batch(self, images):
         assert FeatureDistillation()(images[:0]).shape == (0, 19, 26, 3)
+
+    @given(
+        st.tuples(st.integers(0, 2), *2 * [st.sampled_from([0, 0, 1, 8, 11])]),
+        st.sampled_from([1, 2, 4]),
+        st.sampled_from(["matmul", "signal"]),
+        st.sampled_from(["rgb", "ycbcr"]),
+        st.booleans(),
+    )
+    @settings(max_examples=40, deadline=None)
+    def test_sizes_of_any_number(self, shape, spins, method, color_space, one):
+        """Sizes of 0 once failed inside TensorFlow, by the block grids or the FFT."""
+        layer = FeatureDistillation("liu2019", color_space, spins, dct_method=method)
+        images = np.full((*shape, 3)[one:], 60.0, "float32")
+        assert layer(images).shape == images.shape
+
+    @pytest.mark.parametrize("method", ["matmul", "signal"])
+    @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+    def test_unknown_sizes_may_be_zero(self, method, data_format):
+        layer = FeatureDistillation("jpeg", None, 2, dct_method=method, data_format=data_format)
+        channel = 1 if data_format == "channels_first" else 3
+        spec = [3 if axis == channel else None for axis in range(4)]
+        anywhere = tf.function(layer, input_signature=[tf.TensorSpec(spec, tf.float32)])
+        for sizes in [(0, 16, 16), (0, 9, 9), (2, 0, 9), (2, 9, 0), (0, 0, 0), (2, 9, 9)]:
+            shape = list(np.insert(sizes, channel, 3))
+            assert anywhere(np.zeros(shape, "float32")).shape == shape
+
+    @pytest.mark.parametrize("shape", [(2, 8, 8, 0), (8, 8, 0)])
+    def test_images_without_channels_are_refused(self, shape):
+        with pytest.raises(ValueError, match="`inputs` must have a known number of channels"):
+            FeatureDistillation()(np.zeros(shape, "float32"))
 
     def test_data_format_follows_keras(self):
         before = keras.backend.image_data_format()
@@ -86,6 +119,158 @@ class TestDtypes:
         out = FeatureDistillation(dtype="uint8")(images)
         assert out.dtype == tf.uint8
         np.testing.assert_array_equal(out, np.round(FeatureDistillation()(images).numpy()))
+
+    @pytest.mark.parametrize("pixel", [np.nan, np.inf])
+    def test_integers_hold_no_nan(self, pixel, images):
+        """TensorFlow casts NaN to 0, or to another number on another machine."""
+        images[1, 2, 3, 0] = pixel
+        with pytest.raises(ValueError, match="`inputs` must be finite, because integers cannot"):
+            FeatureDistillation(dtype="uint8")(images)
+
+    @pytest.mark.parametrize("dtype", ["complex64", "bool", "string"])
+    def test_policies_of_no_numbers_are_refused(self, dtype):
+        with pytest.raises(ValueError, match=f"`dtype` must be one of floats or .*dtype='{dtype}'"):
+            FeatureDistillation(dtype=dtype)
+
+    @pytest.mark.parametrize(
+        ("dtype", "value_range"), [("uint8", (0, 1)), ("uint8", (-1, 1)), ("int16", (0, 65535))]
+    )
+    def test_integer_policies_must_hold_the_grey_levels(self, dtype, value_range):
+        with pytest.raises(ValueError, match="integers that hold the grey levels of value_range"):
+            FeatureDistillation(value_range=value_range, dtype=dtype)
+        assert FeatureDistillation(value_range=(-128, 127), dtype="int32") is not None
+
+
+class TestInputs:
+    """What is no dense array of numbers is refused by name, not by TensorFlow."""
+
+    @pytest.mark.parametrize("dtype", [complex, bool, str, object])
+    @pytest.mark.parametrize("built", [True, False])
+    def test_other_dtypes(self, dtype, built, images):
+        layer = FeatureDistillation()
+        if built:
+            layer(images)
+        with pytest.raises(ValueError, match="^`inputs` must be floats or integers. Received: inp"):
+            layer(images.astype(dtype))
+
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            lambda x: list(x),
+            lambda x: [x],
+            lambda x: (x, x),
+            lambda x: {"image": x},
+            lambda x: x.tolist(),
+            lambda x: None,
+            lambda x: "photo.png",
+            lambda x: 3.0,
+        ],
+    )
+    def test_other_types(self, wrap, images):
+        with pytest.raises(ValueError, match="^`inputs` must be one array or tensor .* np.stack"):
+            FeatureDistillation()(wrap(images))
+
+    def test_sparse_and_ragged_tensors(self, images):
+        layer = FeatureDistillation()
+        sparse, ragged = tf.sparse.from_dense(images), tf.RaggedTensor.from_tensor(images)
+        for call in (layer, layer.update_state):
+            with pytest.raises(ValueError, match="`inputs` must be dense; use tf.sparse.to_dense"):
+                call(sparse)
+            with pytest.raises(ValueError, match="`inputs` must be dense; use a batch for each si"):
+                call(ragged)
+
+    def test_sparse_and_ragged_models(self):
+        sparse = keras.Input((8, 8, 3), sparse=True)
+        with pytest.raises(ValueError, match="`inputs` must be dense; use tf.sparse.to_dense"):
+            FeatureDistillation()(sparse)
+
+    def test_lists_of_images_are_measured_if_they_have_one_size(self, images):
+        layer = FeatureDistillation()
+        layer.update_state(list(images))
+        with pytest.raises(ValueError, match="`data` must be one batch of images of one size"):
+            layer.update_state([images[0], images[1, :8]])
+
+
+class TestScale:
+    """Pixels that were scaled to another range are told once, where the layer sees them."""
+
+    @pytest.mark.parametrize(
+        ("scale", "value_range"), [(1 / 255, (0, 255)), (1 / 255, (0, 1000)), (1, (0, 1))]
+    )
+    def test_another_scale_is_told_once(self, scale, value_range, images):
+        layer = FeatureDistillation(value_range=value_range)
+        with pytest.warns(UserWarning, match=r"`inputs` lie from .* value_range, 0 to"):
+            layer(images * scale)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            layer(images * scale)
+
+    @pytest.mark.parametrize(
+        ("pixels", "value_range"),
+        [
+            (lambda x: x, (0, 255)),
+            (lambda x: x.astype("uint8"), (0, 255)),
+            (lambda x: 0 * x, (0, 255)),
+            (lambda x: x // 200, (0, 255)),
+            (lambda x: x / 255, (0, 1)),
+            (lambda x: x / 127.5 - 1, (-1, 1)),
+            (lambda x: x[:0], (0, 255)),
+            (lambda x: x * np.nan, (0, 255)),
+        ],
+    )
+    def test_legal_images_pass(self, pixels, value_range, images):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            FeatureDistillation(value_range=value_range)(pixels(images))
+
+    def test_a_dark_beginning_is_no_scale(self, images):
+        """A few numbers are looked at first; all of them count."""
+        dark = np.concatenate([np.full((1, 160, 160, 3), 0.5), np.full((1, 160, 160, 3), 200)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            FeatureDistillation()(dark.astype("float32"))
+
+    def test_graphs_hold_no_check(self, images):
+        layer = FeatureDistillation()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            graph = tf.function(layer).get_concrete_function(tf.TensorSpec(images.shape)).graph
+        layer(images)
+        kinds = {operation.type for operation in graph.get_operations()}
+        assert not kinds & {"Assert", "CheckNumerics", "EagerPyFunc", "PyFunc", "Max", "Min"}
+
+    def test_adapt_refuses_it(self, images):
+        with pytest.raises(ValueError, match="`data` must be scaled to value_range, 0 to 255"):
+            FeatureDistillation().adapt(images / 255, epsilon=2)
+
+
+class TestLayout:
+    def test_channels_first_are_told(self):
+        layer = FeatureDistillation()
+        with pytest.warns(UserWarning, match="'channels_last', but look like .*'channels_first'"):
+            layer(np.zeros((2, 3, 32, 32), "float32"))
+        with pytest.warns(UserWarning, match="but look like data_format='channels_first'"):
+            FeatureDistillation()(keras.Input((3, 224, 224)))
+
+    def test_channels_last_are_told(self):
+        layer = FeatureDistillation(data_format="channels_first")
+        with pytest.warns(UserWarning, match="'channels_first', but look like .*'channels_last'"):
+            layer.update_state(np.zeros((2, 32, 32, 3), "float32"))
+
+    @pytest.mark.parametrize("table", ["liu2019", "jpeg"])
+    def test_errors_tell_it_too(self, table, images):
+        layer = FeatureDistillation(table)
+        if table == "liu2019":
+            layer(images)
+        message = r"\(?32.*, which look like data_format='channels_first'"
+        with pytest.raises(ValueError, match=message):
+            layer(np.zeros((2, 3, 32, 32), "float32"))
+
+    def test_a_table_for_that_many_channels_is_taken_at_its_word(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            layer = FeatureDistillation(np.full((32, 8, 8), 9.0))
+            assert layer(np.zeros((2, 3, 32, 32), "float32")).shape == (2, 3, 32, 32)
 
 
 class TestSerialisation:
@@ -146,6 +331,49 @@ class TestSerialisation:
         model.set_weights([np.full((3, 8, 8), 9.0)])
         np.testing.assert_array_equal(model(images), FeatureDistillation([[9.0] * 8] * 8)(images))
 
+    def test_config_after_set_weights(self, images):
+        """It once held the table that the layer had been made with."""
+        layer = FeatureDistillation("liu2019")
+        layer(images)
+        layer.set_weights([np.full((3, 8, 8), 9.0)])
+        copy = FeatureDistillation.from_config(json.loads(json.dumps(layer.get_config())))
+        np.testing.assert_array_equal(copy(images), layer(images))
+        assert copy.quantization_table.provenance == {"source": "layer weights"}
+
+    def test_table_can_be_read_while_a_graph_is_traced(self, images):
+        layer = FeatureDistillation("liu2019")
+        layer(images)
+        layer.set_weights([np.full((3, 8, 8), 9.0)])
+        seen = []
+
+        @tf.function
+        def call(x):
+            seen.append(layer.get_config()["quantization_table"]["steps"])
+            return layer(x)
+
+        call(images)
+        assert np.max(seen) == 9
+
+    @pytest.mark.parametrize("autocast", [True, False])
+    def test_autocast_survives(self, autocast, images, tmp_path):
+        inputs = keras.Input((None, None, 3))
+        layer = FeatureDistillation("jpeg", dtype="mixed_float16", autocast=autocast)
+        model = keras.Model(inputs, layer(inputs))
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        copy = FeatureDistillation.from_config(json.loads(json.dumps(layer.get_config())))
+        for other in (loaded.layers[-1], copy):
+            kept = getattr(other, "autocast", None)  # of Keras 3
+            assert (other._autocast if kept is None else kept) == autocast
+            assert other.get_config() == layer.get_config()
+        np.testing.assert_array_equal(loaded(images), model(images))
+
+    def test_changing_a_config_leaves_the_layer_alone(self):
+        table = QuantizationTable(np.ones((8, 8)), provenance={"epochs": [1]})
+        layer = FeatureDistillation(table)
+        layer.get_config()["quantization_table"]["provenance"]["epochs"].append(2)
+        assert layer.quantization_table.provenance == {"epochs": [1]}
+
     def test_clone_model(self, images):
         inputs = keras.Input((None, None, 3))
         model = keras.Model(inputs, FeatureDistillation("jpeg")(inputs))
@@ -153,6 +381,18 @@ class TestSerialisation:
 
 
 class TestTable:
+    def test_files(self, images, tmp_path):
+        table = QuantizationTable(np.full((8, 8), 7.0), "ycbcr", 2)
+        table.save(tmp_path / "table.json")
+        for path in (tmp_path / "table.json", str(tmp_path / "table.json")):
+            assert FeatureDistillation(path).quantization_table == table
+        layer = FeatureDistillation("jpeg", cycle_spins=2)
+        layer.set_quantization_table(tmp_path / "table.json")
+        assert layer.quantization_table == table
+        (tmp_path / "table.json").write_text("{}")
+        with pytest.raises(ValueError, match=r"holds no quantisation table .*table.json"):
+            FeatureDistillation(tmp_path / "table.json")
+
     def test_explicit_settings_override_the_table(self):
         layer = FeatureDistillation("jpeg", color_space="rgb", cycle_spins=2)
         assert (layer.color_space, layer.cycle_spins) == ("rgb", 2)
@@ -240,7 +480,10 @@ class TestInGraph:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"quantization_table": "liu2020"}, "`name` must be one of .* Received: name='liu2020'"),
+        ({"quantization_table": "liu2020"}, "`table` must be a preset .* table='liu2020'"),
+        ({"quantization_table": "no-such.json"}, "an existing JSON file. .*table='no-such.json'"),
+        ({"quantization_table": FeatureDistillation()}, "pass layer.quantization_table"),
+        ({"dct_method": np.array(["a", "b"])}, "`dct_method` must be one of"),
         ({"quantization_table": "jpeg:0"}, "`quality` must be .* Received: quality=0"),
         ({"quantization_table": np.ones((3, 8))}, r"`steps` must have shape .*\(3, 8\)"),
         ({"quantization_table": np.zeros((8, 8))}, r"positive.*Received: steps\[0, 0, 0\]=0.0"),

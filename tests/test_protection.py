@@ -8,7 +8,13 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from fd_keras import Classifier, DistillationDetector, FeatureDistillation, protect
+from fd_keras import (
+    Classifier,
+    DistillationDetector,
+    FeatureDistillation,
+    preset_table,
+    protect,
+)
 
 CLASSES = 3
 
@@ -151,7 +157,52 @@ def test_input_shape_must_not_contradict_the_model(layer):
         protect(functional(), layer, input_shape=(64, 64, 3))
 
 
-@pytest.mark.parametrize("layer", [None, "liu2019", FeatureDistillation])
+def rescaled(scale, wrap=lambda x: x):
+    model = keras.Sequential(
+        [keras.Input((32, 32, 3)), layers.Rescaling(scale), layers.Flatten(), layers.Dense(CLASSES)]
+    )
+    return wrap(model)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: rescaled(1 / 255),
+        lambda: rescaled(1 / 127.5),
+        functional,
+        lambda: rescaled(1 / 255, lambda m: keras.Sequential([keras.Input((32, 32, 3)), m])),
+    ],
+    ids=["0..1", "-1..1", "functional", "nested"],
+)
+def test_a_table_is_enough_for_models_that_show_their_range(model, images):
+    model = model()
+    expected = model(FeatureDistillation("jpeg:50", value_range=(0, 255))(images))
+    np.testing.assert_allclose(protect(model, "jpeg:50")(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_table_is_enough_for_models_of_bytes(photos):
+    inputs = keras.Input((32, 32, 3), dtype="uint8")
+    model = keras.Model(inputs, layers.Rescaling(1 / 255)(inputs))
+    protected = protect(model, preset_table("liu2019"))
+    expected = model(FeatureDistillation("liu2019", dtype="uint8")(photos[:, :32, :32]))
+    np.testing.assert_array_equal(protected(photos[:, :32, :32]), expected)
+
+
+@pytest.mark.parametrize("table", ["liu2019", preset_table("jpeg"), [[8.0] * 8] * 8])
+@pytest.mark.parametrize(
+    "model", [lambda images: rescaled(2.0), lambda images: called(Subclassed(), images)]
+)
+def test_a_table_is_not_enough_for_models_of_any_range(model, table, images):
+    with pytest.raises(ValueError, match=r"`layer` must say which pixels `model` takes: pass Fea"):
+        protect(model(images), table)
+
+
+def test_unknown_tables_are_refused():
+    with pytest.raises(ValueError, match="`table` must be a preset .* table='liu2020'"):
+        protect(functional(), "liu2020")
+
+
+@pytest.mark.parametrize("layer", [None, 3, FeatureDistillation])
 def test_other_layers_are_refused(images, layer):
     with pytest.raises(TypeError, match="`layer` must be a Keras layer"):
         protect(keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten()]), layer)
@@ -291,6 +342,19 @@ def test_integer_models_need_an_integer_layer(photos):
     distilled = layer(pixels)
     assert distilled.dtype == tf.uint8
     np.testing.assert_allclose(protected(pixels), distilled.numpy() / np.float32(255), atol=1e-6)
+
+
+def test_models_of_floats_need_a_layer_of_floats(images):
+    """A subclassed model once failed inside TensorFlow; others cast what they are given."""
+    model = called(Subclassed(), images)
+    for dtype in ("uint8", "int32"):
+        with pytest.raises(ValueError, match=f"`layer` must return the floats .*dtype='{dtype}'"):
+            protect(model, FeatureDistillation("liu2019", dtype=dtype))
+    layer = FeatureDistillation("liu2019", dtype="uint8")
+    expected = functional()
+    np.testing.assert_allclose(
+        protect(expected, layer)(images), expected(tf.cast(layer(images), tf.float32)), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Coefficient statistics against numpy in float64."""
 
 import copy
+import json
 import pickle
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import numpy as np
 import oracle
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 from scipy.fft import dctn
 
@@ -158,6 +162,8 @@ def test_broken_file_is_named(tmp_path, content):
         (np.zeros((0, 8, 8, 3)), {}, "`data` holds no image"),
         (np.zeros((4, 8)), {}, r"Received: an element of shape \(4, 8\)"),
         (np.full((1, 8, 8, 3), np.nan), {}, "`data` must be finite"),
+        (np.zeros((1, 8, 8, 3), complex), {}, "`data` must hold pixels as integers or floats"),
+        (np.zeros((1, 8, 8, 3)).astype(str), {}, "integers or floats. Received: dtype <U32"),
         (np.zeros((1, 8, 8, 4)), {"color_space": "ycbcr"}, "images with 4 channels"),
         (np.zeros((1, 8, 8, 3)), {"color_space": "lab"}, "color_space='lab'"),
         ([np.zeros((8, 8, 3)), np.zeros((8, 8, 1))], {}, "channels=3.*channels=1"),
@@ -247,16 +253,80 @@ def test_copies(crops, copied):
         assert getattr(other, name) == getattr(statistics, name)
 
 
-@pytest.mark.parametrize(
-    ("moment", "value"), [("count", 0), ("std", np.nan), ("std", -1), ("mean", np.inf)]
-)
-def test_impossible_moments(crops, moment, value):
-    fields = {
-        name: np.array(getattr(CoefficientStatistics.from_data(crops), name)) for name in MOMENTS
-    }
-    fields[moment][1, 2, 3] = value
-    with pytest.raises(ValueError, match=f"`{moment}` must be finite"):
+def changed(statistics, **moments):
+    """The same statistics with one band of some moments changed."""
+    fields = {name: np.array(getattr(statistics, name), float) for name in MOMENTS}
+    for name, value in moments.items():
+        fields[name][1, 2, 3] = value
+    return fields
+
+
+IMPOSSIBLE = {
+    "no block": ({"count": 0}, "`count` must be finite and at least 1, in whole numbers"),
+    "fewer than none": ({"count": -3}, "`count` must be .* Received: count=-3"),
+    "half a block": ({"count": 1.5}, "`count` must be .* Received: count=1.5"),
+    "too many blocks": ({"count": 1e300}, "`count` must be finite"),
+    "no deviation": ({"std": np.nan}, "`std` must be finite"),
+    "negative deviation": ({"std": -1}, "`std` must be finite and at least 0"),
+    "negative size": ({"mean_abs": -1}, "`mean_abs` must be finite and at least 0"),
+    "infinite mean": ({"mean": np.inf}, "`mean` must be finite"),
+    "order": ({"min": 2, "max": 1}, r"`min` must not exceed `max`. Received: .*at \(1, 2, 3\)"),
+    "mean too large": ({"mean": 3000}, "`mean` must lie between `min` and `max`. Received"),
+    "mean too small": ({"mean": -3000}, "`mean` must lie between `min` and `max`"),
+    "size below the mean's": ({"mean": 5, "mean_abs": 1, "max": 9}, "`mean_abs` must lie between"),
+    "size above the largest": ({"mean_abs": 3000}, "`mean_abs` must lie between the size of"),
+    "wider than the range": ({"std": 3000}, "`std` must not exceed half of the distance"),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_impossible_moments(crops, name, tmp_path):
+    moments, message = IMPOSSIBLE[name]
+    statistics = CoefficientStatistics.from_data(crops)
+    fields = changed(statistics, **moments)
+    with pytest.raises(ValueError, match=message):
         CoefficientStatistics(**fields)
+    path = tmp_path / "statistics.json"
+    statistics.save(path)
+    content = {**json.loads(path.read_text()), **{n: f.tolist() for n, f in fields.items()}}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="statistics.json"):
+        CoefficientStatistics.load(path)
+
+
+@given(
+    arrays(
+        st.sampled_from([np.uint8, np.float32]),
+        st.tuples(
+            st.integers(1, 3), st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 3])
+        ),
+        elements=st.integers(0, 255) | st.sampled_from([0, 255]),
+        fill=st.integers(0, 255),
+    ),
+    st.sampled_from(["rgb", "ycbcr"]),
+)
+@settings(max_examples=50, deadline=None)
+def test_measured_moments_are_possible(images, color_space):
+    """Whatever the images, rounding never makes moments that contradict each other."""
+    measured = CoefficientStatistics.from_data(images, color_space=color_space)
+    measured.merge(measured).merge(
+        CoefficientStatistics.from_data(images[:1], color_space=color_space)
+    )
+
+
+@pytest.mark.parametrize("moment", ["mean", "count"])
+@pytest.mark.parametrize("dtype", [str, complex, bool])
+def test_moments_of_other_types(crops, moment, dtype):
+    fields = changed(CoefficientStatistics.from_data(crops))
+    fields[moment] = fields[moment].astype(dtype)
+    with pytest.raises(ValueError, match=f"`{moment}` must be numbers. Received: {moment}="):
+        CoefficientStatistics(**fields)
+
+
+def test_channels_first_are_told():
+    images = np.zeros((4, 3, 32, 40), np.uint8)
+    with pytest.warns(UserWarning, match=r"\(3, 32, 40\), which look like .*'channels_first'"):
+        CoefficientStatistics.from_data(images)
 
 
 def test_file_with_a_number_too_large(crops, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from fd_keras import PRESETS, QuantizationTable, preset_table
+from fd_keras import PRESETS, FeatureDistillation, QuantizationTable, preset_table
 from fd_keras.dct import RGB_TO_YCBCR, YCBCR_TO_RGB, grid_offsets, zigzag_rank
 from fd_keras.presets import as_table, table_from_argument
 
@@ -87,6 +87,53 @@ def test_binary_file_is_named(tmp_path):
     (tmp_path / "photo.json").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(ValueError, match="photo.json"):
         QuantizationTable.load(tmp_path / "photo.json")
+
+
+def nested(levels):
+    inner = 1
+    for level in range(levels):
+        inner = [inner] if level % 2 else {"a": inner}
+    return {"a": inner}
+
+
+def test_deep_provenance_is_named(tmp_path):
+    table = QuantizationTable(np.ones((8, 8)), provenance=nested(90))
+    table.save(tmp_path / "table.json")
+    assert QuantizationTable.load(tmp_path / "table.json").provenance == nested(90)
+    for levels in (100, 100_000):
+        with pytest.raises(ValueError, match="`provenance` must not be nested more than 100"):
+            QuantizationTable(np.ones((8, 8)), provenance=nested(levels))
+    with pytest.raises(ValueError, match="`data` holds no quantisation table: `provenance`"):
+        QuantizationTable.from_dict({**table.to_dict(), "provenance": nested(100_000)})
+    deep = '{"a": ' * 500 + "1" + "}" * 500
+    text = (tmp_path / "table.json").read_text()
+    start, end = text.index(' "provenance": {'), text.index(' "steps"')
+    (tmp_path / "table.json").write_text(f'{text[:start]} "provenance": {deep},\n{text[end:]}')
+    with pytest.raises(ValueError, match=r"`provenance` must not be nested .*table.json"):
+        QuantizationTable.load(tmp_path / "table.json")
+
+
+def test_what_to_dict_returns_is_a_copy():
+    table = QuantizationTable(np.ones((8, 8)), provenance={"epochs": [1], "of": {"a": 1}})
+    changed = table.to_dict()
+    changed["provenance"]["epochs"].append(2)
+    changed["provenance"]["of"]["a"] = 2
+    assert table.provenance == {"epochs": [1], "of": {"a": 1}}
+
+
+@pytest.mark.parametrize("steps", [np.ones((8, 8), complex), [["30"] * 8] * 8, np.eye(8) > 2])
+def test_steps_must_be_real_numbers(steps):
+    with pytest.raises(ValueError, match="`steps` must be numbers. Received: steps="):
+        QuantizationTable(steps)
+
+
+@given(st.text())
+def test_names_are_printable_and_reprs_short(name):
+    table = QuantizationTable(np.ones((8, 8)), provenance={"name": 100 * name})
+    assert table.name.isprintable()
+    assert repr(table).isprintable()
+    assert len(repr(table)) < 400
+    assert QuantizationTable.from_dict(table.to_dict()).provenance["name"] == 100 * name
 
 
 def test_equality_is_about_what_the_layer_computes():
@@ -176,6 +223,23 @@ class TestPresets:
             preset_table("jpeg:50", quality=50)
         with pytest.raises(ValueError, match="whole number.*jpeg:high"):
             preset_table("jpeg:high")
+
+    @pytest.mark.parametrize("suffix", [".json", ".JSON", ""])
+    def test_files(self, tmp_path, suffix):
+        table = QuantizationTable(np.full((8, 8), 7.0))
+        path = tmp_path / f"mine{suffix}"
+        table.save(path)
+        assert as_table(path) == as_table(str(path)) == table
+
+    @given(st.text())
+    def test_other_texts_name_the_way(self, text):
+        """Whatever the text, it is a table or an error that is about it."""
+        with pytest.raises(ValueError, match="`table` must be a preset|`quality` bel"):
+            as_table(f"{text}.json" if len(text) % 2 else f"liu2019{text}:")
+
+    def test_a_layer_is_no_table(self):
+        with pytest.raises(ValueError, match="`table` must be no layer: pass layer.quantization_"):
+            as_table(FeatureDistillation())
 
     @pytest.mark.parametrize("name", [3, None, "liu2020"])
     def test_other_names(self, name):

@@ -13,7 +13,9 @@ from fd_keras._checks import (
     SMALLEST_EPSILON,
     Array,
     checked,
+    checked_choice,
     checked_epsilons,
+    is_real,
     validate_epsilon,
     validate_value_range,
 )
@@ -51,11 +53,7 @@ def pixel_std(epsilon: npt.ArrayLike, perturbation: Perturbation = "sign") -> Ar
         >>> float(pixel_std(3.0, "uniform").round(3))
         1.732
     """
-    if perturbation not in PERTURBATIONS:
-        raise ValueError(
-            f"`perturbation` must be one of {PERTURBATIONS}. "
-            f"Received: perturbation={perturbation!r}"
-        )
+    perturbation = checked_choice("perturbation", perturbation, PERTURBATIONS)
     valid = checked("epsilon", epsilon) if perturbation == "gaussian" else checked_epsilons(epsilon)
     return valid * _STD_PER_EPSILON[perturbation]
 
@@ -185,6 +183,11 @@ def perturbation_profile(
             f"shape. Received: benign of shape {benign.shape}, adversarial of shape "
             f"{adversarial.shape}"
         )
+    for name, images in {"benign": benign, "adversarial": adversarial}.items():
+        if not is_real(images.dtype):
+            raise ValueError(
+                f"`{name}` must hold pixels as integers or floats. Received: dtype {images.dtype}"
+            )
     _check_channels(benign.shape[-1], validate_color_space(color_space))
     low, high = validate_value_range(value_range)
     largest, blocks, squares, absolutes = 0.0, 0, 0.0, 0.0

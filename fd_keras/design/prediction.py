@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras._checks import Array, checked, checked_epsilons
+from fd_keras._checks import Array, checked, checked_epsilons, shown
 from fd_keras.dct import BLOCK_SIZE, ColorSpace
 from fd_keras.design.generalized_gaussian import generalized_gaussian_shape
 from fd_keras.design.perturbation import Perturbation, PerturbationProfile, perturbation_std
@@ -124,6 +124,7 @@ def checked_moments(statistics: BandStatistics) -> tuple[Array, Array, Array]:
 
     Raises:
         ValueError: The moments are not finite, or not of one such shape.
+        TypeError: ``statistics`` are something else.
 
     Example:
         >>> from types import SimpleNamespace
@@ -131,6 +132,12 @@ def checked_moments(statistics: BandStatistics) -> tuple[Array, Array, Array]:
         >>> [a.shape for a in checked_moments(SimpleNamespace(mean=ones, std=ones, mean_abs=ones))]
         [(3, 8, 8), (3, 8, 8), (3, 8, 8)]
     """
+    moments = ("mean", "std", "mean_abs")
+    if isinstance(statistics, np.ndarray) or not all(hasattr(statistics, m) for m in moments):
+        raise TypeError(
+            "`statistics` must be CoefficientStatistics; CoefficientStatistics.load reads a file "
+            f"of them, from_data measures images. Received: statistics={shown(statistics)}"
+        )
     mean = checked("statistics.mean", statistics.mean, low=-np.inf)
     std = checked("statistics.std", statistics.std)
     mean_abs = checked("statistics.mean_abs", statistics.mean_abs)

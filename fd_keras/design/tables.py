@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras._checks import Array, checked, validate_epsilon
+from fd_keras._checks import Array, checked, checked_choice, shown, validate_epsilon
 from fd_keras.dct import BLOCK_SIZE, zigzag_rank
 from fd_keras.design.perturbation import Perturbation, PerturbationProfile
 from fd_keras.design.prediction import (
@@ -57,8 +57,7 @@ def rank_bands(std: npt.ArrayLike, ranking: Ranking = "sigma") -> npt.NDArray[np
     std = checked("std", std)
     if std.ndim < 2 or std.shape[-2:] != (BLOCK_SIZE, BLOCK_SIZE):
         raise ValueError(f"`std` must have shape (..., 8, 8). Received: std of shape {std.shape}")
-    if ranking not in RANKINGS:
-        raise ValueError(f"`ranking` must be one of {RANKINGS}. Received: ranking={ranking!r}")
+    checked_choice("ranking", ranking, RANKINGS)
     zigzag = np.broadcast_to(zigzag_rank(), std.shape).reshape(-1, BLOCK_SIZE**2)
     spread = std.reshape(zigzag.shape) if ranking == "sigma" else np.zeros(zigzag.shape)
     order = np.lexsort((zigzag, -spread), axis=-1)
@@ -167,13 +166,13 @@ def design_table(
         ~sensitive & (removing > high),
         removal(high),
         f"`required_removal` is out of reach at epsilon={epsilon:g} with max_step={high}",
-        f"required_removal={required_removal!r}",
+        f"required_removal={shown(required_removal)}",
     )
     _refuse(
         sensitive & (affordable < low),
         distortion(low),
         f"`distortion_budget` is exceeded even with min_step={low}",
-        f"distortion_budget={distortion_budget!r}",
+        f"distortion_budget={shown(distortion_budget)}",
     )
     steps = np.where(sensitive, np.minimum(removing, affordable), removing)
     provenance = {
@@ -234,10 +233,10 @@ def _per_channel(
     if array.shape not in ((), (channels,)):
         raise ValueError(
             f"`{name}` must be one number or one per channel, here {channels}. "
-            f"Received: {name}={value!r}"
+            f"Received: {name}={shown(value)}"
         )
     if whole and (array % 1).any():
-        raise ValueError(f"`{name}` must be whole numbers. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be whole numbers. Received: {name}={shown(value)}")
     return np.broadcast_to(array, channels).reshape(-1, 1, 1)
 
 
@@ -249,7 +248,7 @@ def _checked_step_range(min_step: int, max_step: int) -> tuple[int, int]:
     if not 1 <= low <= high:
         raise ValueError(
             "`min_step` and `max_step` must be whole numbers, 1 <= min_step <= max_step. "
-            f"Received: min_step={min_step!r}, max_step={max_step!r}"
+            f"Received: min_step={shown(min_step)}, max_step={shown(max_step)}"
         )
     return low, high
 
