@@ -6,12 +6,19 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
+
+from filelock import FileLock, Timeout
 
 Result = TypeVar("Result")
+
+_LOCK = ".fd_keras.lock"
+# Files that ``atomic_path`` was writing when its process was killed.
+_TEMPORARY = "." + "[0-9a-f]" * 32 + "*"
 
 # Errors that constructors raise on entries that are missing, or of other types or sizes.
 _INVALID = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
@@ -225,6 +232,232 @@ class DocumentFormat:
         except (ValueError, RecursionError):
             return False
         return isinstance(data, Mapping) and data.get("format") == self.name
+
+
+@contextmanager
+def locked(directory: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other runs out of a directory while the block runs.
+
+    The system takes the lock back when the process ends, however it ends. The lock's empty hidden
+    file stays.
+
+    Args:
+        directory: Made if missing.
+
+    Raises:
+        ValueError: It is a file, or another run holds it.
+        OSError: It cannot be written to.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> with locked(folder), locked(folder):  # doctest: +ELLIPSIS
+        ...     pass
+        Traceback (most recent call last):
+        ...
+        ValueError: `directory` is in use by another run; wait until it has ended, or choose ...
+    """
+    home = Path(directory)
+    received = f"Received: directory={os.fspath(home)!r}"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"`directory` must not be a file. {received}") from error
+    lock = FileLock(home / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            "`directory` is in use by another run; wait until it has ended, or choose another "
+            f"directory. {received}"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def replacing(target: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Yield a file that replaces ``target`` when the block succeeds, in a locked directory.
+
+    Unlike that of ``atomic_path``, its temporary name is always the same, ``target``'s with a dot
+    before it: what a killed process leaves is overwritten by the next. The content is on the disk
+    before it replaces the old one.
+
+    Args:
+        target: The file to write.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "state.txt"
+        >>> with replacing(path) as file:
+        ...     _ = file.write(b"epoch 1")
+        >>> path.read_bytes()
+        b'epoch 1'
+    """
+    target = Path(target)
+    temporary = target.with_name(f".{target.name}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A kind of directory that holds a run which can be resumed, such as a search.
+
+    A JSON file with the run's identity marks a directory as ours. Whatever else the directory
+    holds is never deleted, and files of a run in a directory without the mark are not taken for
+    ours. Links in their places are refused: what they point to belongs to somebody else.
+
+    Args:
+        document: Format of the mark.
+        mark: Its file name.
+        files: Patterns of the files that such a run writes, relative to the directory;
+            ``*``, ``?`` and ``[...]`` match within one name.
+
+    Example:
+        >>> import tempfile
+        >>> document = DocumentFormat("example.walk", 1, "walk")
+        >>> walks = RunDirectory(document, "walk.json", ("steps/*.txt",))
+        >>> folder = tempfile.mkdtemp()
+        >>> with walks.claimed(folder, {"seed": 1}) as home:
+        ...     _ = (home / "notes.txt").write_text("mine")
+        >>> with walks.claimed(folder, {"seed": 2}):  # doctest: +ELLIPSIS
+        ...     pass
+        Traceback (most recent call last):
+        ...
+        ValueError: `directory` holds a walk with other seed; choose another directory, or ...
+        >>> with walks.claimed(folder, {"seed": 2}, overwrite=True) as home:
+        ...     (home / "notes.txt").read_text()
+        'mine'
+    """
+
+    document: DocumentFormat
+    mark: str
+    files: tuple[str, ...]
+
+    @contextmanager
+    def claimed(
+        self,
+        directory: str | os.PathLike[str],
+        identity: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+    ) -> Iterator[Path]:
+        """Keep a directory for one run while the block runs.
+
+        Args:
+            directory: New, or that of the same run; made if missing.
+            identity: Settings that must be the same when the run is resumed, as plain JSON types.
+            overwrite: Whether to delete the files of the run that the directory holds.
+
+        Yields:
+            The directory.
+
+        Raises:
+            ValueError: The directory holds another run, files of other origin or links in the
+                places of a run's files, or another run holds it.
+            OSError: It cannot be read or written to.
+        """
+        home = Path(directory)
+        if not (home / _LOCK).exists():
+            self._identity(home)  # so that a directory which is not ours gets no lock
+        with locked(home):
+            earlier = self._identity(home)
+            now = json.loads(json.dumps(identity))
+            if earlier is not None and overwrite:
+                self._write(home, {})  # killed from here on, it is no run that can be resumed
+                self._delete(home)
+            elif earlier is not None:
+                self._check_same(home, earlier, now)
+            self._write(home, now)
+            yield home
+
+    def _identity(self, home: Path) -> dict[str, Any] | None:
+        """The identity in the mark; ``None`` in a directory without any file of a run."""
+        received = f"Received: directory={os.fspath(home)!r}"
+        title = self.document.title
+        places = (self.mark, f".{self.mark}", *self.files)
+        found = [path for pattern in places for path in _matches(home, pattern)]
+        for path in found:
+            if path.is_symlink():
+                raise ValueError(
+                    f"`directory` must hold the files of a {title} themselves, and "
+                    f"{path.relative_to(home)} is a link; choose another directory. {received}"
+                )
+        mark = home / self.mark
+        if mark in found:
+            return self.document.read(
+                mark, lambda content: dict(content["identity"]), argument="directory"
+            )
+        files = [path for path in self._files(home) if not fnmatchcase(path.name, _TEMPORARY)]
+        if files:
+            raise ValueError(
+                f"`directory` holds {files[0].relative_to(home)}, and no {self.mark} says that it "
+                f"belongs to a {title} of fd_keras; choose another directory. {received}"
+            )
+        return None
+
+    def _check_same(self, home: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        different = sorted(key for key in {*earlier, *now} if earlier.get(key) != now.get(key))
+        if different:
+            title = self.document.title
+            held = (
+                f"a {title} with other {', '.join(different)}"
+                if earlier
+                else f"what is left of a {title} that was being deleted"
+            )
+            raise ValueError(
+                f"`directory` holds {held}; choose another directory, or throw the {title} away "
+                f"with overwrite=True. Received: directory={os.fspath(home)!r}"
+            )
+
+    def _write(self, home: Path, identity: Mapping[str, Any]) -> None:
+        with replacing(home / self.mark) as file:
+            file.write(self.document.text({"identity": identity}).encode())
+
+    def _files(self, home: Path) -> list[Path]:
+        """The files of a run, and temporary ones that a killed process left beside them."""
+        folders = {p.as_posix() for pattern in self.files for p in Path(pattern).parents}
+        patterns = {*self.files, *(f"{folder}/{_TEMPORARY}" for folder in folders - {"."})}
+        found = {path for pattern in patterns for path in _matches(home, pattern, last=True)}
+        return sorted(path for path in found if path.is_file())
+
+    def _delete(self, home: Path) -> None:
+        files = self._files(home)
+        for path in files:
+            path.unlink()
+        folders = {parent for path in files for parent in path.parents if home in parent.parents}
+        for folder in sorted(folders, reverse=True):
+            with suppress(OSError):  # it holds something else
+                folder.rmdir()
+
+
+def _matches(home: Path, pattern: str, *, last: bool = False) -> Iterator[Path]:
+    """Paths that match a pattern, with the folders on the way, but not through links."""
+    level = [home]
+    parts = pattern.split("/")
+    for number, part in enumerate(parts):
+        folders = [
+            folder
+            for folder in level
+            if folder.is_dir() and (folder == home or not folder.is_symlink())
+        ]
+        level = [
+            folder / name
+            for folder in folders
+            for name in sorted(os.listdir(folder))
+            if fnmatchcase(name, part)
+        ]
+        if not last or number == len(parts) - 1:
+            yield from level
 
 
 def default_cache_dir() -> Path:
