@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -92,6 +93,83 @@ def descend(optimizer: Any, tape: tf.GradientTape, loss: tf.Tensor, variables: A
         loss = optimizer.scale_loss(loss)
     gradients = tape.gradient(loss, variables)
     optimizer.apply_gradients(zip(gradients, variables))
+
+
+def optimizer_variables(optimizer: Any, trainable: Sequence[Any]) -> list[Any]:
+    """All variables of an optimiser, its learning rate and loss scale among them.
+
+    Args:
+        optimizer: A Keras optimiser; it is built if it was not.
+        trainable: What it optimises.
+
+    Example:
+        >>> weight = keras.layers.Layer().add_weight(shape=(2,), initializer="ones")
+        >>> found = optimizer_variables(keras.optimizers.SGD(momentum=0.9), [weight])
+        >>> sorted(tuple(variable.shape) for variable in found)  # iterations, rate, momentum
+        [(), (), (2,)]
+    """
+    if not _KERAS_2:
+        if not optimizer.built:
+            optimizer.build(trainable)
+        return list(optimizer.variables)
+    # Legacy optimisers, tensorflow-addons' among them, have another name for it.
+    build = getattr(optimizer, "build", None) or optimizer._create_all_weights
+    build(trainable)
+    # `variables` leaves out the learning rate and the loss scale, children leave out slots.
+    children = tf.train.TrackableView(optimizer).descendants()
+    slots = getattr(optimizer, "weights", ())
+    found = [child for child in children if isinstance(child, tf.Variable)]
+    return list({id(variable): variable for variable in (*found, *slots)}.values())
+
+
+def seed_random_layers(model: keras.Model, seed: int) -> list[Any]:
+    """Make what layers such as ``Dropout`` draw depend on a seed.
+
+    Args:
+        model: A built model.
+        seed: The seed; each layer's own is drawn from it.
+
+    Returns:
+        The states of their generators, variables that no weights hold.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dropout(0.5)])
+        >>> len(seed_random_layers(model, seed=1))
+        1
+    """
+    if not _KERAS_2:
+        weights = {id(weight) for weight in model.weights}
+        states = [state for state in model.variables if id(state) not in weights]
+        for state, number in zip(states, _seeds(seed, len(states))):
+            state.assign([number, 0])
+        return states
+    generators = [
+        layer._random_generator for layer in model.submodules if hasattr(layer, "_random_generator")
+    ]
+    for generator, number in zip(generators, _seeds(seed, len(generators))):
+        # The default are TensorFlow 1's operations, whose state cannot be read.
+        generator._rng_type, generator._seed, generator._built = "stateful", number, False
+        generator._maybe_init()
+    return [generator._generator.state for generator in generators]
+
+
+def stored_variables(variable: Any) -> tuple[Any, ...]:
+    """The TensorFlow variables that hold a variable's value, one for each replica.
+
+    Args:
+        variable: A variable of Keras or TensorFlow.
+
+    Example:
+        >>> (stored,) = stored_variables(keras.layers.Layer().add_weight(shape=(2,)))
+        >>> isinstance(stored, tf.Variable)
+        True
+    """
+    held = variable if isinstance(variable, tf.Variable) else variable.value
+    return tuple(tf.distribute.get_strategy().experimental_local_results(held))
+
+
+def _seeds(seed: int, count: int) -> list[int]:
+    return [int(n) >> 1 for n in np.random.SeedSequence(seed).generate_state(count)]
 
 
 def graph_layers(model: keras.Model) -> list[Any]:

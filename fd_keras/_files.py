@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -351,6 +351,37 @@ def locked(directory: str | os.PathLike[str]) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def replacing(target: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Yield a file that replaces ``target`` when the block succeeds, in a locked directory.
+
+    Unlike that of ``atomic_path``, its temporary name is always the same, ``target``'s with a dot
+    before it: what a killed process leaves is overwritten by the next. The content is on the disk
+    before it replaces the old one.
+
+    Args:
+        target: The file to write.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "state.txt"
+        >>> with replacing(path) as file:
+        ...     _ = file.write(b"epoch 1")
+        >>> path.read_bytes()
+        b'epoch 1'
+    """
+    target = Path(target)
+    temporary = target.with_name(f".{target.name}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """A kind of directory that holds a run which can be resumed, such as a search.
@@ -415,20 +446,20 @@ class RunDirectory:
         with locked(home):
             earlier = self._identity(home)
             now = json.loads(json.dumps(identity))
-            if earlier is not None and not overwrite:
+            if earlier is not None and overwrite:
+                self._write(home, {})  # killed from here on, it is no run that can be resumed
+                self._delete(home)
+            elif earlier is not None:
                 self._check_same(home, earlier, now)
-            else:
-                if earlier is not None:
-                    self._write(home, {})  # if it is killed now, this is no run to be resumed
-                    self._delete(home)
-                self._write(home, now)
+            self._write(home, now)
             yield home
 
     def _identity(self, home: Path) -> dict[str, Any] | None:
         """The identity in the mark; ``None`` in a directory without any file of a run."""
         received = f"Received: directory={os.fspath(home)!r}"
         title = self.document.title
-        found = [path for pattern in (self.mark, *self.files) for path in _matches(home, pattern)]
+        places = (self.mark, f".{self.mark}", *self.files)
+        found = [path for pattern in places for path in _matches(home, pattern)]
         for path in found:
             if path.is_symlink():
                 raise ValueError(
@@ -463,7 +494,8 @@ class RunDirectory:
             )
 
     def _write(self, home: Path, identity: Mapping[str, Any]) -> None:
-        self.document.write(home / self.mark, {"identity": identity})
+        with replacing(home / self.mark) as file:
+            file.write(self.document.text({"identity": identity}).encode())
 
     def _files(self, home: Path) -> list[Path]:
         """The files of a run, and temporary ones that a killed process left beside them."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -163,7 +164,8 @@ def harden(
     and result.json, and below training/ what TensorBoard reads.
     """
     check_directory(out, for_tensorflow=True)
-    with interruptible():
+    goes_on = "the same command without --overwrite" if overwrite else "the same command"
+    with interruptible(f"Interrupted; {goes_on} goes on from here"), _words_of_options(out):
         result = _result(
             model,
             _Reader(
@@ -191,14 +193,45 @@ def harden(
             outputs={"from_logits": not probabilities, "output": model_output},
             max_benign_loss=max_benign_loss,
             max_validation_images=max_validation_images,
-            directory=out / _TRAINING,
+            out=out,
             overwrite=overwrite,
             seed=seed,
         )
-    result.save(out)
+        result.save(out)
     echo(str(result))
     for name in ("model.keras", "table.json", "result.json"):
         echo(f"Wrote {printable(out / name)}")
+
+
+@contextmanager
+def _words_of_options(out: Path) -> Iterator[None]:
+    """Errors about the directory as errors about ``--out``."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error).replace("`directory`", "`--out`").replace("overwrite=True", "--overwrite")
+        for directory in (out, out / _TRAINING):
+            text = text.replace(f"directory={str(directory)!r}", f"--out {out}")
+        raise ValueError(text) from error
+
+
+def _check_out(out: Path, model: Path) -> None:
+    """Refuse, before anything is read, an ``--out`` that is in use or holds files of others."""
+    from fd_keras._files import locked
+    from fd_keras.hardening.result import foreign_files
+
+    if foreign := foreign_files(out):
+        raise ValueError(
+            f"`--out` holds {foreign[0]}, which is of no earlier result and would be replaced; "
+            f"choose another directory. Received: --out {out}"
+        )
+    if model.resolve() == (out / "model.keras").resolve():
+        raise ValueError(
+            f"`--out` must not be where MODEL is, which would be replaced. Received: --out {out}"
+        )
+    if (out / _TRAINING).is_dir():
+        with locked(out / _TRAINING):
+            pass
 
 
 class _Reader:
@@ -249,6 +282,7 @@ def _result(
     recipe: dict[str, Any],
     training: dict[str, Any],
     outputs: dict[str, Any],
+    out: Path,
     **options: Any,
 ) -> HardenResult:
     with quiet_libraries() as console:
@@ -260,6 +294,7 @@ def _result(
             from fd_keras.hardening import Recipe, Training
             from fd_keras.presets import table_from_argument
             from fd_keras_cli.models import load_model
+        _check_out(out, path)
         model = load_model(path, modules, console)
         layer = FeatureDistillation(table_from_argument(table), value_range=reader.value_range)
         with console.status("Reading images"):
@@ -281,6 +316,7 @@ def _result(
             validation,
             Recipe(**recipe),
             Training(**training),
+            directory=out / _TRAINING,
             console=console,
             **options,
         )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from fd_keras._checks import checked, checked_whole
-from fd_keras._files import claim
+from fd_keras._files import DocumentFormat, RunDirectory
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, batches_with_labels
 from fd_keras.hardening.clone import clone_classifier
@@ -25,16 +23,19 @@ from fd_keras.hardening.data import shuffled_batches, training_and_validation
 from fd_keras.hardening.model import AverageWeights, HardeningModel, classifier_behind
 from fd_keras.hardening.progress import training_progress
 from fd_keras.hardening.recipe import Recipe, Training, warm_up_cosine
-from fd_keras.hardening.record import Record
+from fd_keras.hardening.record import FILES, Record
 from fd_keras.hardening.result import HardenResult, result_of
 from fd_keras.layer import FeatureDistillation
 from fd_keras.tables import QuantizationTable
 
 Settings = TypeVar("Settings", Recipe, Training)
 
-_IDENTITY = "hardening.json"
-_BACKUP = "backup"
 _LOGS = "logs"
+_TRAININGS = RunDirectory(
+    DocumentFormat("fd_keras.hardening", 1, "training"),
+    "hardening.json",
+    (*FILES, f"{_LOGS}/train/events.out.tfevents.*", f"{_LOGS}/validation/events.out.tfevents.*"),
+)
 
 _LEARNING_RATE = 1e-3
 
@@ -68,7 +69,8 @@ def harden(
     ``tf.distribute`` (call it in the strategy's scope) and callbacks work as in any training. A
     training that was killed goes on after its last whole epoch when it is started with the same
     arguments and ``directory``: to the bit where the platform is deterministic and
-    ``train_data`` are arrays; a data set's own order starts anew.
+    ``train_data`` are arrays; a data set's own order and the counts of callbacks start anew. One
+    process at a time trains in a directory.
 
     An attacker who knows layer and classifier has more than 10 steps, restarts, and attacks
     without gradients: ``fd_keras.evaluate`` has them.
@@ -91,7 +93,7 @@ def harden(
         max_validation_images: Maximum number of validation images.
         directory: Where the state of the training, its accuracies and TensorBoard's logs are
             kept. Default: nowhere, and it cannot be resumed.
-        overwrite: Whether to delete a training in ``directory``.
+        overwrite: Whether to delete the training in ``directory``; other files there stay.
         seed: Of all random numbers: validation split, order, random starts.
         console: Where progress is shown. Default: nowhere.
 
@@ -99,7 +101,10 @@ def harden(
         The hardened classifier, its layer, and their accuracies.
 
     Raises:
-        ValueError: An argument does not fit, or ``directory`` holds another training.
+        ValueError: An argument does not fit, or ``directory`` holds another training, a damaged
+            one, files of other origin or links in the places of a training's files, or another
+            process trains there.
+        OSError: ``directory`` cannot be written to; the last epoch that was is kept.
         TypeError: ``train_data``, ``layer``, ``recipe`` or ``training`` is of another type.
 
     Example:
@@ -113,6 +118,7 @@ def harden(
         >>> result = harden(model, layer, (images, labels), recipe=recipe, training=training)
         >>> [(row["defence"], row["threat_model"]) for row in result.rows][:2]
         [('undefended', 'benign'), ('layer only', 'benign')]
+        >>> import tempfile
         >>> folder = tempfile.mkdtemp()
         >>> result.save(folder)
         >>> HardenResult.load(folder).table == layer.quantization_table
@@ -134,7 +140,6 @@ def harden(
         batch_size=training.batch_size,
         seed=seed,
     )
-    undefended = _correct_count(classifier, validation)
     run = _Run(
         HardeningModel(
             classifier,
@@ -164,13 +169,13 @@ def harden(
         "max_benign_loss": allowed,
     }
     with ExitStack() as stack:
-        if directory is None:
-            home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        else:
-            home = Path(directory)
-            _claim(home, settings, overwrite)
+        home = None
+        if directory is not None:
+            claimed = _TRAININGS.claimed(directory, settings, overwrite=overwrite)
+            home = stack.enter_context(claimed)
+        undefended = _correct_count(classifier, validation)
         record = Record(home, undefended / len(validation) - allowed)
-        run.fit(record, home, console, logs=directory is not None)
+        run.fit(record, home, console)
         weights, table = record.best()
     hardened = clone_classifier(classifier.model)
     hardened.set_weights(weights)
@@ -206,15 +211,15 @@ class _Run:
             return keras.optimizers.Adam(_LEARNING_RATE)
         return keras.optimizers.Adam(warm_up_cosine(_LEARNING_RATE, batches * self.training.epochs))
 
-    def fit(self, record: Record, home: Path, console: Console | None, *, logs: bool) -> None:
+    def fit(self, record: Record, home: Path | None, console: Console | None) -> None:
         """Train for the epochs that are left."""
         validation = tf.data.Dataset.from_tensor_slices(
             (self.validation.images, self.validation.labels)
         ).batch(self.training.batch_size)
-        if record.start is None:
+        if not record.restore(self.model):
             start = self.model.evaluate(validation, verbose=0, return_dict=True)
-            record.begin({name: float(value) for name, value in start.items()})
-        if len(record.epochs) >= self.training.epochs:
+            record.begin({name: float(value) for name, value in start.items()}, self.model)
+        if record.stopped or len(record.epochs) >= self.training.epochs:
             return
         epoch = tf.Variable(0, dtype=tf.int32)
         data = self.train
@@ -224,16 +229,17 @@ class _Run:
             keras.callbacks.LambdaCallback(on_epoch_begin=lambda number, _: epoch.assign(number)),
             AverageWeights(),
             record,
-            keras.callbacks.BackupAndRestore(str(home / _BACKUP), delete_checkpoint=False),
         ]
-        if logs:
+        if home is not None:
             callbacks.append(keras.callbacks.TensorBoard(str(home / _LOGS), write_graph=False))
         with training_progress(console, self.training.epochs, self._batches()) as progress:
             self.model.fit(
                 data,
                 epochs=self.training.epochs,
+                initial_epoch=len(record.epochs),
                 validation_data=validation,
-                callbacks=[*callbacks, progress, *self.training.callbacks],
+                # The state is saved last: callbacks may change it when an epoch ends.
+                callbacks=[*callbacks, progress, *self.training.callbacks, record.saving()],
                 shuffle=not isinstance(data, tf.data.Dataset),
                 verbose=0,
             )
@@ -257,16 +263,6 @@ def _settings(name: str, given: Settings | None, kind: type[Settings]) -> Settin
 def _correct_count(classifier: Classifier, images: LabelledImages) -> int:
     batches = batches_with_labels((images.images, images.labels), 128)
     return sum(int(np.sum(classifier.correct(*batch))) for batch in batches)
-
-
-def _claim(home: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
-    """Make the directory that of this very training."""
-    if overwrite:
-        for part in (_BACKUP, _LOGS):
-            shutil.rmtree(home / part, ignore_errors=True)
-        for file in (_IDENTITY, *Record.FILES):
-            (home / file).unlink(missing_ok=True)
-    claim(home / _IDENTITY, settings, "a training")
 
 
 def _without_names(config: Any) -> Any:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fd_keras._compat import descend
+from fd_keras._compat import descend, optimizer_variables, seed_random_layers
 from fd_keras.classifier import Classifier
 from fd_keras.hardening.clone import clone_classifier
 from fd_keras.hardening.layer import TrainingDistillation
@@ -34,9 +34,9 @@ class HardeningModel(keras.Model):
     images in the layer's value range and integer labels, all of Keras' callbacks, and the
     ``AverageWeights`` that belongs to this model. ``evaluate`` returns ``benign_accuracy`` and
     ``adaptive_accuracy`` of the averaged weights: images count for the latter that withstand 10
-    steps of PGD through the layer with either surrogate gradient of rounding. All random numbers
-    depend on ``seed`` and the optimiser's count of batches alone, so that a resumed training
-    repeats those of one that never stopped.
+    steps of PGD through the layer with either surrogate gradient of rounding. All random numbers,
+    those of layers such as ``Dropout`` too, depend on ``seed`` and the count of batches alone, so
+    that a resumed training repeats those of one that never stopped.
 
     Args:
         classifier: A ``Classifier``, or a Keras model that takes pixels in the layer's value
@@ -94,6 +94,8 @@ class HardeningModel(keras.Model):
         self._average = _averager(averages, self.classifier.weights, recipe.averaging)
         self._averages: Callable[[], Sequence[Any]] = lambda: averages
         self.averaged.trainable = False
+        random_states = tuple(seed_random_layers(self.classifier, seed))
+        self._random_states: Callable[[], Sequence[Any]] = lambda: random_states
         self._augment = augment
         self._seed = seed
         self._mean_loss = keras.metrics.Mean(name="loss")
@@ -160,6 +162,11 @@ class HardeningModel(keras.Model):
     def averaged_weights(self) -> list[Any]:
         """Arrays in the order of the original's ``get_weights``."""
         return [np.asarray(tf.convert_to_tensor(weight)) for weight in self._averages()]
+
+    def state(self) -> list[Any]:
+        """All variables that training changes, the compiled optimiser's among them."""
+        trained = optimizer_variables(self.optimizer, self.trainable_variables)
+        return [*self.weights, *self._random_states(), *trained]
 
     def _results(self, *metrics: Any) -> dict[str, Any]:
         """The named metrics, and the accuracy under attack if there is one."""
@@ -232,7 +239,7 @@ class AverageWeights(keras.callbacks.Callback):
     only be assigned outside of its replicas.
 
     Example:
-        >>> callbacks = [AverageWeights(), keras.callbacks.BackupAndRestore("backup")]
+        >>> callbacks = [AverageWeights(), keras.callbacks.CSVLogger("history.csv")]
     """
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:

@@ -126,7 +126,8 @@ class Training:
         dtype_policy: Name of a Keras dtype policy to train with, such as ``"mixed_bfloat16"``;
             the result has the classifier's own.
         jit_compile: Whether to compile the training step with XLA.
-        callbacks: Further Keras callbacks.
+        callbacks: Further Keras callbacks. One that sets ``stop_training`` ends the training for
+            good, also where it would be resumed.
 
     Raises:
         ValueError: A number is out of its range, or Keras does not know the optimiser or the

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import keras
 from fd_keras._checks import validate_value_range
 from fd_keras._compat import reason_of
 from fd_keras._console import text_table
-from fd_keras._files import DocumentFormat, atomic_path
+from fd_keras._files import DocumentFormat, locked
 from fd_keras.evaluation.accuracies import VALIDATION, accuracy_row, check_rows
 from fd_keras.hardening.model import CHECK_STEPS
 from fd_keras.hardening.recipe import Recipe
@@ -28,6 +31,8 @@ _FORMAT = DocumentFormat("fd_keras.harden_result", 1, "result of hardening")
 _MODEL = "model.keras"
 _TABLE = "table.json"
 _RESULT = "result.json"
+# Folders in which a result is written, and from which it is moved into place once it is whole.
+_STAGED, _WHOLE = ".result-staged", ".result-whole"
 _FIELDS = ("rows", "history", "best_epoch", "max_benign_loss", "settings")
 
 
@@ -116,28 +121,47 @@ class HardenResult:
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write ``model.keras``, ``table.json`` and ``result.json``.
 
+        They replace those of another result all at once: if this is killed, ``load`` returns
+        either the old result or the new one.
+
         Args:
             directory: Made if missing.
 
         Raises:
-            OSError: A file cannot be written.
+            OSError: A file cannot be written; the old result stays.
+            ValueError: Another process is writing a result into ``directory``.
 
         Example:
             See ``fd_keras.harden``.
         """
-        home = Path(directory)
-        with atomic_path(home / _MODEL) as temporary:
-            self.model.save(temporary)
-        self.table.save(home / _TABLE)
         content = {
             "value_range": list(self.layer.value_range),
             "max_benign_loss": self.max_benign_loss,
             "best_epoch": self.best_epoch,
             "settings": self.settings,
             "rows": list(self.rows),
-            "history": list(self.history),
+            "history": [
+                {name: value if math.isfinite(value) else None for name, value in epoch.items()}
+                for epoch in self.history
+            ],
         }
-        _FORMAT.write(home / _RESULT, content)
+        home = Path(directory)
+        staged = home / _STAGED
+        with locked(home):
+            shutil.rmtree(staged, ignore_errors=True)  # of one that was killed
+            staged.mkdir()
+            try:
+                self.model.save(staged / _MODEL)
+                self.table.save(staged / _TABLE)
+                _FORMAT.write(staged / _RESULT, content)
+                for path in staged.iterdir():
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+                _move_into_place(home)  # one that was killed while it did
+                staged.rename(home / _WHOLE)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
+            _move_into_place(home)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> HardenResult:
@@ -154,10 +178,13 @@ class HardenResult:
             See ``fd_keras.harden``.
         """
         home = Path(directory)
-        value_range, fields = _FORMAT.read(home / _RESULT, _checked_content)
-        table = QuantizationTable.load(home / _TABLE)
-        layer = FeatureDistillation(table, value_range=value_range)
-        return cls(_loaded_model(home / _MODEL), layer, **fields)
+        text = _latest(home, _RESULT).read_bytes()
+        value_range, fields = _FORMAT.read(_latest(home, _RESULT), _checked_content)
+        table = QuantizationTable.load(_latest(home, _TABLE))
+        model = _loaded_model(_latest(home, _MODEL))
+        if _latest(home, _RESULT).read_bytes() != text:  # saved anew in the meantime
+            return cls.load(directory)
+        return cls(model, FeatureDistillation(table, value_range=value_range), **fields)
 
     def __str__(self) -> str:
         rows = []
@@ -182,10 +209,47 @@ class HardenResult:
         return "\n".join(lines)
 
 
+def foreign_files(directory: Path) -> list[str]:
+    """Names of files that ``HardenResult.save`` would replace, and that are of no such result.
+
+    Args:
+        directory: It need not exist.
+
+    Example:
+        >>> foreign_files(Path("no such directory"))
+        []
+    """
+    result = _latest(directory, _RESULT)
+    if result.exists() and _FORMAT.recognises(result):
+        return []
+    return [name for name in (_MODEL, _TABLE, _RESULT) if os.path.lexists(directory / name)]
+
+
+def _latest(home: Path, name: str) -> Path:
+    """A file of the result, which is not yet in place if its writer was killed."""
+    whole = home / _WHOLE / name
+    return whole if whole.exists() else home / name
+
+
+def _move_into_place(home: Path) -> None:
+    for name in (_RESULT, _TABLE, _MODEL):
+        new, old = _latest(home, name), home / name
+        if new != old:
+            if old.is_file():
+                shutil.copymode(old, new)
+            os.replace(new, old)
+    with suppress(FileNotFoundError):
+        (home / _WHOLE).rmdir()
+
+
 def _checked_content(content: Mapping[str, Any]) -> tuple[tuple[float, float], dict[str, Any]]:
     """The value range, and what else ``result.json`` holds."""
     check_rows(content["rows"], splits=(VALIDATION,))
     fields = {name: content[name] for name in _FIELDS}
+    fields["history"] = [
+        {name: math.nan if value is None else value for name, value in epoch.items()}
+        for epoch in content["history"]
+    ]
     return validate_value_range(content["value_range"]), fields
 
 

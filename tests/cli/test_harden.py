@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fd_keras import HardenResult
+from fd_keras._files import locked
 
 
 @pytest.fixture
@@ -75,3 +76,66 @@ def test_errors_are_one_line(run, files, monkeypatch, options, message):
     assert code == 1
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Fail where a command reads images or a model."""
+
+    def read(*_, **__):
+        raise AssertionError("read before it was refused")
+
+    monkeypatch.setattr("fd_keras.data.labelled_sources.open_labelled_images", read)
+    monkeypatch.setattr("fd_keras_cli.models.load_model", read)
+
+
+def test_two_commands_in_one_directory(run, files, unread):
+    with locked(files / "out" / "training"):
+        code, _, err = run(files / "model.keras", files / "train.npz", "--out", files / "out")
+    assert code == 1
+    assert "`--out` is in use by another run; wait until it has ended" in err
+    assert f"Received: --out {files / 'out'}" in err
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("model.keras", "model.keras"), ("other.keras", "model.keras"), ("other.keras", "table.json")],
+)
+def test_files_of_others_are_not_replaced(run, files, unread, model, name):
+    for other in ("other.keras", name):
+        (files / other).touch()
+    before = {path: path.read_bytes() for path in files.iterdir()}
+    code, _, err = run(files / model, files / "train.npz", "--out", files, "--overwrite")
+    assert code == 1
+    assert "which is of no earlier result and would be replaced" in err
+    assert f"Received: --out {files}" in err
+    assert {path: path.read_bytes() for path in files.iterdir()} == before
+
+
+def test_a_model_is_not_replaced_by_what_was_made_of_it(run, files):
+    arguments = [files / "train.npz", "--out", files / "out", "--epsilon", "0", "--epochs", "1"]
+    assert run(files / "model.keras", *arguments)[0] == 0
+    code, _, err = run(files / "out" / "model.keras", *arguments, "--overwrite")
+    assert code == 1
+    assert "`--out` must not be where MODEL is, which would be replaced" in err
+    code, _, err = run(files / "model.keras", *arguments, "--seed", "2")
+    assert code == 1
+    assert "`--out` holds a training with other data, seed, validation" in err
+    assert f"throw the training away with --overwrite. Received: --out {files / 'out'}" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "Interrupted; the same command goes on from here"),
+        (["--overwrite"], "Interrupted; the same command without --overwrite goes on from here"),
+    ],
+)
+def test_an_interrupted_command_says_how_to_go_on(run, files, monkeypatch, options, message):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fd_keras.harden", interrupted)
+    code, _, err = run(files / "model.keras", files / "train.npz", "--out", files / "out", *options)
+    assert code == 130
+    assert message in err
