@@ -37,7 +37,7 @@ from fd_keras.dct import BLOCK_SIZE
 from fd_keras.evaluation import PROTOCOLS, art_classifier, predicted_classes
 from fd_keras.evaluation.accuracies import wilson_interval
 from fd_keras.evaluation.store import ArrayStore
-from fd_keras.hardening.clone import clone_classifier
+from fd_keras.hardening.model import clone_classifier
 from fd_keras.hardening.objective import pgd
 from fd_keras.kernels import clip_straight_through, distil, from_grey_levels, to_grey_levels
 

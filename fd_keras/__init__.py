@@ -5,6 +5,7 @@ from fd_keras._version import __version__ as __version__
 from fd_keras.classifier import Classifier
 from fd_keras.design import design_table, perturbation_profile, rank_bands, removal_probability
 from fd_keras.detection import DistillationDetector
+from fd_keras.encoding import Pipeline, make_pipeline
 from fd_keras.evaluation import EvaluationReport, evaluate
 from fd_keras.export import (
     ExportCheck,
@@ -16,7 +17,6 @@ from fd_keras.export import (
 )
 from fd_keras.hardening import HardenResult, harden
 from fd_keras.layer import FeatureDistillation
-from fd_keras.pipelines import Pipeline, make_pipeline
 from fd_keras.presets import PRESETS, preset_table
 from fd_keras.protection import protect
 from fd_keras.refinement import RefineResult, learn_table, refine

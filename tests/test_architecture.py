@@ -22,7 +22,8 @@ LAYERS = """
     statistics, presets, design
     layer, protection, plots
     classifier
-    jpeg, pipelines, detection, art
+    jpeg, certification, detection, art
+    encoding
     evaluation | export
     refinement | hardening | demo
     fd_keras

@@ -18,9 +18,13 @@ from fd_keras._checks import checked, checked_whole
 from fd_keras._files import DocumentFormat, RunDirectory
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, batches_with_labels
-from fd_keras.hardening.clone import clone_classifier
 from fd_keras.hardening.data import shuffled_batches, training_and_validation
-from fd_keras.hardening.model import AverageWeights, HardeningModel, classifier_behind
+from fd_keras.hardening.model import (
+    AverageWeights,
+    HardeningModel,
+    classifier_behind,
+    clone_classifier,
+)
 from fd_keras.hardening.progress import training_progress
 from fd_keras.hardening.recipe import Recipe, Training, warm_up_cosine
 from fd_keras.hardening.record import FILES, Record

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fd_keras import FeatureDistillation, QuantizationTable
+from fd_keras.encoding import PIPELINES, make_pipeline
 from fd_keras.jpeg import rounded_table
-from fd_keras.pipelines import PIPELINES, make_pipeline
 
 TABLE = QuantizationTable(np.full((8, 8), 40.3), "ycbcr", 2)
 
