@@ -185,6 +185,25 @@ class RuntimeCheck:
 
 
 @dataclass(frozen=True)
+class Unprotected:
+    """How a Keras model decides without the layer that ``protect`` put in front of it.
+
+    Args:
+        accuracy: Its accuracy, where labels were given.
+        same_class: Share of the decisions that are the same behind the layer.
+        classes: Number of classes of the output that classifies.
+
+    Example:
+        >>> Unprotected(accuracy=0.9).same_class is None
+        True
+    """
+
+    accuracy: float | None = None
+    same_class: float | None = None
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
 class ExportCheck:
     """The outcome of ``verify_export``.
 
@@ -200,11 +219,8 @@ class ExportCheck:
         keras_accuracy: Accuracy of the Keras model, where labels were given.
         threat_model: How the images were attacked, where labels were given.
         decided: How each output was taken to decide, in words, by name.
-        own_images: Whether the caller gave the images.
-        unprotected_accuracy: Accuracy of the Keras model without the layer that ``protect`` put in
-            front of it, where labels were given.
-        kept_class: Share of the decisions that are the same without that layer.
-        classes: Number of classes of the output that classifies.
+        unprotected: How the Keras model compares with itself without the layer, on images that the
+            caller gave; ``None``: the caller gave none.
 
     Example:
         >>> check = ExportCheck("model.tflite", "tflite", "none", 1000, 8, {}, ())
@@ -223,10 +239,7 @@ class ExportCheck:
     keras_accuracy: float | None = None
     threat_model: str | None = None
     decided: Mapping[str, str] = field(default_factory=dict)
-    own_images: bool = False
-    unprotected_accuracy: float | None = None
-    kept_class: float | None = None
-    classes: int | None = None
+    unprotected: Unprotected | None = None
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -246,7 +259,7 @@ class ExportCheck:
         """Raise ``ExportProofError`` unless the check passed."""
         if self.problems:
             way = "Pass images like those it will see, or"
-            if self.own_images:
+            if self.unprotected is not None:
                 way = "Use" if self.quantize == "none" else "Use another `quantize`, or"
             raise ExportProofError(
                 f"the export is not proven to compute what the Keras model does: "
@@ -307,15 +320,19 @@ class ExportCheck:
 
     def _wrong_accuracies(self) -> list[str]:
         """What the accuracies of the Keras model itself say about the layer in front of it."""
-        after, before = self.keras_accuracy, self.unprotected_accuracy
-        if after is None or not (self.threat_model or "").lower().startswith("benign"):
+        after, bare = self.keras_accuracy, self.unprotected
+        if (
+            bare is None
+            or after is None
+            or not (self.threat_model or "").lower().startswith("benign")
+        ):
             return []
-        if before is not None and after < LEAST_KEPT * before:
+        if (before := bare.accuracy) is not None and after < LEAST_KEPT * before:
             return [
                 f"the layer lowers the Keras model's own accuracy ({self.threat_model}) from "
                 f"{before:.1%} to {after:.1%}; {USUAL_CAUSES}"
             ]
-        if self.classes is not None and after <= 1 / self.classes:
+        if bare.classes is not None and after <= 1 / bare.classes:
             return [
                 f"the Keras model's own accuracy ({self.threat_model}), {after:.1%}, is that of "
                 f"guessing; {USUAL_CAUSES}"
@@ -323,14 +340,17 @@ class ExportCheck:
         return []
 
     def _layer_lines(self) -> list[str]:
-        lines = []
-        if self.kept_class is not None:
+        lines: list[str] = []
+        bare = self.unprotected
+        if bare is None:
+            return lines
+        if bare.same_class is not None:
             lines.append(
-                f"  behind the layer, {self.kept_class:.1%} of what Keras decides stays the same"
+                f"  behind the layer, {bare.same_class:.1%} of what Keras decides stays the same"
             )
-        if self.unprotected_accuracy is not None and self.keras_accuracy is not None:
+        if bare.accuracy is not None and self.keras_accuracy is not None:
             lines.append(
-                f"  Keras' accuracy ({self.threat_model}): {self.unprotected_accuracy:.1%} without "
+                f"  Keras' accuracy ({self.threat_model}): {bare.accuracy:.1%} without "
                 f"the layer, {self.keras_accuracy:.1%} behind it"
             )
         return lines

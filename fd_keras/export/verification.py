@@ -28,6 +28,7 @@ from fd_keras.export.check import (
     USUAL_CAUSES,
     ExportCheck,
     Rule,
+    Unprotected,
     accuracy_of,
     classifying,
     compared,
@@ -154,12 +155,12 @@ def verify_export(
         keras_accuracy=None if classes is None else accuracy_of(expected, classes, rules, output),
         threat_model=threat_model,
         decided={name: rule.text for name, rule in rules.items()},
-        own_images=images is not None,
         **about,
     )
     if images is None:
         return check
-    return _beside_unprotected(check, model, batch, expected, rules, classes, output)
+    bare = _unprotected(check, model, batch, expected, rules, classes, output)
+    return replace(check, unprotected=bare)
 
 
 def _rules(model: keras.Model, run: Run) -> dict[str, Rule]:
@@ -177,7 +178,7 @@ def _rules(model: keras.Model, run: Run) -> dict[str, Rule]:
     }
 
 
-def _beside_unprotected(
+def _unprotected(
     check: ExportCheck,
     model: keras.Model,
     images: npt.NDArray[Any],
@@ -185,20 +186,19 @@ def _beside_unprotected(
     rules: Mapping[str, Rule],
     labels: npt.NDArray[Any] | None,
     output: str | None,
-) -> ExportCheck:
-    """The check with what the model decides without the layer in front of it."""
+) -> Unprotected:
+    """How the model decides without the layer in front of it."""
     deciding = [name for name, rule in rules.items() if rule.kind in ("class", "threshold")]
     if not deciding:
-        return check
+        return Unprotected()
     name = deciding[0] if labels is None and output is None else classifying(rules, output)
     classes = 2 if rules[name].kind == "threshold" else expected.outputs[name].shape[-1]
-    check = replace(check, classes=classes)
     parts = [
         _without_layer(model, images[start : start + _BATCH])
         for start in range(0, len(images), _BATCH)
     ]
     if parts[0] is None:
-        return check
+        return Unprotected(classes=classes)
     bare = Run(
         {key: np.concatenate([part[key] for part in parts if part]) for key in parts[0]}, [], 0
     )
@@ -210,7 +210,7 @@ def _beside_unprotected(
             stacklevel=3,
         )
     accuracy = None if labels is None else accuracy_of(bare, labels, rules, output)
-    return replace(check, kept_class=kept, unprotected_accuracy=accuracy)
+    return Unprotected(accuracy, kept, classes)
 
 
 def _without_layer(model: keras.Model, images: npt.NDArray[Any]) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from fd_keras.export.check import (
     LIMITS,
     ExportCheck,
     RuntimeCheck,
+    Unprotected,
     accuracy_of,
     compared,
     rule_of,
@@ -145,7 +146,14 @@ def test_advice_can_be_followed():
         (True, "none", ". Use verify=False"),
     ):
         check = ExportCheck(
-            "model.tflite", "tflite", quantize, 1000, 100, {}, (run,), own_images=own
+            "model.tflite",
+            "tflite",
+            quantize,
+            1000,
+            100,
+            {},
+            (run,),
+            unprotected=Unprotected() if own else None,
         )
         with pytest.raises(ValueError, match="same class") as failed:
             check.raise_for_problems()

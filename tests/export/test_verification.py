@@ -274,8 +274,8 @@ def test_accuracy_is_said_before_and_behind_the_layer(crops, tmp_path):
     path = export_tflite(right, tmp_path / "model.tflite")
     check = verify_export(path, right, crops / 255, labels, threat_model="benign")
     assert check.passed, str(check)
-    assert (check.unprotected_accuracy, check.classes) == (1, 2)
-    assert check.kept_class == check.keras_accuracy > 0.8
+    assert (check.unprotected.accuracy, check.unprotected.classes) == (1, 2)
+    assert check.unprotected.same_class == check.keras_accuracy > 0.8
     assert "Keras' accuracy (benign): 100.0% without the layer" in str(check)
 
 
