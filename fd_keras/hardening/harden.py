@@ -165,6 +165,7 @@ def harden(
         "table": layer.quantization_table.to_dict(),
         "data": train.fingerprint if isinstance(train, LabelledImages) else type(train).__name__,
         "validation": validation.fingerprint,
+        "validation_from_train_data": validation_data is None,
         "optimizer": _without_names(keras.optimizers.serialize(run.model.optimizer)),
         "dtype_policy": training.dtype_policy,
         "epochs": training.epochs,

@@ -206,6 +206,11 @@ class HardenResult:
         ]
         if not self.within_benign_loss:
             lines.append("No epoch kept to it; this is the one that lost least")
+        if self.settings.get("validation_from_train_data"):
+            lines.append(
+                "The validation images were taken from the training data: accuracies flatter a "
+                "classifier that was trained on them"
+            )
         return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """``harden``: its result, what resumes, what it refuses."""
 
+import dataclasses
 import json
 
 import keras
@@ -21,6 +22,11 @@ def test_result(hardened, tmp_path, digits):
     best = max(result.history, key=lambda figures: rank(figures, 0)[1])
     assert result.accuracy("hardened", "adaptive") == pytest.approx(best["val_adaptive_accuracy"])
     assert "adaptive, PGD-10 16/255" in str(result)
+    # Figures on images that the classifier was trained on once passed for held-out ones.
+    told = "validation images were taken from the training data"
+    for own in (True, False):
+        settings = {**result.settings, "validation_from_train_data": own}
+        assert (told in str(dataclasses.replace(result, settings=settings))) is own
     assert {row["split"] for row in result.rows} == {"validation"}
     assert list((tmp_path / "run" / "logs").rglob("events*"))
     outputs = result.protected.predict(test.images, verbose=0)
