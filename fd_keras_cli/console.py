@@ -107,7 +107,7 @@ def print_error(error: object, console: Console | None = None) -> None:
     Example:
         >>> print_error(ValueError("no such table"))
     """
-    text = " ".join(f"Error: {message_of(error)}".split())
+    text = re.sub(r"\s*\n\s*", " ", f"Error: {message_of(error)}".strip())
     words = _ARGUMENT.sub(lambda found: _WORDS[found[0]], text)
     (console or Console(stderr=True)).print(Text(printable(words), style="red"), soft_wrap=True)
 

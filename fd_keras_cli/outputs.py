@@ -93,7 +93,7 @@ class FileBatch:
                     convert(source, target, remarks)
                     written += 1
                 except USER_ERRORS as error:
-                    print_error(f"{source}: {message_of(error)}", console)
+                    print_error(f"{printable(source)}: {message_of(error)}", console)
                 advance(1)
         report_files(remarks, self._left_out)
         echo(f"{written} of {self._count} images written to {printable(self._out)}")

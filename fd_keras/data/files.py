@@ -311,7 +311,7 @@ def _read(file: IO[bytes], name: str, limit: int | None, texts: list[str]) -> De
         except Exception as error:
             rescued = None if isinstance(error, _RefusedError) else _without_metadata(file, limit)
             if rescued is None:
-                reason = _explained(error)
+                reason = _explained(error, file)
                 raise ValueError(f"`path` {reason}. Received: path={name!r}") from error
             texts.append("its metadata are damaged and were ignored")
             image = rescued
@@ -488,7 +488,10 @@ class _Png:
             return None
         if self.depth == 16 and self.color_type == _RGB:  # of which Pillow reads 8 bits
             file.seek(0)
-            opaque = tf.io.decode_png(file.read(), 4, tf.uint16).numpy()[..., 3] > 0
+            try:
+                opaque = tf.io.decode_png(file.read(), 4, tf.uint16).numpy()[..., 3] > 0
+            except tf.errors.OpError as error:  # libpng is stricter than Pillow
+                raise _RefusedError("holds a broken PNG image") from error
         else:
             scale = 1 if self.depth == 16 else 255 // ((1 << self.depth) - 1)
             opaque = (samples != np.array(self.transparent) * scale).any(-1)
@@ -528,10 +531,13 @@ def _without_metadata(file: IO[bytes], limit: int | None) -> DecodedImage | None
     return None
 
 
-def _explained(error: Exception) -> str:
+def _explained(error: Exception, file: IO[bytes]) -> str:
     if isinstance(error, _RefusedError):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
+        file.seek(0)
+        if file.read(3) == b"\xff\xd8\xff":
+            return "holds a JPEG image that is broken, or not of 8 bits per sample"
         *most, last = READABLE_FORMATS
         return f"holds no {', '.join(most)} or {last} image"
     # Pillow says so of kinds that it does not decode.

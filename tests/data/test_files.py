@@ -336,6 +336,22 @@ def test_kind_that_is_not_decoded_is_not_called_broken():
         read_image(encoded(Image.fromarray(RGB), "BMP").replace(b"\x18\0", b"\x40\0", 1))
 
 
+def test_jpeg_of_12_bits_is_a_jpeg():
+    content = encoded(Image.fromarray(RGB), "JPEG")
+    frame = content.index(b"\xff\xc0") + 4
+    with pytest.raises(
+        ValueError, match="a JPEG image that is broken, or not of 8 bits per sample"
+    ):
+        read_image(content[:frame] + b"\x0c" + content[frame + 1 :])
+
+
+def test_broken_16_bit_colours_without_names_of_operations():
+    content = png(RGB.astype(int) * 257, 16, 2, chunk(b"tRNS", bytes(6)))
+    broken = content[:-16] + bytes(4) + content[-12:]  # the checksum of the pixels
+    with pytest.raises(ValueError, match=r"`path` holds a broken PNG image\. Received"):
+        read_image(broken)
+
+
 BAD_EXIF = b"\x00\x08\x00\x02\x01\x12\x00\x03\0\0\0\1\0\1\0\0"
 
 

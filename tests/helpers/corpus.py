@@ -49,7 +49,7 @@ def reason_of(line: str, names: set[str]) -> str:
 def main(folder: Path) -> int:
     """Run the commands and print what they said, most frequent first."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    names = {" ".join(printable(path).split()) for path in files}
+    names = {printable(path) for path in files}
     failures = []
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)
