@@ -188,7 +188,8 @@ class FeatureDistillation(keras.layers.Layer):
             x = tf.squeeze(x, 0)
         dtype = tf.as_dtype(self.compute_dtype)
         if dtype.is_integer:
-            if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(x))):
+            eager_floats = tf.executing_eagerly() and inputs.dtype.is_floating
+            if eager_floats and not bool(tf.reduce_all(tf.math.is_finite(x))):
                 raise ValueError(
                     "`inputs` must be finite, because integers cannot hold NaN. "
                     f"Received: pixels that are not finite, with dtype={dtype.name!r}"
@@ -463,7 +464,12 @@ def _check_images(inputs: Any) -> None:
             "`inputs` must be one array or tensor of images; use np.stack on a list of images of "
             f"one size. Received: inputs={shown(inputs)}"
         )
-    dtype = tf.as_dtype(inputs.dtype)
+    try:
+        dtype = tf.as_dtype(inputs.dtype)
+    except TypeError:
+        if not isinstance(inputs, np.ndarray):
+            return  # an array of another library, which TensorFlow may convert
+        dtype = tf.resource
     if not (dtype.is_floating or dtype.is_integer):
         raise ValueError(
             f"`inputs` must be floats or integers. Received: inputs of dtype {inputs.dtype}"

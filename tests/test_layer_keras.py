@@ -144,7 +144,7 @@ class TestDtypes:
 class TestInputs:
     """What is no dense array of numbers is refused by name, not by TensorFlow."""
 
-    @pytest.mark.parametrize("dtype", [complex, bool, str, object])
+    @pytest.mark.parametrize("dtype", [complex, bool, str, object, "M8[s]"])
     @pytest.mark.parametrize("built", [True, False])
     def test_other_dtypes(self, dtype, built, images):
         layer = FeatureDistillation()
@@ -169,6 +169,17 @@ class TestInputs:
     def test_other_types(self, wrap, images):
         with pytest.raises(ValueError, match="^`inputs` must be one array or tensor .* np.stack"):
             FeatureDistillation()(wrap(images))
+
+    @pytest.mark.skipif(keras.__version__.startswith("2."), reason="Keras 2 takes none")
+    def test_arrays_of_other_libraries(self, images):
+        class Foreign:
+            shape, dtype = images.shape, "foreign.float32"
+
+            def __array__(self, dtype=None, copy=None):
+                return images
+
+        layer = FeatureDistillation()
+        np.testing.assert_array_equal(layer(Foreign()), layer(images))
 
     def test_sparse_and_ragged_tensors(self, images):
         layer = FeatureDistillation()
