@@ -114,7 +114,7 @@ def run_whole(model: keras.Model, images: Any) -> Any:
 
     Example:
         >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
-        >>> run_whole(model, keras.Input((8, 8, 3))).shape
+        >>> tuple(run_whole(model, keras.Input((8, 8, 3))).shape)
         (None, 192)
     """
     preprocessor = _preprocessor_of(model)

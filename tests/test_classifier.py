@@ -9,7 +9,7 @@ from keras import layers
 import fd_keras
 from fd_keras import FeatureDistillation
 from fd_keras.classifier import Classifier, as_logits, check_range
-from fd_keras.evaluation import Protocol, evaluate, fgsm
+from fd_keras.evaluation import Protocol, art_classifier, evaluate, fgsm
 from fd_keras.hardening import Recipe, Training
 from fd_keras.refinement import Search
 
@@ -279,3 +279,14 @@ def test_pixels_after_preprocess_input_are_refused_with_the_way(rng):
     with pytest.raises(ValueError, match="must be scaled to value_range, 0 to 255; give layer"):
         check_range("images", pixels / 255, (0.0, 255.0))
     check_range("images", pixels, (0.0, 255.0))
+
+
+def test_art_sees_two_classes_in_a_single_logit(bright_and_dark):
+    pytest.importorskip("art", reason="ART is not installed")
+    images, labels = bright_and_dark
+    models = [brightness_model(head, lambda x: {"z": x}) for head in ("logit", "two logits")]
+    attackers = [art_classifier(model, value_range=(0, 1)) for model in models]
+    assert [attacker.nb_classes for attacker in attackers] == [2, 2]
+    one, two = (fgsm(4).generate(attacker, images, labels) for attacker in attackers)
+    np.testing.assert_array_equal(one, two)
+    assert np.abs(one - images).max() > 0.01

@@ -12,11 +12,12 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from fd_keras._extras import import_extra
-from fd_keras.classifier import Classifier
+from fd_keras.classifier import Classifier, as_logits
 from fd_keras.data.labelled import LabelledImages
 from fd_keras.evaluation.defences import Defence
 from fd_keras.kernels import Gradient
 from fd_keras.layer import FeatureDistillation
+from fd_keras.protection import chosen_output
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -34,8 +35,8 @@ def art_classifier(
 
     Args:
         model: A Keras model, or a function of a batch of images, that returns logits
-            ``(batch, classes)``. A final softmax would make gradients vanish and every attack
-            look weak.
+            ``(batch, classes)``, or ``(batch, 1)`` for two classes. A final softmax or sigmoid
+            would make gradients vanish and every attack look weak.
         value_range: Lowest and highest pixel value. Attacks stay within it.
         input_shape: Shape of one image; needed if ``model`` has no ``input_shape``.
 
@@ -63,7 +64,14 @@ def art_classifier(
             f"Received: input_shape={input_shape!r}"
         )
     graph = tf.function(
-        lambda x: model(x, training=False) if isinstance(model, keras.Model) else model(x),
+        lambda x: as_logits(
+            chosen_output(
+                model(x, training=False) if isinstance(model, keras.Model) else model(x),
+                None,
+                model,
+            ),
+            from_logits=True,
+        ),
         input_signature=[tf.TensorSpec((None, *shape), tf.float32)],
     )
 

@@ -15,7 +15,7 @@ from fd_keras.export.archive import Endpoint
 from fd_keras.export.recording import distillation_layers, recorded_distillations
 from fd_keras.kernels import from_grey_levels
 from fd_keras.layer import FeatureDistillation
-from fd_keras.protection import named_outputs
+from fd_keras.protection import named_outputs, with_preprocessor
 
 SERVING = "serving_default"
 DISTILL = "distill"
@@ -51,7 +51,7 @@ def exportable(model: keras.Model | FeatureDistillation) -> keras.Model:
         images = keras.Input(shape, dtype=_input_dtype(model))
         return keras.Model(images, {"distilled": model(images)}, name="plugin")
     image_signature(model)
-    return model
+    return with_preprocessor(model)
 
 
 def image_signature(model: keras.Model) -> tf.TensorSpec:

@@ -48,7 +48,8 @@ def wrap_saved_model(
         input_shape: Shape of one image; only needed where the signature leaves the channels open.
 
     Returns:
-        A functional model with the outputs of the signature, by their names.
+        A functional model with the outputs of the signature in a dictionary, by their names. Of
+        several, ``protect``, ``DistillationDetector`` and ``Classifier`` take ``output``.
 
     Raises:
         ValueError: There is no such SavedModel or signature, or it does not take one batch of

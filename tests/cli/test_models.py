@@ -138,7 +138,7 @@ def test_a_model_of_any_size_becomes_int8_in_one(run, tmp_path, photos):
 def test_a_subclassed_model_tells_the_size_of_its_images(tmp_path):
     from fd_keras_cli.models import image_shape
 
-    @keras.saving.register_keras_serializable("fd_keras_tests")
+    @keras.saving.register_keras_serializable("fd_keras_tests_cli")
     class Flat(keras.Model):
         def call(self, inputs):
             return tf.reshape(inputs, (-1, 192))

@@ -493,3 +493,20 @@ def test_nothing_that_lies_in_the_current_directory_is_run(model, crops, tmp_pat
     check = verify_export(version.relative_to(tmp_path), model, crops[:2])
     assert not mark.exists()
     assert check.passed
+
+
+def test_a_preprocessor_is_exported_with_its_model(crops, tmp_path):
+    model = classifier()
+    model.preprocessor = layers.Rescaling(0.5)
+    path = fd_keras.export_tflite(model, tmp_path / "model.tflite", images=crops)
+    (run, *_) = verify_export(path, model, crops).runtimes
+    served = runtimes.run_tflite(path, crops[:2])["predictions"]
+    np.testing.assert_allclose(served, model(crops[:2] / 2), rtol=1e-3, atol=1e-4)
+    assert run.same_class == 1
+
+
+def test_several_inputs_are_refused_without_a_circle(tmp_path):
+    """`protect` refused them, too, and was what the exporter's message named."""
+    x = [keras.Input((SIZE, SIZE, 3)), keras.Input((SIZE, SIZE, 3))]
+    with pytest.raises(ValueError, match="Keras' own model.export writes one with several"):
+        export_tflite(keras.Model(x, layers.Add()(x)), tmp_path / "model.tflite")

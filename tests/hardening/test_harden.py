@@ -175,7 +175,7 @@ def test_bad_data(digits, layer):
         harden(model, layer, hot, validation, training=Training(epochs=1))
 
 
-@keras.saving.register_keras_serializable("fd_keras_tests")
+@keras.saving.register_keras_serializable("fd_keras_tests_hardening")
 class Subclassed(keras.Model):
     """A model whose shape Keras learns of only when it is called, and that can be built again."""
 
