@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,6 +24,8 @@ from fd_keras._checks import shortened, shown
 Result = TypeVar("Result")
 
 _LOCK = ".fd_keras.lock"
+# Directories that ``held`` holds in this thread.
+_HELD: ContextVar[frozenset[Path]] = ContextVar("_HELD", default=frozenset())
 # Files that ``atomic_path`` was writing when its process was killed.
 _TEMPORARY = "." + "[0-9a-f]" * 32 + "*"
 
@@ -309,14 +314,17 @@ class DocumentFormat:
 
 
 @contextmanager
-def locked(directory: str | os.PathLike[str]) -> Iterator[None]:
+def locked(
+    directory: str | os.PathLike[str], *, argument: str = "directory", lasting: bool = True
+) -> Iterator[None]:
     """Keep other runs out of a directory while the block runs.
 
-    The system takes the lock back when the process ends, however it ends. The lock's empty hidden
-    file stays.
+    The system takes the lock back when the process ends, however it ends.
 
     Args:
         directory: Made if missing.
+        argument: Name of the caller's argument in error messages.
+        lasting: Whether the lock's empty hidden file stays.
 
     Raises:
         ValueError: It is a file, or another run holds it.
@@ -332,23 +340,74 @@ def locked(directory: str | os.PathLike[str]) -> Iterator[None]:
         ValueError: `directory` is in use by another run; wait until it has ended, or choose ...
     """
     home = Path(directory)
-    received = f"Received: directory={os.fspath(home)!r}"
+    received = f"Received: {argument}={os.fspath(home)!r}"
     try:
         home.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"`directory` must not be a file. {received}") from error
+        raise ValueError(f"`{argument}` must not be a file. {received}") from error
     lock = FileLock(home / _LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
         raise ValueError(
-            "`directory` is in use by another run; wait until it has ended, or choose another "
+            f"`{argument}` is in use by another run; wait until it has ended, or choose another "
             f"directory. {received}"
         ) from error
     try:
         yield
     finally:
+        if not lasting:
+            (home / _LOCK).unlink(missing_ok=True)  # while it is ours
         lock.release()
+
+
+@contextmanager
+def held(
+    directory: str | os.PathLike[str], *, leftovers: str | None = None, argument: str = "directory"
+) -> Iterator[None]:
+    r"""Keep other runs out of a directory, and remove what killed ones left there.
+
+    The block may hold the directory again, unlike with ``locked``, and no file of the lock stays.
+
+    Args:
+        directory: Made if missing.
+        leftovers: Regular expression of the names under which such a run writes before it renames.
+        argument: Name of the caller's argument in error messages.
+
+    Raises:
+        ValueError: ``directory`` is a file, or another run holds it.
+        OSError: It cannot be written to.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / ".1.abc").mkdir()
+        >>> with held(folder), held(folder, leftovers=r"\.1\.[a-f]+"):
+        ...     (folder / ".1.abc").exists()
+        False
+    """
+    home = Path(os.path.realpath(directory))
+    if home in _HELD.get():
+        _remove_leftovers(home, leftovers)
+        yield
+        return
+    with locked(directory, argument=argument, lasting=False):
+        token = _HELD.set(_HELD.get() | {home})
+        try:
+            _remove_leftovers(home, leftovers)
+            yield
+        finally:
+            _HELD.reset(token)
+
+
+def _remove_leftovers(home: Path, leftovers: str | None) -> None:
+    for path in list(home.iterdir()) if leftovers else []:
+        if not re.fullmatch(str(leftovers), path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

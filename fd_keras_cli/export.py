@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -105,11 +107,16 @@ def export(
     that does not give Keras' distilled image is not kept.
     """  # fmt: skip
     check_directory(out, for_tensorflow=True)
+    wanted = formats or list(FormatName)
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
             from fd_keras import export_saved_model, export_tflite
             from fd_keras_cli.models import load_model, model_images, protected
 
+        served = out / "saved_model"
+        directories = [out, served] if FormatName.SAVED_MODEL in wanted else [out]
+        with _held(*(directory for directory in directories if directory.exists())):
+            pass  # to be refused before the model is read; nothing is made for one that cannot be
         checks: list[ExportCheck] = []
         written = []
         with console.status("Exporting"):
@@ -123,30 +130,38 @@ def export(
             )
             common: dict[str, Any] = {"labels": labels, "images": images, "verify": verify}
             common["on_check"] = checks.append
-            for name in formats or list(FormatName):
-                if name is FormatName.SAVED_MODEL:
-                    path = export_saved_model(
-                        whole,
-                        out / "saved_model",
-                        resize=resize.value,
-                        warmup=warmup,
-                        **common,
-                    )
-                else:
-                    path = export_tflite(
-                        whole,
-                        out / _tflite_name(quantize),
-                        quantize=quantize.value,
-                        representative_data=images,
-                        int8_error=int8_error,
-                        single_image=single_image,
-                        **common,
-                    )
-                written.append(path)
+            with _held(*directories):
+                for name in wanted:
+                    if name is FormatName.SAVED_MODEL:
+                        path = export_saved_model(
+                            whole, served, resize=resize.value, warmup=warmup, **common
+                        )
+                    else:
+                        path = export_tflite(
+                            whole,
+                            out / _tflite_name(quantize),
+                            quantize=quantize.value,
+                            representative_data=images,
+                            int8_error=int8_error,
+                            single_image=single_image,
+                            **common,
+                        )
+                    written.append(path)
     for check in checks:
         echo(str(check))
     for path in written:
         echo(f"Wrote {printable(path)}")
+
+
+@contextmanager
+def _held(*directories: Path) -> Iterator[None]:
+    """Hold all directories for this command, and no other export."""
+    from fd_keras._files import held
+
+    with ExitStack() as stack:
+        for directory in directories:
+            stack.enter_context(held(directory, argument="--out"))
+        yield
 
 
 def _tflite_name(quantize: QuantizeName) -> str:

@@ -143,7 +143,8 @@ def export_details(model: keras.Model, labels: Labels | None, **more: Any) -> di
 
     Example:
         >>> from fd_keras import FeatureDistillation
-        >>> model = keras.Sequential([keras.Input((8, 8, 3)), FeatureDistillation("liu2019")])
+        >>> body = [FeatureDistillation("liu2019"), keras.layers.Flatten(), keras.layers.Dense(2)]
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), *body])
         >>> export_details(model, ["cat", "dog"])["value_range"]
         [0.0, 255.0]
     """
@@ -184,7 +185,9 @@ def _label_names(labels: Labels, classes: set[int]) -> list[str]:
 
 def _class_counts(model: keras.Model) -> set[int]:
     """The numbers of classes that the outputs may have; none where their shapes do not tell."""
-    outputs = model.output if isinstance(model.output, dict) else {"": model.output}
+    # A sequential model that was not called has `outputs` alone.
+    structure = getattr(model, "output", None)
+    outputs = structure if isinstance(structure, dict) else {"": model.outputs}
     shapes = [
         tuple(output.shape)
         for name, part in outputs.items()

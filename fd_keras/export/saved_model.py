@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy.typing as npt
 
+from fd_keras._files import held
 from fd_keras.detection import DistillationDetector
 from fd_keras.export.archive import (
     Labels,
@@ -40,6 +41,9 @@ from fd_keras.export.wrapping import wrapped_resources
 from fd_keras.layer import FeatureDistillation
 
 _WARMUP_IMAGES = 4
+
+# Names of versions that are being written.
+_LEFTOVERS = r"\.\d+\.[0-9a-f]{32}"
 
 
 def export_saved_model(
@@ -93,7 +97,8 @@ def export_saved_model(
 
     Raises:
         FileExistsError: The version exists already.
-        ValueError: An argument does not fit, or ``model`` is not built.
+        ValueError: An argument does not fit, ``model`` is not built, or another export writes to
+            ``directory``.
         ImportError: ``warmup`` needs the extra ``export``.
         ExportProofError: The file does not compute what the model does; nothing was written.
 
@@ -149,7 +154,8 @@ def new_version(
 
     Raises:
         FileExistsError: The version exists already.
-        ValueError: ``version`` is not a positive integer, or ``directory`` is a file.
+        ValueError: ``version`` is not a positive integer, or ``directory`` is a file or held by
+            another export.
 
     Example:
         >>> import tempfile
@@ -161,18 +167,20 @@ def new_version(
     base = Path(directory)
     if base.exists() and not base.is_dir():
         raise ValueError(f"`directory` must be a directory. Received: directory={base}")
-    if version is None:
-        version = 1 + max((int(path.name) for path in versions(base)), default=0)
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+    whole = isinstance(version, int) and not isinstance(version, bool)
+    if version is not None and not (whole and version > 0):
         raise ValueError(f"`version` must be a positive integer. Received: version={version!r}")
-    target = base / str(version)
-    if target.exists():
-        raise FileExistsError(f"`version` exists already; choose another. Received: {target}")
-    base.mkdir(parents=True, exist_ok=True)
-    temporary = base / f".{version}.{uuid.uuid4().hex}"  # not a number: servers pass over it
-    try:
-        yield temporary, target
-        # Renaming onto a directory that somebody filled meanwhile fails, as it should.
-        os.rename(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with held(base, leftovers=_LEFTOVERS):
+        if version is None:
+            version = 1 + max((int(path.name) for path in versions(base)), default=0)
+        target = base / str(version)
+        if target.exists():
+            raise FileExistsError(f"`version` exists already; choose another. Received: {target}")
+        # Not a number: servers pass over it.
+        temporary = base / f".{version}.{uuid.uuid4().hex}"
+        try:
+            yield temporary, target
+            # Renaming onto a directory that somebody filled meanwhile fails, as it should.
+            os.rename(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

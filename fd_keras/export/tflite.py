@@ -17,7 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from fd_keras._checks import checked
-from fd_keras._files import atomic_path
+from fd_keras._files import atomic_path, held
 from fd_keras.data.batches import image_batches
 from fd_keras.export.archive import EXCLUSIVE, Endpoint, Labels, export_details, write_archive
 from fd_keras.export.check import ExportCheck, report
@@ -39,6 +39,9 @@ from fd_keras.protection import named_outputs
 # The converter sorts signatures by name. `serving_default` has to come first: runtimes that know
 # nothing of signatures run the first graph.
 _SORTED_NAMES = {"0": SERVING, "1": DISTILL}
+
+# Names of files that are being written, but for the suffix.
+_LEFTOVER = r"\.[0-9a-f]{32}"
 
 # With 250 of them, or attacked ones among them, MobileNetV2 in int8 came no closer to Keras.
 _REPRESENTATIVE_IMAGES = 100
@@ -98,7 +101,8 @@ def export_tflite(
 
     Raises:
         ValueError: The model needs an operation that is no TFLite builtin (the message names it
-            and a remedy), is not built, or cannot be quantised as asked.
+            and a remedy), is not built, or cannot be quantised as asked; or another export writes
+            to the same directory.
         ImportError: ``quantize`` needs the extra ``export``.
         ExportProofError: The file does not compute what the model does; nothing was written.
 
@@ -119,17 +123,21 @@ def export_tflite(
         samples = _checked_samples(model, representative_data)
         images = samples if images is None else images
     details = export_details(model, labels, quantize=quantize)
-    file, distilled = _converted(model, single_image)
-    if quantize != "none":
-        _refuse_hidden_distillation(model, distilled)
-        kept = _float_tensors(file, distilled)
-        content = quantized(file.to_bytes(), quantize, kept, samples, int8_error)
-        file = TFLiteFile(content)
-    file.add_details({**details, "distilled": distilled})
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(file.to_bytes())
-        if verify:
-            report(verify_export(temporary, model, images), path, on_check)
+    # Beside the file that a link leads to, as the temporary file is.
+    final = Path(os.path.realpath(path))
+    leftovers = _LEFTOVER + re.escape(final.suffix)
+    with held(final.parent, leftovers=leftovers, argument="path"):
+        file, distilled = _converted(model, single_image)
+        if quantize != "none":
+            _refuse_hidden_distillation(model, distilled)
+            kept = _float_tensors(file, distilled)
+            content = quantized(file.to_bytes(), quantize, kept, samples, int8_error)
+            file = TFLiteFile(content)
+        file.add_details({**details, "distilled": distilled})
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(file.to_bytes())
+            if verify:
+                report(verify_export(temporary, model, images), path, on_check)
     return path
 
 

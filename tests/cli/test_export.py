@@ -14,6 +14,7 @@ from keras import layers
 from rich.console import Console
 
 import fd_keras
+from fd_keras._files import locked
 from fd_keras_cli.models import load_model
 
 
@@ -164,6 +165,19 @@ def test_a_model_that_runs_a_saved_model_from_elsewhere_is_refused(command, run,
         if there:
             served = served.rename(tmp_path / "served" / "2")
             first, served = [served] if first else [], tmp_path / "served" / "1"
+
+
+def test_two_exports_into_one_directory_are_refused_before_work(run, model_file, tmp_path):
+    out = tmp_path / "out"
+    for held in (out, out / "saved_model"):
+        with locked(held):
+            # Even before the model is read.
+            code, _, err = run("export", tmp_path / "none.keras", "--out", out)
+        assert (code, err.count("\n")) == (1, 1)
+        assert "`--out` is in use by another run; wait until it has ended" in err
+    with locked(out / "saved_model"):
+        arguments = ["--format", "tflite", "--no-verify", "--out", out]
+        assert run("export", model_file, *arguments)[0] == 0
 
 
 def damaged(path, content):

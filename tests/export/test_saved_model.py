@@ -352,7 +352,11 @@ def test_labels_are_as_many_as_the_classes(units, count, message, tmp_path):
     assert names(tmp_path) == ["labels.txt"]
 
 
-def test_labels_of_a_detector_and_of_a_layer_alone(tmp_path):
+def test_labels_of_other_models(tmp_path):
+    sequential = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(3)])
+    assert export_details(sequential, list("abc"))["labels"] == list("abc")
+    with pytest.raises(ValueError, match="each of the 3 classes"):
+        export_details(sequential, list("ab"))
     detector = DistillationDetector(classifier((16, 16, 3)), FeatureDistillation())
     assert export_details(detector, list("abc"))["labels"] == list("abc")
     with pytest.raises(ValueError, match="each of the 3 classes"):
