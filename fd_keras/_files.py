@@ -120,44 +120,6 @@ def _naming(target: Path, written: Path) -> Iterator[None]:
         ) from error
 
 
-def claim(path: str | os.PathLike[str], identity: Mapping[str, Any], kind: str) -> None:
-    """Record which run a directory holds, and refuse the directory of another run.
-
-    Args:
-        path: JSON file in the directory of the run that holds its identity.
-        identity: Settings that must be the same when the run is resumed, as plain JSON types.
-        kind: Name of such a run in the error message, such as ``"a search"``.
-
-    Raises:
-        ValueError: The directory holds a run with another identity.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "search.json"
-        >>> claim(path, {"seed": 1}, "a search")
-        >>> claim(path, {"seed": 1}, "a search")
-    """
-    path, text = Path(path), json.dumps(identity, sort_keys=True)
-    if path.exists():
-        try:
-            earlier, now = dict(json.loads(path.read_bytes())), json.loads(text)
-        except _INVALID as error:
-            raise ValueError(
-                f"`directory` holds {kind} whose {path.name} is damaged ({error}); choose another "
-                "one, or throw it away with overwrite=True. "
-                f"Received: directory={os.fspath(path.parent)!r}"
-            ) from error
-        different = sorted(key for key in now if earlier.get(key) != now[key])
-        if different:
-            raise ValueError(
-                f"`directory` holds {kind} with other {', '.join(different)}; choose another "
-                "one, or throw it away with overwrite=True. "
-                f"Received: directory={os.fspath(path.parent)!r}"
-            )
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 @dataclass(frozen=True)
 class DocumentFormat:
     """A JSON document with a ``format`` and a ``version`` entry.

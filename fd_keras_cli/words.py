@@ -24,6 +24,7 @@ _ADVICE = (
     ("probabilities", ", with from_logits=True", ""),
     ("probabilities", ", with from_logits=False", ", with --probabilities"),
     ("verify", "verify=False", "--no-verify"),
+    ("overwrite", "overwrite=True", "--overwrite"),
     ("model", "`directory` must hold saved_model.pb", "`MODEL` must hold saved_model.pb"),
     ("max_benign_loss", "`directory`", "`--out`"),
     (

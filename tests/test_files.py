@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fd_keras import CoefficientStatistics, QuantizationTable, preset_table
-from fd_keras._files import DocumentFormat, atomic_path, claim, default_cache_dir
+from fd_keras._files import DocumentFormat, atomic_path, default_cache_dir
 
 
 @pytest.mark.parametrize("name", ["a.json", "a" * 250 + ".json", "a" * 255])
@@ -133,23 +133,6 @@ def test_names_that_the_system_does_not_take(tmp_path):
     for act in (write, QuantizationTable.load, CoefficientStatistics.load):
         with pytest.raises(ValueError, match=r"must not hold a null character.*b.json"):
             act(tmp_path / "a\0b.json")
-
-
-@pytest.mark.parametrize("text", ["", "{", "[1]", "7", "[" * 100_000, "\x00"])
-def test_damaged_record_of_a_run_is_named(tmp_path, text):
-    (tmp_path / "search.json").write_text(text)
-    with pytest.raises(ValueError, match=r"`directory` holds a search whose search.json is damag"):
-        claim(tmp_path / "search.json", {"seed": 1}, "a search")
-    assert (tmp_path / "search.json").read_text() == text
-
-
-def test_directory_of_another_run_is_refused(tmp_path):
-    path = tmp_path / "run.json"
-    claim(path, {"seed": 1, "limits": (1, 2)}, "a search")
-    claim(path, {"seed": 1, "limits": [1, 2]}, "a search")
-    with pytest.raises(ValueError, match=r"holds a search with other limits, seed; .*overwrite"):
-        claim(path, {"seed": 2, "limits": [1]}, "a search")
-    assert json.loads(path.read_text())["seed"] == 1
 
 
 def test_cache_is_where_keras_keeps_its_files(monkeypatch, tmp_path):

@@ -65,6 +65,9 @@ FOREIGN = {
     "a mark of another format": {"walk.json": '{"format": "x", "version": 1}'},
     "a mark without identity": {"walk.json": '{"format": "example.walk", "version": 1}'},
     "a mark that was cut": {"walk.json": '{"format": "example.walk", "vers'},
+    "an empty mark": {"walk.json": ""},
+    "a mark that is no object": {"walk.json": "[1]"},
+    "a mark that is nested too deeply": {"walk.json": "[" * 100_000},
 }
 
 

@@ -309,7 +309,9 @@ def classifier_behind(
         TypeError: ``layer`` is no ``FeatureDistillation``.
 
     Example:
-        >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 8)])
+        >>> model = keras.Sequential(
+        ...     [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
+        ... )
         >>> layer = FeatureDistillation("liu2019", value_range=(0, 1))
         >>> classifier_behind(layer, model).value_range
         (0.0, 1.0)

@@ -127,7 +127,7 @@ class Record(keras.callbacks.Callback):
         try:
             with (self._directory / _STATE).open("rb") as file:
                 self._restore(_read(file), model)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"`directory` holds a {_STATE} that cannot be gone on from ({error}); choose "
                 "another directory, or throw the training away with overwrite=True. "

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import keras
@@ -253,6 +254,14 @@ def test_a_damaged_state_is_named(fitting, tmp_path, damage):
         {"empty": b"", "short": whole[:half], "text": b"state", "flipped": flipped}[damage]
     )
     with pytest.raises(ValueError, match=r"holds a state\.npz .* damaged.*directory='"):
+        fitting(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "{}", "\x00"])
+def test_a_state_of_other_origin_is_named(fitting, tmp_path, text):
+    with zipfile.ZipFile(tmp_path / "state.npz", "w") as archive:
+        archive.writestr("record.json", text)
+    with pytest.raises(ValueError, match=r"holds a state\.npz .*directory='"):
         fitting(tmp_path)
 
 
