@@ -416,7 +416,7 @@ fd_keras_cli.main()
         out = tmp_path / "table.json"
         code, _, errors = run("calibrate", folder, "--epsilon", 200, "--out", out)
         assert code == 1
-        assert "`required_removal` is out of reach" in errors
+        assert "`--required-removal` is out of reach" in errors
 
 
 class TestCompress:

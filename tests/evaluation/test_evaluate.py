@@ -358,7 +358,7 @@ ONLY_LIMITED = {
     ("change", "message"),
     [
         ({"labels": 10}, "`data` must have labels from 0 to 9"),
-        ({"labels": -1}, "`data` must have labels from 0 to 9"),
+        ({"labels": -1}, "`labels` must lie between 0 and"),
         ({"images": 300.0}, "`data` must be finite and lie within value_range, 0 to 255"),
         ({"images": np.nan}, "`data` must be finite and lie within value_range, 0 to 255"),
         ({"classifier": {"value_range": (0, 1)}}, "within value_range, 0 to 1"),
