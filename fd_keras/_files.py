@@ -467,12 +467,13 @@ class RunDirectory:
         with locked(home):
             earlier = self._identity(home)
             now = json.loads(json.dumps(identity))
-            if earlier is not None and overwrite:
-                self._write(home, {})  # killed from here on, it is no run that can be resumed
-                self._delete(home)
-            elif earlier is not None:
+            if earlier is not None and not overwrite:
                 self._check_same(home, earlier, now)
-            self._write(home, now)
+            else:
+                if earlier is not None:
+                    self._write(home, {})  # killed from here on, it is no run to be resumed
+                    self._delete(home)
+                self._write(home, now)
             yield home
 
     def _identity(self, home: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ import typer
 from fd_keras_cli.apply import apply
 from fd_keras_cli.calibrate import calibrate
 from fd_keras_cli.compress import compress
-from fd_keras_cli.console import USER_ERRORS, interruptible, print_error
+from fd_keras_cli.console import USER_ERRORS, interruptible, message_of, print_error
 from fd_keras_cli.demo import demo
 from fd_keras_cli.evaluate import evaluate
 from fd_keras_cli.export import export
@@ -48,7 +48,7 @@ def main() -> None:
     try:
         app()
     except USER_ERRORS as error:
-        print_error(in_options(str(error), _options_of(sys.argv[1:2])))
+        print_error(in_options(message_of(error), _options_of(sys.argv[1:2])))
         raise SystemExit(1) from None
 
 
