@@ -71,6 +71,8 @@ class ArrayStore:
         array = compute()
         content = io.BytesIO()
         np.save(content, array, allow_pickle=False)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.unlink()  # of other origin; a link would be followed, a pipe not replaced
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             file.write(content.getbuffer())
             file.write(_checksum(path, content.getbuffer()))
