@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def folder(tmp_path, rng, monkeypatch):
-    """Two images, three broken ones for the same reason, and another file."""
+    """Two images, three broken ones, two for the same reason, and another file."""
     monkeypatch.setattr(sys, "argv", [])  # which it sets
     for name in ("a.png", "b [1]: x.jpg"):
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / name)
@@ -28,7 +28,8 @@ def folder(tmp_path, rng, monkeypatch):
 def test_reasons_are_counted(folder, capsys):
     assert corpus.main(folder) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert lines.count("3 the file holds no PNG, JPEG, WebP, BMP or GIF image") == 3
+    assert lines.count("2 the file holds no PNG, JPEG, WebP, BMP or GIF image") == 3
+    assert "1 the file holds a JPEG image that is broken, or not of N bits per sample" in lines
     assert "1 the file holds a broken JPEG image, without a scan" in lines
     assert lines.count("Left out: 1 of other kinds (1 .tif), g.tif") == 3
     assert [line[:7] for line in lines].count("2 of 5 ") == 2

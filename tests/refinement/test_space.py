@@ -23,7 +23,7 @@ def test_every_point_of_the_space_is_a_table_for_the_layer(statistics, rng):
         hp.values = {p.name: p.random_sample(97 * seed + i) for i, p in enumerate(hp.space)}
         table = space(hp)
         seen.add((table.color_space, table.cycle_spins))
-        assert FeatureDistillation(table)(rng.random((1, 8, 8, 3))).shape == (1, 8, 8, 3)
+        assert FeatureDistillation(table)(255 * rng.random((1, 8, 8, 3))).shape == (1, 8, 8, 3)
     assert len(seen) == 6
 
 
