@@ -2,10 +2,11 @@
 
 from fd_keras import jpeg
 from fd_keras._version import __version__ as __version__
+from fd_keras.certification import Certificate, certified_table, certify
 from fd_keras.classifier import Classifier
 from fd_keras.design import design_table, perturbation_profile, rank_bands, removal_probability
 from fd_keras.detection import DistillationDetector
-from fd_keras.encoding import Pipeline, make_pipeline
+from fd_keras.encoding import Pipeline, encode, make_pipeline
 from fd_keras.evaluation import EvaluationReport, evaluate
 from fd_keras.export import (
     ExportCheck,
@@ -25,6 +26,7 @@ from fd_keras.tables import QuantizationTable
 
 __all__ = [
     "PRESETS",
+    "Certificate",
     "Classifier",
     "CoefficientStatistics",
     "DistillationDetector",
@@ -36,7 +38,10 @@ __all__ = [
     "Pipeline",
     "QuantizationTable",
     "RefineResult",
+    "certified_table",
+    "certify",
     "design_table",
+    "encode",
     "evaluate",
     "export_saved_model",
     "export_tflite",

@@ -1,17 +1,19 @@
 """JPEG files with a given quantisation table: feature distillation at the encoder.
 
 A JPEG file holds steps that are whole numbers from 1 to 255, and one block grid. ``encode_jpeg``
-refuses other tables instead of rounding them silently; ``rounded_table`` rounds them.
+refuses other tables instead of rounding them silently; ``rounded_table`` rounds them. What it
+writes is an encoded image (see ``fd_keras.encode``) for whoever decodes it with libjpeg.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +21,10 @@ from PIL import Image
 from scipy.fft import dctn
 
 from fd_keras._files import atomic_path
+from fd_keras.certification import nominal_radius
 from fd_keras.data.files import check_regular, software_exif
 from fd_keras.dct import BLOCK_SIZE, RGB_TO_YCBCR, TIE_OFFSET, zigzag_rank
+from fd_keras.lattice import Lattice
 from fd_keras.presets import TableLike, as_table
 from fd_keras.tables import QuantizationTable
 
@@ -45,6 +49,9 @@ _RGB_IDENTIFIERS = (ord("R"), ord("G"), ord("B"))
 
 # Pixels that are encoded at once: they take 6 MB as float64, and a dozen copies exist.
 _PIXELS_AT_ONCE = 2**18
+
+# Single blocks are decoded in one image of this many across.
+_BLOCKS_ACROSS = 64
 
 # 64 pixels of a block times this matrix are its DCT, several times faster than `dctn` is.
 _BLOCK_DCT = dctn(
@@ -91,28 +98,27 @@ def encode_jpeg(
 ) -> bytes:
     """Compress an image to baseline JPEG with the steps of ``table``.
 
-    With 4:4:4 and a YCbCr table, the file holds the coefficients that the layer computes. A
-    plain encoder would get some of them wrong by one step, because it rounds Y, Cb and Cr to
-    whole numbers before the DCT. Therefore each block is first moved towards its distilled
-    version, as far as whole pixel values allow. With 4:2:0 or an RGB table, libjpeg quantises the
-    original image.
+    With 4:4:4, the file holds the image that ``encode`` makes of this one. Its blocks are chosen
+    by what libjpeg decodes: those that would come out too near to the boundary of a level, since
+    the decoder rounds Y, Cb and Cr before it makes RGB of them and clips them to 0..255, get
+    another point of the lattice, with less contrast or another brightness. Nearly all files keep
+    the radius that the table certifies when they are decoded; ``certify`` of the decoded image
+    says what a file reaches. Tables with steps too small for any radius (such as ``"jpeg:75"``)
+    give the coefficients that the layer computes, except for
 
-    The decoded file differs from the layer's output
-
-    * in some coefficients, by one step: those of blocks with high contrast whose distilled version
+    * some coefficients, by one step: those of blocks with high contrast whose distilled version
       leaves 0..255, and with steps of about 1 to 3 those of other blocks too;
-    * in incomplete blocks at the right and bottom edge, which are encoded without being moved;
-    * where Y, Cb or Cr leave 0..255, because libjpeg clips them and the layer does not.
+    * incomplete blocks at the right and bottom edge, which are encoded without being moved.
 
-    In addition, the decoder rounds Y, Cb and Cr before it converts them to RGB, which changes
-    photographs by 0.3 to 0.4 grey levels on average, whatever the encoder does.
+    With 4:2:0, libjpeg quantises the original image.
 
     Args:
         image: uint8 ``(height, width)``, ``(height, width, 1)`` or ``(height, width, 3)``,
             with sides of 1 to 65,500 pixels.
         table: What ``FeatureDistillation`` takes, with whole steps from 1 to 255 and one cycle
-            spin. An RGB table gives an RGB JPEG, in which DC is quantised after a level shift of
-            128, unlike in the layer.
+            spin. An RGB table gives an RGB JPEG file, and a grey one of a grey image. As JPEG
+            subtracts 128 from every pixel and the layer does not in RGB, its step of DC becomes
+            the largest one that both lattices share: ``gcd(step, 1024)``.
         subsampling: Of chroma: ``"4:4:4"`` (none) or ``"4:2:0"`` (half the height and width).
         icc_profile: ICC colour profile of ``image``, of at most ``LARGEST_JPEG_PROFILE`` bytes.
 
@@ -148,22 +154,12 @@ def encode_jpeg(
             "`subsampling` of chroma needs a colour image and a YCbCr table. "
             f"Received: subsampling={subsampling!r}"
         )
-    if ycbcr and subsampling == "4:4:4":
-        pixels = _reproducing_planes(pixels, steps)
-        picture = Image.fromarray(pixels[..., 0]) if grey else _as_ycbcr(pixels)
-    else:
-        picture = Image.fromarray(pixels[..., 0] if grey else pixels)
-    buffer = io.BytesIO()
-    picture.save(
-        buffer,
-        "JPEG",
-        qtables=[channel.astype(int).ravel().tolist() for channel in steps],
-        subsampling=subsampling,
-        keep_rgb=not ycbcr and not grey,
-        optimize=True,
-        icc_profile=icc_profile,
-    )
-    return buffer.getvalue()
+    options: dict[str, Any] = {"optimize": True, "icc_profile": icc_profile}
+    if subsampling == "4:2:0":
+        return _saved(Image.fromarray(pixels), steps, subsampling=subsampling, **options)
+    if nominal_radius(table, pixels.shape[-1]) > 0:
+        pixels = _fitted(pixels, table)
+    return _file(pixels, table, **options)
 
 
 def write_jpeg(
@@ -404,24 +400,102 @@ def _validated_image(image: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     return pixels
 
 
+def _fitted(pixels: npt.NDArray[np.uint8], table: QuantizationTable) -> npt.NDArray[np.uint8]:
+    """An image whose file, decoded, lies within the levels of the table as far as it certifies."""
+    lattice = Lattice.of(table, pixels.shape[-1])
+    stored = functools.partial(_decoded, table=table)
+    strips = [lattice.fitted(np.float32(strip)[np.newaxis], stored)[0] for strip in _strips(pixels)]
+    return np.concatenate(strips).astype(np.uint8)
+
+
+def _decoded(images: _Blocks, table: QuantizationTable) -> _Blocks:
+    """Images of whole pixel values, or many single blocks, as libjpeg decodes their file."""
+    count, height, width, channels = images.shape
+    across = min(count, _BLOCKS_ACROSS)
+    # Several images, which are blocks, are laid side by side in one.
+    spare = np.zeros((-count % across, height, width, channels), images.dtype)
+    tiles = np.concatenate([images, spare]).reshape(-1, across, height, width, channels)
+    sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(-1, across * width, channels)
+    decoded = np.asarray(Image.open(io.BytesIO(_file(sheet.astype(np.uint8), table))))
+    tiles = decoded.reshape(-1, height, across, width, channels).transpose(0, 2, 1, 3, 4)
+    return np.asarray(tiles.reshape(-1, height, width, channels)[:count], np.float32)
+
+
+def _file(pixels: npt.NDArray[np.uint8], table: QuantizationTable, **options: Any) -> bytes:
+    """A JPEG file 4:4:4 with the coefficients that the layer computes."""
+    grey, ycbcr = pixels.shape[-1] == 1, table.color_space == "ycbcr"
+    steps = table.steps_for(pixels.shape[-1])
+    if ycbcr:
+        planes = np.concatenate([_reproducing_strip(strip, steps) for strip in _strips(pixels)])
+    else:
+        planes = np.concatenate([_with_exact_dc(strip, steps) for strip in _strips(pixels)])
+        steps = steps.copy()
+        steps[:, 0, 0] = np.gcd(steps[:, 0, 0].astype(int), 128 * BLOCK_SIZE)
+    if grey:
+        picture = Image.fromarray(planes[..., 0])
+    else:
+        picture = _as_ycbcr(planes) if ycbcr else Image.fromarray(planes)
+    return _saved(picture, steps, subsampling="4:4:4", keep_rgb=not ycbcr and not grey, **options)
+
+
+def _saved(picture: Image.Image, steps: npt.NDArray[np.float64], **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    tables = [channel.astype(int).ravel().tolist() for channel in steps]
+    picture.save(buffer, "JPEG", qtables=tables, **options)
+    return buffer.getvalue()
+
+
+def _strips(pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
+    """An image as rows of blocks, so many at once as memory allows."""
+    rows = max(1, _PIXELS_AT_ONCE // (BLOCK_SIZE * pixels.shape[1])) * BLOCK_SIZE
+    return [pixels[top : top + rows] for top in range(0, len(pixels), rows)]
+
+
+def _with_exact_dc(
+    pixels: npt.NDArray[np.uint8], steps: npt.NDArray[np.float64]
+) -> npt.NDArray[np.uint8]:
+    """Grey or RGB pixels, some of them moved by one so that each block's DC is a multiple.
+
+    The file's step of DC is mostly 1, and would keep what whole pixel values are off by.
+    """
+    height, width, channels = pixels.shape
+    whole_height, whole_width = (side // BLOCK_SIZE * BLOCK_SIZE for side in (height, width))
+    whole = pixels[:whole_height, :whole_width].astype(np.float64)
+    if not whole.size:
+        return pixels
+    blocks = _to_blocks(whole)
+    steps = np.tile(steps.reshape(-1, BLOCK_SIZE**2), (len(blocks) // channels, 1))
+    coefficients = np.round(blocks @ _BLOCK_DCT / steps + TIE_OFFSET) * steps
+    residual = coefficients @ _BLOCK_DCT.T - blocks
+    missing = np.rint(coefficients[:, :1] * BLOCK_SIZE - blocks.sum(1, keepdims=True))
+    direction = np.sign(missing)
+    movable = (blocks + direction >= 0) & (blocks + direction <= 255)
+    gain = np.where(movable, residual * direction, -np.inf)
+    order = np.argsort(-gain, axis=1, kind="stable")
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.arange(BLOCK_SIZE**2)[np.newaxis], 1)
+    moved = (rank < np.abs(missing)) & movable
+    # What repeats its edge is repeated by the encoder too, and has to stay as it is.
+    square = blocks.reshape(-1, BLOCK_SIZE, BLOCK_SIZE)
+    for axis in (1, 2):
+        moved &= np.ptp(square, axis=axis).any(axis=1)[:, np.newaxis]
+    result = pixels.copy()
+    shape = whole.shape
+    result[:whole_height, :whole_width] = _from_blocks(
+        np.float32(blocks + direction * moved), shape
+    )
+    return result
+
+
 def _as_ycbcr(planes: npt.NDArray[np.uint8]) -> Image.Image:
     """A picture of Y, Cb and Cr planes, which Pillow encodes without conversion."""
     return Image.merge("YCbCr", [Image.fromarray(planes[..., i]) for i in range(3)])
 
 
-def _reproducing_planes(
-    pixels: npt.NDArray[np.uint8], steps: npt.NDArray[np.float64]
-) -> npt.NDArray[np.uint8]:
-    """Grey or Y, Cb, Cr planes in whole numbers whose quantised DCT is that of the layer."""
-    rows = max(1, _PIXELS_AT_ONCE // (BLOCK_SIZE * pixels.shape[1])) * BLOCK_SIZE
-    strips = (pixels[top : top + rows] for top in range(0, len(pixels), rows))
-    return np.concatenate([_reproducing_strip(strip, steps) for strip in strips])
-
-
 def _reproducing_strip(
     pixels: npt.NDArray[np.uint8], steps: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.uint8]:
-    """``_reproducing_planes`` of some rows of blocks."""
+    """Grey or Y, Cb, Cr planes in whole numbers whose quantised DCT is that of the layer."""
     height, width, channels = pixels.shape
     centred = pixels.astype(np.float64)
     centred = centred @ RGB_TO_YCBCR.T if channels == 3 else centred
