@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,65 +22,26 @@ import tensorflow as tf
 from fd_keras._checks import checked, validate_value_range
 from fd_keras.dct import (
     BLOCK_SIZE,
-    RGB_TO_YCBCR,
     TIE_OFFSET,
     ColorSpace,
     grid_offsets,
     validate_color_space,
 )
-from fd_keras.kernels import coefficients, dct_basis, pad_to_blocks, to_grey_levels
-from fd_keras.presets import TableLike, as_table
+from fd_keras.kernels import (
+    NORMS,
+    TOLERANCE,
+    Norm,
+    coefficients,
+    gains,
+    linf_gains,
+    pad_to_blocks,
+    to_grey_levels,
+    validate_norm,
+)
+from fd_keras.presets import ROUNDING, TableLike, as_table, certified_name, certified_steps
 from fd_keras.tables import QuantizationTable
 
-Norm = Literal["inf", "2"]
-
-NORMS: tuple[Norm, ...] = get_args(Norm)
-
 FloatArray = npt.NDArray[np.float64]
-
-# By how much a coefficient that the layer computes in float32 may differ from the exact one.
-# Worst case of its products for pixels up to 255: 19 roundings of sums up to 2040 (2.3e-3), of
-# the product with 1/q (2.5e-4) and of the scaling from another value range (2.5e-4).
-TOLERANCE = 0.005
-
-# What `encode` forgives a coefficient for float32 rounding of its own; steps make up for it.
-SLACK = 0.001
-
-# Whole pixel values are half a grey level from the lattice at most.
-_ROUNDING = 0.5
-
-
-def linf_gains() -> FloatArray:
-    """Largest change of each coefficient under a perturbation of one grey level per pixel.
-
-    Returns:
-        Array ``(8, 8)``: 8 for DC, 6.6 to 8 elsewhere.
-
-    Example:
-        >>> linf_gains()[0, 0].round(6), linf_gains().min().round(2)
-        (np.float64(8.0), np.float64(6.57))
-    """
-    sums = np.abs(dct_basis()).sum(axis=1)
-    return np.asarray(np.outer(sums, sums))
-
-
-def l2_gains(channels: int, color_space: ColorSpace) -> FloatArray:
-    """Largest change of a coefficient of each channel under a perturbation of L2 norm 1.
-
-    Args:
-        channels: Number of channels of the image.
-        color_space: Of the coefficients.
-
-    Returns:
-        Array ``(channels,)``.
-
-    Example:
-        >>> l2_gains(3, "ycbcr").round(3)
-        array([0.669, 0.623, 0.657])
-    """
-    if color_space == "ycbcr" and channels == 3:
-        return np.asarray(np.linalg.norm(RGB_TO_YCBCR, axis=1))
-    return np.ones(channels)
 
 
 @dataclass(frozen=True)
@@ -139,7 +99,7 @@ class Certificate:
             Array ``(n,)``.
         """
         size = float(checked("epsilon", epsilon))
-        return (self.linf_radius if _checked_norm(norm) == "inf" else self.l2_radius) >= size
+        return (self.linf_radius if validate_norm(norm) == "inf" else self.l2_radius) >= size
 
 
 def certify(
@@ -232,11 +192,8 @@ def certified_table(
         QuantizationTable('certified:2', steps=33..41, channels=1, color_space='rgb', cycle_spins=1)
     """
     size = float(checked("epsilon", epsilon, positive=True))
-    space = validate_color_space(color_space)
-    channels = 3 if space == "ycbcr" else 1
-    moved = size * _gains(channels, space, _checked_norm(norm)) + _ROUNDING * linf_gains()
-    steps = (moved + 2 * TOLERANCE + SLACK) / (0.5 - TIE_OFFSET)
-    steps = np.ceil(steps) if whole_steps else steps
+    space, kind = validate_color_space(color_space), validate_norm(norm)
+    steps = certified_steps(size, space, kind, whole_steps=whole_steps)
     base = None if at_least is None else as_table(at_least)
     if base is not None:
         if base.color_space != space or base.cycle_spins != 1:
@@ -247,9 +204,9 @@ def certified_table(
         steps = np.maximum(steps, base.steps)
     provenance = {
         "source": "certified",
-        "name": f"certified:{size:g}",
+        "name": certified_name(size, space, kind),
         "epsilon": size,
-        "norm": norm,
+        "norm": kind,
     }
     if base is not None:
         provenance["at_least"] = base.name
@@ -272,8 +229,8 @@ def nominal_radius(table: QuantizationTable, channels: int, norm: Norm = "inf") 
         2.0
     """
     half = table.steps_for(channels) * (0.5 - TIE_OFFSET) - 2 * TOLERANCE
-    left = half - _ROUNDING * linf_gains()
-    return max(0.0, float((left / _gains(channels, table.color_space, norm)).min()))
+    left = half - ROUNDING * linf_gains()
+    return max(0.0, float((left / gains(channels, table.color_space, norm)).min()))
 
 
 def nominal_margins(table: QuantizationTable, channels: int) -> FloatArray:
@@ -291,7 +248,7 @@ def nominal_margins(table: QuantizationTable, channels: int) -> FloatArray:
         np.float64(16.0)
     """
     needed = [
-        nominal_radius(table, channels, norm) * _gains(channels, table.color_space, norm)
+        nominal_radius(table, channels, norm) * gains(channels, table.color_space, norm)
         for norm in NORMS
     ]
     return np.asarray(np.maximum(*needed))
@@ -367,10 +324,10 @@ def _radii(
     """L-inf radius, L2 radius and limiting coefficient of one image."""
     linf, l2, limiting = np.inf, np.inf, LimitingCoefficient(0, 0, 0, (0, 0))
     channels = pixels.shape[-1]
-    by_norm = [np.float32(ordered(_gains(channels, color_space, norm))) for norm in NORMS]
+    by_norm = [np.float32(ordered(gains(channels, color_space, norm))) for norm in NORMS]
     for offset in grid_offsets(spins):
         margin = margins(pixels, steps, color_space, offset)
-        radii, lengths = ((margin / gains).numpy() for gains in by_norm)
+        radii, lengths = ((margin / gain).numpy() for gain in by_norm)
         row, u, column, rest = np.unravel_index(int(radii.argmin()), radii.shape)
         if (least := max(0.0, float(radii[row, u, column, rest]))) < linf:
             v, channel = divmod(int(rest), channels)
@@ -387,17 +344,6 @@ def ordered(by_channel: FloatArray) -> FloatArray:
     return np.asarray(ordered)
 
 
-def _gains(channels: int, color_space: ColorSpace, norm: Norm) -> FloatArray:
-    """Largest change of each coefficient under a perturbation of size 1, ``(channels, 8, 8)``."""
-    if norm == "inf":
-        by_channel = np.ones(channels)
-        by_band = linf_gains()
-    else:
-        by_channel = l2_gains(channels, color_space)
-        by_band = np.ones((BLOCK_SIZE, BLOCK_SIZE))
-    return np.asarray(by_channel[:, np.newaxis, np.newaxis] * by_band)
-
-
 def _repeats(shape: tuple[int, ...], offset: tuple[int, int]) -> FloatArray:
     """By how much edge repetition lengthens a perturbation in each block, at most."""
     most = []
@@ -407,9 +353,3 @@ def _repeats(shape: tuple[int, ...], offset: tuple[int, int]) -> FloatArray:
         rows = pixel.reshape(blocks, BLOCK_SIZE)
         most.append([np.unique(row, return_counts=True)[1].max() for row in rows])
     return np.asarray(np.sqrt(np.outer(most[0], most[1])))
-
-
-def _checked_norm(norm: Any) -> Norm:
-    if norm not in NORMS:
-        raise ValueError(f"`norm` must be one of {NORMS}. Received: norm={norm!r}")
-    return "inf" if norm == "inf" else "2"

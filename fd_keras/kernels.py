@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras._checks import checked_choice
 from fd_keras._compat import clip
 from fd_keras.dct import (
     BLOCK_SIZE,
@@ -37,9 +38,16 @@ from fd_keras.dct import (
 
 DctMethod = Literal["matmul", "signal"]
 Gradient = Literal["straight-through", "smooth"]
+Norm = Literal["inf", "2"]
 
 DCT_METHODS: tuple[DctMethod, ...] = get_args(DctMethod)
 GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
+NORMS: tuple[Norm, ...] = get_args(Norm)
+
+# By how much a coefficient that the layer computes in float32 may differ from the exact one.
+# Worst case of its products for pixels up to 255: 19 roundings of sums up to 2040 (2.3e-3), of
+# the product with 1/q (2.5e-4) and of the scaling from another value range (2.5e-4).
+TOLERANCE = 0.005
 
 # With more channels, a product with kron(D, colour matrix) costs more multiplications than it
 # saves passes over memory.
@@ -251,6 +259,79 @@ def coefficients(pixels: tf.Tensor, color_space: ColorSpace = "rgb") -> tf.Tenso
     x = _transform_rows(x, dct_basis(), channels, color_space, inverse=False)
     x = _transform_columns(x, dct_basis(), width * channels)
     return tf.reshape(x, (-1, BLOCK_SIZE, width // BLOCK_SIZE, BLOCK_SIZE * channels))
+
+
+def linf_gains() -> npt.NDArray[np.float64]:
+    """Largest change of each coefficient under a perturbation of one grey level per pixel.
+
+    Returns:
+        Array ``(8, 8)``: 8 for DC, 6.6 to 8 elsewhere.
+
+    Example:
+        >>> linf_gains()[0, 0].round(6), linf_gains().min().round(2)
+        (np.float64(8.0), np.float64(6.57))
+    """
+    sums = np.abs(dct_basis()).sum(axis=1)
+    return np.asarray(np.outer(sums, sums))
+
+
+def l2_gains(channels: int, color_space: ColorSpace) -> npt.NDArray[np.float64]:
+    """Largest change of a coefficient of each channel under a perturbation of L2 norm 1.
+
+    Args:
+        channels: Number of channels of the image.
+        color_space: Of the coefficients.
+
+    Returns:
+        Array ``(channels,)``.
+
+    Example:
+        >>> l2_gains(3, "ycbcr").round(3)
+        array([0.669, 0.623, 0.657])
+    """
+    if color_space == "ycbcr" and channels == 3:
+        return np.asarray(np.linalg.norm(RGB_TO_YCBCR, axis=1))
+    return np.ones(channels)
+
+
+def gains(channels: int, color_space: ColorSpace, norm: Norm) -> npt.NDArray[np.float64]:
+    """Largest change of each coefficient under a perturbation of size 1.
+
+    Args:
+        channels: Number of channels of the image.
+        color_space: Of the coefficients.
+        norm: Of the perturbation.
+
+    Returns:
+        Array ``(channels, 8, 8)``.
+
+    Example:
+        >>> gains(3, "rgb", "2").shape
+        (3, 8, 8)
+    """
+    if norm == "inf":
+        by_channel = np.ones(channels)
+        by_band = linf_gains()
+    else:
+        by_channel = l2_gains(channels, color_space)
+        by_band = np.ones((BLOCK_SIZE, BLOCK_SIZE))
+    return np.asarray(by_channel[:, np.newaxis, np.newaxis] * by_band)
+
+
+def validate_norm(value: object) -> Norm:
+    """Return ``value`` if it is the name of a norm.
+
+    Args:
+        value: Candidate.
+
+    Raises:
+        ValueError: ``value`` is none of ``NORMS``.
+
+    Example:
+        >>> validate_norm("inf")
+        'inf'
+    """
+    return checked_choice("norm", value, NORMS)
 
 
 def _matmul_round_trip(

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras.certification import SLACK, margins, nominal_margins, ordered
+from fd_keras.certification import margins, nominal_margins, ordered
 from fd_keras.dct import BLOCK_SIZE, RGB_TO_YCBCR, TIE_OFFSET, YCBCR_TO_RGB, ColorSpace, level_shift
 from fd_keras.kernels import dct_basis, distil
+from fd_keras.presets import SLACK
 from fd_keras.tables import QuantizationTable
 
 FloatArray = npt.NDArray[np.float32]

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras._checks import shown
-from fd_keras.dct import BLOCK_SIZE, zigzag_rank
+from fd_keras._checks import checked, shown
+from fd_keras.dct import BLOCK_SIZE, TIE_OFFSET, ColorSpace, validate_color_space, zigzag_rank
+from fd_keras.kernels import TOLERANCE, Norm, gains, linf_gains
 from fd_keras.tables import QuantizationTable
 
-PRESETS = ("liu2019", "zigzag15", "balanced", "jpeg")
+PRESETS = ("liu2019", "zigzag15", "balanced", "jpeg", "certified")
 
 # Typing alias: what the layer accepts as a table.
 TableLike = str | os.PathLike[str] | QuantizationTable | Mapping[str, object] | npt.ArrayLike
@@ -44,6 +45,12 @@ _ANNEX_K_CHROMA = [
 
 _DEFAULT_JPEG_QUALITY = 75  # Pillow's and libjpeg's
 
+# Whole pixel values are half a grey level from the lattice at most.
+ROUNDING = 0.5
+
+# What an encoder forgives a coefficient for float32 rounding of its own; steps make up for it.
+SLACK = 0.001
+
 
 def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
     """Return a quantisation table by its name.
@@ -56,9 +63,12 @@ def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
       than 5 % benign loss; its accuracies are in ``experiments/results/imagenet_front.md``.
     * ``"jpeg"``: the Annex K tables at libjpeg's ``quality``, in YCbCr without chroma
       subsampling. ``"jpeg:90"`` is the same as ``preset_table("jpeg", quality=90)``.
+    * ``"certified"``: the smallest whole steps with which an encoded image withstands every change
+      of at most 2 grey levels per pixel, in RGB; see ``certified_table``. ``"certified:4"`` is
+      for 4 grey levels, and ``"certified:4:ycbcr"`` in YCbCr, which makes smaller JPEG files.
 
     Args:
-        name: One of ``PRESETS``, or ``"jpeg:<quality>"``.
+        name: One of ``PRESETS``, ``"jpeg:<quality>"`` or ``"certified:<epsilon>[:ycbcr]"``.
         quality: JPEG quality from 1 to 100; only for ``"jpeg"``. Default: 75.
 
     Returns:
@@ -79,7 +89,8 @@ def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
     base, separator, suffix = name.partition(":") if isinstance(name, str) else ("", "", "")
     if base not in PRESETS:
         raise ValueError(
-            f"`name` must be one of {PRESETS} or 'jpeg:<quality>'. Received: name={shown(name)}"
+            f"`name` must be one of {PRESETS}, 'jpeg:<quality>' or "
+            f"'certified:<epsilon>[:ycbcr]'. Received: name={shown(name)}"
         )
     if base == "jpeg":
         if separator and quality is not None:
@@ -88,6 +99,8 @@ def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
                 f"Received: name={shown(name)}, quality={shown(quality)}"
             )
         return _jpeg_table(_parsed_quality(name, suffix) if separator else quality)
+    if base == "certified" and quality is None:
+        return _certified_preset(name, suffix if separator else "2")
     if separator or quality is not None:
         raise ValueError(
             f"`quality` belongs to the 'jpeg' preset only. "
@@ -144,8 +157,9 @@ def table_from_argument(argument: str) -> QuantizationTable:
         return preset_table(argument)
     if "\0" in argument or not os.path.exists(argument):
         raise ValueError(
-            f"`table` must be a preset ({', '.join(PRESETS)}, jpeg:<quality>) or an existing "
-            f"JSON file. Received: table={shown(argument)}"
+            f"`table` must be a preset ({', '.join(PRESETS)}, jpeg:<quality>, "
+            "certified:<epsilon>[:ycbcr]) or an existing JSON file. "
+            f"Received: table={shown(argument)}"
         )
     return QuantizationTable.load(argument)
 
@@ -204,6 +218,62 @@ def _parsed_quality(name: str, suffix: str) -> int:
         raise ValueError(
             f"`name` must end in a whole number after 'jpeg:'. Received: name={shown(name)}"
         ) from None
+
+
+def certified_steps(
+    epsilon: float, color_space: ColorSpace, norm: Norm, *, whole_steps: bool = True
+) -> npt.NDArray[np.float64]:
+    """The smallest steps that certify encoded images; see ``certified_table``.
+
+    Args:
+        epsilon: Perturbation in grey levels of 255.
+        color_space: In which the steps quantise.
+        norm: Of the perturbation.
+        whole_steps: Whether to round up to whole steps.
+
+    Returns:
+        Array ``(1, 8, 8)`` for RGB, ``(3, 8, 8)`` for YCbCr.
+
+    Example:
+        >>> certified_steps(2, "rgb", "inf")[0, 0, 0]
+        np.float64(41.0)
+    """
+    channels = 3 if color_space == "ycbcr" else 1
+    moved = epsilon * gains(channels, color_space, norm) + ROUNDING * linf_gains()
+    steps = (moved + 2 * TOLERANCE + SLACK) / (0.5 - TIE_OFFSET)
+    return np.asarray(np.ceil(steps) if whole_steps else steps)
+
+
+def certified_name(epsilon: float, color_space: ColorSpace, norm: Norm) -> str:
+    """The name of a certified table, which for the L-inf norm is that of a preset.
+
+    Args:
+        epsilon: Perturbation in grey levels of 255.
+        color_space: In which the steps quantise.
+        norm: Of the perturbation.
+
+    Example:
+        >>> certified_name(2, "ycbcr", "inf")
+        'certified:2:ycbcr'
+    """
+    kind = "certified" if norm == "inf" else "certified-l2"
+    return f"{kind}:{epsilon:g}" + (":ycbcr" if color_space == "ycbcr" else "")
+
+
+def _certified_preset(name: str, suffix: str) -> QuantizationTable:
+    size, _, space = suffix.partition(":")
+    try:
+        epsilon = float(checked("epsilon", float(size), positive=True))
+        color_space = validate_color_space(space or "rgb")
+    except ValueError:
+        raise ValueError(
+            "`name` must end in a number of grey levels after 'certified:', and in nothing else "
+            f"but ':ycbcr' or ':rgb'. Received: name={shown(name)}"
+        ) from None
+    steps = certified_steps(epsilon, color_space, "inf")
+    return QuantizationTable(
+        steps, color_space, provenance=_provenance(certified_name(epsilon, color_space, "inf"))
+    )
 
 
 def _provenance(name: str) -> dict[str, str]:

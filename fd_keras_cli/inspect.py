@@ -22,7 +22,7 @@ def inspect(
         typer.Argument(
             metavar="FILE",
             help="A table.json, a statistics.json or a JPEG file; or a preset: liu2019, zigzag15, "
-            "balanced, jpeg, jpeg:QUALITY.",
+            "balanced, jpeg, jpeg:QUALITY, certified:EPSILON[:ycbcr].",
         ),
     ],
     plot: Annotated[
@@ -73,7 +73,8 @@ def _read(name: str) -> QuantizationTable | CoefficientStatistics:
         raise ValueError(f"`FILE` must be one file, not a directory. Received: {name}")
     if not file.exists():
         raise ValueError(
-            f"`FILE` must be an existing file or a preset ({', '.join(PRESETS)}, jpeg:QUALITY). "
+            f"`FILE` must be an existing file or a preset ({', '.join(PRESETS)}, jpeg:QUALITY, "
+            "certified:EPSILON[:ycbcr]). "
             f"Received: {name}"
         )
     check_regular(file)

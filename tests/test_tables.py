@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from fd_keras import PRESETS, FeatureDistillation, QuantizationTable, preset_table
+from fd_keras import (
+    PRESETS,
+    FeatureDistillation,
+    QuantizationTable,
+    certified_table,
+    preset_table,
+)
 from fd_keras.dct import RGB_TO_YCBCR, YCBCR_TO_RGB, grid_offsets, zigzag_rank
 from fd_keras.presets import as_table, table_from_argument
 
@@ -223,6 +229,21 @@ class TestPresets:
             preset_table("jpeg:50", quality=50)
         with pytest.raises(ValueError, match="whole number.*jpeg:high"):
             preset_table("jpeg:high")
+
+    def test_certified(self):
+        """The names of the tables that `certified_table` makes."""
+        assert preset_table("certified") == preset_table("certified:2") == certified_table(2)
+        for space in ("rgb", "ycbcr"):
+            table = certified_table(1.5, color_space=space)
+            assert preset_table(f"certified:1.5:{space}") == table
+            assert preset_table(table.name) == table
+
+    @pytest.mark.parametrize(
+        "name", ["certified:", "certified:x", "certified:0", "certified:inf", "certified:2:lab"]
+    )
+    def test_bad_certified(self, name):
+        with pytest.raises(ValueError, match=f"grey levels after 'certified:'.*name='{name}'"):
+            preset_table(name)
 
     @pytest.mark.parametrize("suffix", [".json", ".JSON", ""])
     def test_files(self, tmp_path, suffix):
