@@ -12,6 +12,7 @@ import typer
 
 from fd_keras_cli.apply import apply
 from fd_keras_cli.calibrate import calibrate
+from fd_keras_cli.certify import certify
 from fd_keras_cli.compress import compress
 from fd_keras_cli.console import USER_ERRORS, interruptible, message_of, print_error
 from fd_keras_cli.demo import demo
@@ -33,7 +34,7 @@ app = typer.Typer(
 _tidied = interruptible("Interrupted")
 
 for command in (
-    *(apply, calibrate, compress, demo, evaluate, export),
+    *(apply, calibrate, certify, compress, demo, evaluate, export),
     *(harden, inspect, refine, verify),
 ):
     app.command()(_tidied(command))

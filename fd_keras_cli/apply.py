@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from fd_keras_cli.console import quiet_libraries
 from fd_keras_cli.options import Images, MaxPixels, OutDirectory, Overwrite, TableName
@@ -28,6 +30,13 @@ def apply(
     images: Images,
     out: OutDirectory,
     table: TableName = "liu2019",
+    encode: Annotated[
+        bool,
+        typer.Option(
+            "--encode",
+            help="Write images that lie on the table's lattice, for `fd-keras certify`.",
+        ),
+    ] = False,
     max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -38,10 +47,13 @@ def apply(
     folders below OUT. Transparency, colour profile and gamma are kept, the EXIF orientation is
     applied, and other metadata is dropped. Palette images become RGB, and 16 bits per sample
     become 8. Of an animated GIF, the first frame is taken.
+
+    With --encode, the first pass of two is written: whole pixel values whose coefficients lie on
+    the table's lattice, in all blocks, also those whose distilled version leaves 0 to 255.
     """
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
         from fd_keras.presets import table_from_argument
-    distiller = _Distiller(table_from_argument(table), max_pixels)
+    distiller = _Distiller(table_from_argument(table), max_pixels, encode)
     batch = FileBatch("apply", images, out, _name, overwrite=overwrite, max_pixels=max_pixels)
 
     def convert(source: Path, target: Path, remarks: Tally) -> None:
@@ -51,10 +63,11 @@ def apply(
 
 
 class _Distiller:
-    """Distils files with one layer for each number of channels."""
+    """Distils files with one layer for each number of channels, or encodes them."""
 
-    def __init__(self, table: QuantizationTable, max_pixels: int | None) -> None:
+    def __init__(self, table: QuantizationTable, max_pixels: int | None, encode: bool) -> None:
         self._table = table
+        self._encode = encode
         self._max_pixels = max_pixels
         self._layers: dict[int, Any] = {}
 
@@ -64,8 +77,20 @@ class _Distiller:
         image = read_image(source, max_pixels=self._max_pixels, remark=remarks.add)
         if target.suffix.lower() == ".webp" and image.has_other_colors:
             remarks.add("its gamma or primaries are not kept, as WebP cannot hold them", source)
-        image = dataclasses.replace(image, pixels=self._distilled(image.pixels))
+        make = self._encoded if self._encode else self._distilled
+        image = dataclasses.replace(image, pixels=make(image.pixels))
         write_image(target, dataclasses.replace(image, software=batch.mark(image)))
+
+    def _encoded(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        import numpy as np
+
+        from fd_keras import encode
+
+        strips = [
+            encode(pixels[start : start + _STRIP_ROWS], self._table)
+            for start in range(0, len(pixels), _STRIP_ROWS)
+        ]
+        return np.concatenate(strips)
 
     def _distilled(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         import numpy as np

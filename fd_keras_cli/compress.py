@@ -35,12 +35,12 @@ def compress(
 ) -> None:
     """Compress images to JPEG files with a quantisation table.
 
-    This is feature distillation at the encoder: with 4:4:4 and a YCbCr table, any JPEG decoder
-    returns nearly what the layer computes. Differences are possible in blocks of high contrast, in
-    incomplete blocks at the edges, and where Y, Cb or Cr leave 0 to 255. Because of the JPEG
-    format, steps are rounded to whole numbers from 1 to 255 and cycle spins are dropped; a message
-    reports it. Files of a directory keep their folders below OUT. Colour profiles are kept,
-    transparency and other metadata are dropped.
+    This is feature distillation at the encoder, the first pass of two: with 4:4:4, libjpeg decodes
+    an image that lies on the table's lattice, for which `fd-keras certify` says how large a change
+    it withstands. Tables with steps too small for that give nearly what the layer computes.
+    Because of the JPEG format, steps are rounded to whole numbers from 1 to 255 and cycle spins are
+    dropped; a message reports it. Files of a directory keep their folders below OUT. Colour
+    profiles are kept, transparency and other metadata are dropped.
     """
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
         from fd_keras._files import atomic_path

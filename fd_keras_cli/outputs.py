@@ -68,7 +68,7 @@ class FileBatch:
         self._max_pixels = max_pixels
         self._left_out = Tally()
         self._errors: list[str] = []
-        found = self._found(images)
+        found = found_images(images, self._errors, self._left_out, without=out)
         self._count = len(found) + len(self._errors)
         self._plan({image: out / below / name(image) for image, below in found.items()}, overwrite)
 
@@ -127,26 +127,6 @@ class FileBatch:
             parts.append(image.alpha)
         return f"fd-keras {self._command} {array_hash(*parts)}"
 
-    def _found(self, images: Sequence[Path]) -> dict[Path, Path]:
-        """Image files, each with its folder below the directory that was given."""
-        from fd_keras.data.folders import image_files
-
-        found: dict[Path, Path] = {}
-        for image in images:
-            if not os.path.isdir(image):
-                found[image] = Path()
-                continue
-            try:
-                files, left_out = image_files(image, without=self._out)
-            except OSError as error:
-                self._errors.append(str(error))
-                continue
-            if not files:
-                self._errors.append(f"{image}: the directory holds no image files")
-            found.update((file, file.parent.relative_to(image)) for file in files)
-            self._left_out.update(left_out)
-        return found
-
     def _plan(self, targets: dict[Path, Path], overwrite: bool) -> None:
         """Keep the outputs that replace neither an input, nor each other, nor others' files."""
         read = {os.path.realpath(image) for image in targets}
@@ -181,6 +161,41 @@ class FileBatch:
         except USER_ERRORS:
             return False
         return image.software == self.mark(image)
+
+
+def found_images(
+    images: Sequence[Path], errors: list[str], left_out: Tally, *, without: Path | None = None
+) -> dict[Path, Path]:
+    """Image files, each with its folder below the directory that was given.
+
+    Args:
+        images: Files, and directories that are searched for image files.
+        errors: Takes what is wrong with a directory.
+        left_out: Takes which files of directories are no images.
+        without: Directory that is not searched.
+
+    Example:
+        >>> from fd_keras.data.files import Tally
+        >>> found_images([Path("a.bmp")], [], Tally())
+        {PosixPath('a.bmp'): PosixPath('.')}
+    """
+    from fd_keras.data.folders import image_files
+
+    found: dict[Path, Path] = {}
+    for image in images:
+        if not os.path.isdir(image):
+            found[image] = Path()
+            continue
+        try:
+            files, others = image_files(image, without=without)
+        except OSError as error:
+            errors.append(str(error))
+            continue
+        if not files:
+            errors.append(f"{image}: the directory holds no image files")
+        found.update((file, file.parent.relative_to(image)) for file in files)
+        left_out.update(others)
+    return found
 
 
 def _all(images: Sequence[Path]) -> str:

@@ -188,6 +188,25 @@ def test_several_grids_are_refused_by_the_encoder_and_counted_by_the_certificate
     assert certify(encoded, table).linf_radius[0] < certify(encoded, "liu2019").linf_radius[0]
 
 
+def test_large_images_in_strips(photos, monkeypatch):
+    encoded = encode(photos[0, :203, :101], "certified:1")
+    whole = certify(encoded, "certified:1")
+    monkeypatch.setattr("fd_keras.certification.PIXELS_AT_ONCE", 2600)
+    strips = certify(encoded, "certified:1")
+    assert strips.linf_radius == whole.linf_radius
+    assert strips.l2_radius == whole.l2_radius
+    assert strips.limiting == whole.limiting
+    np.testing.assert_allclose(strips.residual, whole.residual, rtol=0.05)
+
+
+def test_residual_tells_encoded_images_from_others(photos):
+    for table in ("liu2019", "certified:1", "certified:4:ycbcr"):
+        certificate = certify(encode(photos, table), table)
+        assert certificate.encoded.all()
+        assert (certificate.residual < 0.8).all()
+        assert not certify(photos, table).encoded.any()
+
+
 @pytest.mark.parametrize(
     ("images", "problem"),
     [
