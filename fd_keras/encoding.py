@@ -101,12 +101,12 @@ def encode(
     pixels = grey_level_batch(images, value_range)
     lattice = Lattice.of(table, pixels.shape[-1])
     count = -(-pixels[..., 0].size // PIXELS_AT_ONCE)
-    if classifier is None:
-        fitted = lattice.fitted
-    else:
-        fitted = _Guide(Classifier.of(classifier), lattice).fitted
+    encoder = lattice if classifier is None else _Guide(Classifier.of(classifier), lattice)
+    if classifier is not None:
         count = max(count, -(-len(pixels) // _GUIDED_AT_ONCE))
-    parts = [fitted(np.clip(part, 0, 255)) for part in np.array_split(pixels, count) if len(part)]
+    parts = [
+        encoder.fitted(np.clip(part, 0, 255)) for part in np.array_split(pixels, count) if len(part)
+    ]
     encoded = np.concatenate(parts).astype(np.uint8).reshape(np.shape(images))
     if (low, high) == (0, 255):
         return encoded

@@ -9,14 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fd_keras_cli.console import quiet_libraries
-from fd_keras_cli.options import Images, MaxPixels, OutDirectory, Overwrite, TableName
+from fd_keras_cli.models import load_model
+from fd_keras_cli.options import (
+    Images,
+    MaxPixels,
+    ModelOutput,
+    Modules,
+    OutDirectory,
+    Overwrite,
+    Probabilities,
+    TableName,
+    ValueRange,
+    path_option,
+)
 from fd_keras_cli.outputs import FileBatch
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from fd_keras import QuantizationTable
+    from fd_keras import Classifier, QuantizationTable
     from fd_keras.data.files import Tally
 
 # Image rows that are distilled at once: a 50-megapixel photo as a whole takes 4 GB.
@@ -37,6 +49,17 @@ def apply(
             help="Write images that lie on the table's lattice, for `fd-keras certify`.",
         ),
     ] = False,
+    model: Annotated[
+        Path | None,
+        path_option(
+            "With --encode: the undefended classifier, whose answers for the images are to stay "
+            "the same behind the layer. It takes images of their size."
+        ),
+    ] = None,
+    value_range: ValueRange = (0.0, 255.0),
+    probabilities: Probabilities = False,
+    model_output: ModelOutput = None,
+    modules: Modules = None,
     max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -49,11 +72,25 @@ def apply(
     become 8. Of an animated GIF, the first frame is taken.
 
     With --encode, the first pass of two is written: whole pixel values whose coefficients lie on
-    the table's lattice, in all blocks, also those whose distilled version leaves 0 to 255.
+    the table's lattice, in all blocks, also those whose distilled version leaves 0 to 255. With
+    --model, among the points of the lattice near an image one is sought for which the model answers
+    as for the image, which takes most of the benign loss away for this model.
     """
-    with quiet_libraries() as console, console.status("Starting TensorFlow"):
-        from fd_keras.presets import table_from_argument
-    distiller = _Distiller(table_from_argument(table), max_pixels, encode)
+    if model is not None and not encode:
+        raise ValueError("`--model` needs --encode: distilled images do not depend on a model")
+    with quiet_libraries() as console:
+        with console.status("Starting TensorFlow"):
+            from fd_keras import Classifier
+            from fd_keras.presets import table_from_argument
+        classifier = None
+        if model is not None:
+            classifier = Classifier(
+                load_model(model, modules or [], console),
+                value_range=value_range,
+                from_logits=not probabilities,
+                output=model_output,
+            )
+    distiller = _Distiller(table_from_argument(table), max_pixels, encode, classifier)
     batch = FileBatch("apply", images, out, _name, overwrite=overwrite, max_pixels=max_pixels)
 
     def convert(source: Path, target: Path, remarks: Tally) -> None:
@@ -65,9 +102,16 @@ def apply(
 class _Distiller:
     """Distils files with one layer for each number of channels, or encodes them."""
 
-    def __init__(self, table: QuantizationTable, max_pixels: int | None, encode: bool) -> None:
+    def __init__(
+        self,
+        table: QuantizationTable,
+        max_pixels: int | None,
+        encode: bool,
+        classifier: Classifier | None,
+    ) -> None:
         self._table = table
         self._encode = encode
+        self._classifier = classifier
         self._max_pixels = max_pixels
         self._layers: dict[int, Any] = {}
 
@@ -86,6 +130,15 @@ class _Distiller:
 
         from fd_keras import encode
 
+        if self._classifier is not None:
+            expected = self._classifier.image_shape
+            if expected is not None and any(
+                wanted not in (None, size) for wanted, size in zip(expected, pixels.shape)
+            ):
+                raise ValueError(
+                    f"an image of shape {pixels.shape}, where the model of --model takes {expected}"
+                )
+            return encode(pixels, self._table, classifier=self._classifier)
         strips = [
             encode(pixels[start : start + _STRIP_ROWS], self._table)
             for start in range(0, len(pixels), _STRIP_ROWS)

@@ -2,11 +2,12 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from fd_keras import certified_table, certify
+from fd_keras import Classifier, certified_table, certify, encode
 from fd_keras_cli import apply as apply_module
 
 
@@ -99,3 +100,27 @@ def test_encoding_in_strips_does_not_show(run, folder, tmp_path, monkeypatch):
     run("apply", "--encode", folder / "a.png", "--out", tmp_path / "strips")
     whole, strips = (Image.open(tmp_path / name / "a.png") for name in ("whole", "strips"))
     np.testing.assert_array_equal(np.asarray(whole), np.asarray(strips))
+
+
+def test_a_model_guides_the_encoder(run, tmp_path, photos):
+    layers = [keras.Input((32, 40, 3)), keras.layers.Flatten(), keras.layers.Dense(4)]
+    model = keras.Sequential([*layers, keras.layers.Softmax()])
+    model.save(tmp_path / "m.keras")
+    Image.fromarray(photos[0, :32, :40]).save(tmp_path / "a.png")
+    Image.fromarray(photos[0, :32, :32]).save(tmp_path / "narrow.png")
+    options = ("--model", tmp_path / "m.keras", "--value-range", 0, 1, "--probabilities")
+    out = tmp_path / "out"
+    files = [tmp_path / "a.png", tmp_path / "narrow.png"]
+    code, _, err = run(
+        "apply", "--encode", *files, "--table", "certified:2", *options, "--out", out
+    )
+    assert code == 1
+    assert "narrow.png: an image of shape (32, 32, 3), where the model" in err
+    classifier = Classifier(model, value_range=(0, 1), from_logits=False)
+    written = np.asarray(Image.open(out / "a.png"))
+    np.testing.assert_array_equal(
+        written, encode(photos[0, :32, :40], "certified:2", classifier=classifier)
+    )
+    code, _, err = run("apply", files[0], *options, "--out", tmp_path / "other")
+    assert code == 1
+    assert "`--model` needs --encode" in err
