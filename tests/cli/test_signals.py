@@ -19,6 +19,14 @@ from fd_keras_cli.app import app
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
+@pytest.fixture(autouse=True)
+def interrupts_are_heard():
+    """Shells ignore SIGINT for what they run in the background, such as this test run."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", CODES)
 def test_a_signal_ends_the_block_after_it_tidied_up(number, tmp_path, capsys):
     before = signal.getsignal(signal.SIGTERM)
