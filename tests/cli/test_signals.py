@@ -61,6 +61,7 @@ def test_a_handler_of_somebody_else_stays():
 ARGUMENTS = {
     "apply": ["image.png", "--out", "out"],
     "calibrate": [".", "--epsilon", "2", "--out", "table.json"],
+    "certify": ["image.png"],
     "compress": ["image.png", "--out", "out"],
     "demo": [],
     "evaluate": ["model.keras", ".", "--out", "out"],
