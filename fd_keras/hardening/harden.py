@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,19 +15,20 @@ import tensorflow as tf
 from rich.console import Console
 
 from fd_keras._checks import checked, checked_whole
+from fd_keras._console import Advance, bar, progress_bars
 from fd_keras._files import DocumentFormat, RunDirectory
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, batches_with_labels
 from fd_keras.hardening.data import shuffled_batches, training_and_validation
 from fd_keras.hardening.model import (
+    CHECK_STEPS,
     AverageWeights,
     HardeningModel,
     classifier_behind,
     clone_classifier,
 )
-from fd_keras.hardening.progress import training_progress
 from fd_keras.hardening.recipe import Recipe, Training, warm_up_cosine
-from fd_keras.hardening.record import FILES, Record
+from fd_keras.hardening.record import ADAPTIVE, BENIGN, FILES, Record
 from fd_keras.hardening.result import HardenResult, result_of
 from fd_keras.layer import FeatureDistillation
 from fd_keras.tables import QuantizationTable
@@ -237,7 +238,7 @@ class _Run:
         ]
         if home is not None:
             callbacks.append(keras.callbacks.TensorBoard(str(home / _LOGS), write_graph=False))
-        with training_progress(console, self.training.epochs, self._batches()) as progress:
+        with _training_progress(console, self.training.epochs, self._batches()) as progress:
             self.model.fit(
                 data,
                 epochs=self.training.epochs,
@@ -257,6 +258,44 @@ class _Run:
             count = int(self.train.cardinality())
             return count if count > 0 else None
         return len(self.train)
+
+
+@contextmanager
+def _training_progress(
+    console: Console | None, epochs: int, batches: int | None
+) -> Iterator[keras.callbacks.Callback]:
+    """Show a bar over all batches, and a line for every epoch; yield the callback for it."""
+    total = None if batches is None else batches * epochs
+    with (
+        progress_bars(console, unit="batches") as progress,
+        bar(progress, "Hardening", total) as advance,
+    ):
+        yield _Progress(progress.console, advance, epochs, batches or 0)
+
+
+class _Progress(keras.callbacks.Callback):
+    def __init__(self, console: Console, advance: Advance, epochs: int, batches: int) -> None:
+        super().__init__()
+        self._console, self._advance = console, advance
+        self._epochs, self._batches = epochs, batches
+        self._begun = False
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if not self._begun:  # a resumed training does not begin at 0
+            self._advance(epoch * self._batches)
+            self._begun = True
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._advance(1)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        logs = logs or {}
+        figures = [f"loss {logs['loss']:.3f}", f"benign {100 * logs[f'val_{BENIGN}']:.1f} %"]
+        if f"val_{ADAPTIVE}" in logs:
+            adaptive = 100 * logs[f"val_{ADAPTIVE}"]
+            figures.append(f"adaptive (PGD-{CHECK_STEPS}) {adaptive:.1f} %")
+        text = f"Epoch {epoch + 1} of {self._epochs}: " + ", ".join(figures)
+        self._console.print(text, highlight=False)
 
 
 def _settings(name: str, given: Settings | None, kind: type[Settings]) -> Settings:

@@ -27,7 +27,7 @@ from fd_keras.evaluation.protocols import Protocol, protocol_named
 from fd_keras.evaluation.selection import select
 from fd_keras.evaluation.store import ArrayStore
 from fd_keras.evaluation.workbench import AttackedImages, Workbench, correct
-from fd_keras.refinement.chief import role
+from fd_keras.refinement.oracles import role
 from fd_keras.refinement.result import ScoredDefence
 from fd_keras.refinement.scoring import (
     Accuracies,

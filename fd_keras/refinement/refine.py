@@ -24,8 +24,8 @@ from fd_keras.evaluation.accuracies import OURS
 from fd_keras.evaluation.attacks import Attack
 from fd_keras.evaluation.defences import Defence, defence, no_defence
 from fd_keras.evaluation.protocols import Protocol
-from fd_keras.refinement.chief import role, serve_until_over
 from fd_keras.refinement.experiment import Experiment
+from fd_keras.refinement.oracles import role, serve_until_over
 from fd_keras.refinement.progress import search_view
 from fd_keras.refinement.result import RefineResult, ScoredDefence, Trial, pareto_front
 from fd_keras.refinement.scoring import Accuracies, TableScorer
