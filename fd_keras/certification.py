@@ -358,6 +358,50 @@ def grey_level_batch(
     return pixels
 
 
+def radii(pixels: tf.Tensor, table: QuantizationTable) -> tuple[tf.Tensor, tf.Tensor]:
+    """The radii of a certificate as operations of a graph, all of them TFLite builtins.
+
+    Args:
+        pixels: float32 ``(batch, height, width, channels)`` from 0 to 255; any size.
+        table: The table.
+
+    Returns:
+        ``linf_radius`` and ``l2_radius`` of ``certify``, float32 ``(batch,)``.
+
+    Example:
+        >>> table = certified_table(2)
+        >>> image = np.full((1, 8, 8, 3), 41.0, np.float32)  # DC 328 is 8 steps of 41
+        >>> round(float(radii(image, table)[0][0]), 3)
+        2.556
+    """
+    pixels = tf.convert_to_tensor(pixels)
+    channels = pixels.shape[-1]
+    steps, space = table.steps_for(channels), table.color_space
+    linf, l2 = [], []
+    for offset in grid_offsets(table.cycle_spins):
+        margin = margins(pixels, steps, space, offset)
+        by_norm = [_least_of_blocks(margin, pixels, space, norm) for norm in NORMS]
+        linf.append(tf.reduce_min(by_norm[0], axis=(1, 2)))
+        l2.append(tf.reduce_min(by_norm[1] / _repeats(pixels, offset), axis=(1, 2)))
+    return _least(linf), _least(l2)
+
+
+def _least(found: Sequence[tf.Tensor]) -> tf.Tensor:
+    least = found[0]
+    for others in found[1:]:
+        least = tf.minimum(least, others)
+    return tf.maximum(least, 0.0)
+
+
+def _least_of_blocks(
+    margin: tf.Tensor, pixels: tf.Tensor, color_space: ColorSpace, norm: Norm
+) -> tf.Tensor:
+    """Least radius of the coefficients of each block, ``(batch, rows, columns)``."""
+    gain = tf.constant(ordered(gains(pixels.shape[-1], color_space, norm)), tf.float32)
+    least = tf.reduce_min(margin / gain, axis=(1, 3))
+    return tf.reshape(least, (tf.shape(pixels)[0], -1, tf.shape(margin)[2]))
+
+
 # L-inf radius, L2 radius, limiting coefficient and residual of one image.
 _Certified = tuple[float, float, LimitingCoefficient, float]
 
@@ -387,17 +431,17 @@ def _radii(
     linf, l2, limiting = np.inf, np.inf, LimitingCoefficient(0, 0, 0, (0, 0))
     residual = 0.0
     channels = pixels.shape[-1]
-    by_norm = [np.float32(ordered(gains(channels, color_space, norm))) for norm in NORMS]
+    gain = np.float32(ordered(gains(channels, color_space, "inf")))
     for offset in grid_offsets(spins):
         margin = margins(pixels, steps, color_space, offset)
-        radii, lengths = ((margin / gain).numpy() for gain in by_norm)
-        row, u, column, rest = np.unravel_index(int(radii.argmin()), radii.shape)
-        if (least := max(0.0, float(radii[row, u, column, rest]))) < linf:
+        found = (margin / gain).numpy()
+        row, u, column, rest = np.unravel_index(int(found.argmin()), found.shape)
+        if (least := max(0.0, float(found[row, u, column, rest]))) < linf:
             v, channel = divmod(int(rest), channels)
             linf = least
             limiting = LimitingCoefficient(int(row), int(column), channel, (int(u), v), offset)
-        shortest = lengths.min(axis=(1, 3)) / _repeats(pixels.shape, offset)
-        l2 = min(l2, max(0.0, float(shortest.min())))
+        shortest = _least_of_blocks(margin, pixels, color_space, "2") / _repeats(pixels, offset)
+        l2 = min(l2, max(0.0, float(tf.reduce_min(shortest))))
         squared = tf.reduce_mean(tf.square(residuals(pixels, steps, color_space, offset)))
         residual = max(residual, float(tf.sqrt(squared)))
     return linf, l2, limiting, residual
@@ -409,12 +453,20 @@ def ordered(by_channel: FloatArray) -> FloatArray:
     return np.asarray(ordered)
 
 
-def _repeats(shape: tuple[int, ...], offset: tuple[int, int]) -> FloatArray:
+def _repeats(pixels: tf.Tensor, offset: tuple[int, int]) -> tf.Tensor:
     """By how much edge repetition lengthens a perturbation in each block, at most."""
-    most = []
-    for size, before in zip(shape[1:3], offset):
-        blocks = (before + size + BLOCK_SIZE - 1) // BLOCK_SIZE
-        pixel = np.clip(np.arange(blocks * BLOCK_SIZE) - before, 0, size - 1)
-        rows = pixel.reshape(blocks, BLOCK_SIZE)
-        most.append([np.unique(row, return_counts=True)[1].max() for row in rows])
-    return np.asarray(np.sqrt(np.outer(most[0], most[1])))
+    sizes = tf.shape(pixels)[1:3]
+    rows, columns = (_longest_run(sizes[axis], before) for axis, before in enumerate(offset))
+    return tf.sqrt(rows[:, tf.newaxis] * columns)
+
+
+def _longest_run(size: tf.Tensor, before: int) -> tf.Tensor:
+    """How often the most repeated pixel of each block occurs along an axis, float32."""
+    blocks = (before + size + BLOCK_SIZE - 1) // BLOCK_SIZE
+    after = blocks * BLOCK_SIZE - before - size
+    index = tf.range(blocks)
+    first = tf.where(index == 0, before + 1, 1)
+    last = tf.where(index == blocks - 1, after + 1, 1)
+    # The only pixel of an axis is repeated on both sides.
+    run = tf.where(size == 1, BLOCK_SIZE, tf.maximum(first, last))
+    return tf.cast(run, tf.float32)

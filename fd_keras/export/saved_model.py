@@ -26,10 +26,12 @@ from fd_keras.export.archive import (
 from fd_keras.export.check import ExportCheck, report
 from fd_keras.export.signatures import (
     BYTES,
+    CERTIFY,
     DETECT,
     SERVING,
     ResizePolicy,
     bytes_endpoint,
+    certify_endpoint,
     detect_endpoint,
     exportable,
     model_endpoints,
@@ -72,6 +74,9 @@ def export_saved_model(
     * ``serving_bytes``: ``image_bytes``, the content of JPEG or PNG files, to the same; for models
       of one or three channels, channels last;
     * ``distill``: ``images`` to ``distilled``; for models that distil;
+    * ``certify``: ``images`` to the same as ``serving_default``, with ``linf_radius`` and
+      ``l2_radius`` of each image in grey levels, as ``fd_keras.certify`` computes them; for models
+      that see their images through one layer alone, such as ``protect`` returns;
     * ``detect``: ``images`` to what ``detector`` returns.
 
     ``assets.extra`` holds ``fd_keras.json`` (value range, tables, labels, version of fd_keras),
@@ -114,6 +119,8 @@ def export_saved_model(
     endpoints = model_endpoints(model)
     if from_bytes := bytes_endpoint(model, resize):
         endpoints[BYTES] = from_bytes
+    if certified := certify_endpoint(model):
+        endpoints[CERTIFY] = certified
     if detector is not None:
         endpoints[DETECT] = detect_endpoint(model, detector)
     details = export_details(model, labels, resize=resize if from_bytes else None)
