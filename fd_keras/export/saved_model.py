@@ -14,7 +14,7 @@ import keras
 import numpy.typing as npt
 
 from fd_keras._files import held
-from fd_keras.detection import DistillationDetector
+from fd_keras.detection import DistillationDetector, TamperDetector, ThresholdDetector
 from fd_keras.export.archive import (
     Labels,
     export_details,
@@ -53,7 +53,7 @@ def export_saved_model(
     directory: str | os.PathLike[str],
     *,
     version: int | None = None,
-    detector: DistillationDetector | None = None,
+    detector: DistillationDetector | TamperDetector | None = None,
     labels: Labels | None = None,
     resize: ResizePolicy = "crop",
     warmup: bool = False,
@@ -87,8 +87,7 @@ def export_saved_model(
             ``FeatureDistillation`` alone, to put in front of a model of another origin.
         directory: Base directory of the served model; made if missing. Its name is the model's.
         version: Version number. Default: one more than the highest in ``directory``.
-        detector: Adds the signature ``detect``. A ``DistillationDetector`` as ``model`` has it
-            anyway.
+        detector: Adds the signature ``detect``. A detector as ``model`` has it anyway.
         labels: Names of the classes, or a text file with one on each line.
         resize: What ``serving_bytes`` does to images of another size than the model's:
             ``"crop"`` keeps the aspect ratio and cuts out the centre, ``"stretch"`` does not.
@@ -114,7 +113,7 @@ def export_saved_model(
         '1'
     """
     model = exportable(model)
-    if detector is None and isinstance(model, DistillationDetector):
+    if detector is None and isinstance(model, ThresholdDetector):
         detector = model
     endpoints = model_endpoints(model)
     if from_bytes := bytes_endpoint(model, resize):

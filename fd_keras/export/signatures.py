@@ -11,7 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from fd_keras.certification import radii
-from fd_keras.detection import DistillationDetector
+from fd_keras.detection import ThresholdDetector
 from fd_keras.export.archive import Endpoint
 from fd_keras.export.recording import distillation_layers, recorded_distillations
 from fd_keras.kernels import from_grey_levels, to_grey_levels
@@ -253,7 +253,7 @@ def bytes_endpoint(model: keras.Model, resize: ResizePolicy) -> Endpoint | None:
     return Endpoint(serve, tf.TensorSpec((None,), tf.string, name="image_bytes"))
 
 
-def detect_endpoint(model: keras.Model, detector: DistillationDetector) -> Endpoint:
+def detect_endpoint(model: keras.Model, detector: ThresholdDetector) -> Endpoint:
     """``detect`` of a detector that takes the images that ``model`` takes.
 
     Args:
@@ -266,17 +266,20 @@ def detect_endpoint(model: keras.Model, detector: DistillationDetector) -> Endpo
     Example:
         >>> head = [keras.layers.Flatten(), keras.layers.Dense(3)]
         >>> model = keras.Sequential([keras.Input((8, 8, 3)), *head])
+        >>> from fd_keras import DistillationDetector
         >>> detector = DistillationDetector(model, FeatureDistillation("liu2019"))
         >>> detect_endpoint(model, detector).input.name
         'images'
     """
     spec, given = image_signature(model), image_signature(detector)
-    if (spec.shape.as_list(), spec.dtype) != (given.shape.as_list(), given.dtype):
+    pairs = list(zip(spec.shape.as_list(), given.shape.as_list()))
+    fits = len(spec.shape) == len(given.shape) and all(b in (None, a) for a, b in pairs)
+    if not fits or spec.dtype != given.dtype:
         raise ValueError(
-            f"`detector` must take the images that `model` takes, {spec.shape}. "
-            f"Received: a detector of images {given.shape}"
+            f"`detector` must take the images that `model` takes, {spec.shape}, {spec.dtype.name}. "
+            f"Received: a detector of images {given.shape}, {given.dtype.name}"
         )
-    return Endpoint(lambda images: detector(images, training=False), given)
+    return Endpoint(lambda images: detector(images, training=False), spec)
 
 
 def _distils_in_sight(model: keras.Model, distill: Any, spec: tf.TensorSpec) -> bool:
