@@ -165,10 +165,7 @@ def certify(
     """
     pixels, table = grey_level_batch(images, value_range), as_table(table)
     steps = table.steps_for(pixels.shape[-1])
-    found = [
-        _certified(image[np.newaxis], steps, table.color_space, table.cycle_spins)
-        for image in pixels
-    ]
+    found = _certified(pixels, steps, table.color_space, table.cycle_spins)
     linf, l2, limiting, residual = zip(*found)
     return Certificate(np.array(linf), np.array(l2), limiting, np.array(residual))
 
@@ -408,43 +405,66 @@ _Certified = tuple[float, float, LimitingCoefficient, float]
 
 def _certified(
     pixels: npt.NDArray[np.float32], steps: FloatArray, color_space: ColorSpace, spins: int
-) -> _Certified:
-    """What a certificate says of one image, a few rows of blocks at a time."""
-    height, width = pixels.shape[1:3]
+) -> list[_Certified]:
+    """What a certificate says of each image, several at once or a few rows of blocks at a time."""
+    count, height, width = pixels.shape[:3]
     rows = max(1, PIXELS_AT_ONCE // (BLOCK_SIZE * width)) * BLOCK_SIZE
     if spins > 1 or rows >= height:
-        return _radii(pixels, steps, color_space, spins)
-    parts = []
+        at_once = max(1, PIXELS_AT_ONCE // (height * width))
+        parts = (pixels[start : start + at_once] for start in range(0, count, at_once))
+        return [found for part in parts for found in _radii(part, steps, color_space, spins)]
+    strips = []
     for top in range(0, height, rows):
-        linf, l2, at, residual = _radii(pixels[:, top : top + rows], steps, color_space, spins)
-        parts.append((linf, l2, replace(at, row=at.row + top // BLOCK_SIZE), residual))
-    linf, _, limiting, _ = min(parts, key=lambda part: part[0])
+        found = _certified(pixels[:, top : top + rows], steps, color_space, spins)
+        below = top // BLOCK_SIZE
+        strips.append([(f[0], f[1], replace(f[2], row=f[2].row + below), f[3]) for f in found])
     sizes = [min(rows, height - top) for top in range(0, height, rows)]
-    squared = np.average([part[3] ** 2 for part in parts], weights=sizes)
-    return linf, min(part[1] for part in parts), limiting, float(np.sqrt(squared))
+    return [_joined(found, sizes) for found in zip(*strips)]
+
+
+def _joined(strips: Sequence[_Certified], sizes: Sequence[int]) -> _Certified:
+    """What the strips of an image say of the whole."""
+    linf, _, limiting, _ = min(strips, key=lambda strip: strip[0])
+    squared = np.average([strip[3] ** 2 for strip in strips], weights=sizes)
+    return linf, min(strip[1] for strip in strips), limiting, float(np.sqrt(squared))
 
 
 def _radii(
     pixels: npt.NDArray[np.float32], steps: FloatArray, color_space: ColorSpace, spins: int
-) -> _Certified:
-    """``_certified`` of an image that fits into memory several times."""
-    linf, l2, limiting = np.inf, np.inf, LimitingCoefficient(0, 0, 0, (0, 0))
-    residual = 0.0
-    channels = pixels.shape[-1]
+) -> list[_Certified]:
+    """``_certified`` of images that fit into memory several times."""
+    by_grid = [_of_grid(pixels, steps, color_space, offset) for offset in grid_offsets(spins)]
+    joined = []
+    for found in zip(*by_grid):
+        linf, _, limiting, _ = min(found, key=lambda grid: grid[0])
+        l2, residual = min(grid[1] for grid in found), max(grid[3] for grid in found)
+        joined.append((linf, l2, limiting, residual))
+    return joined
+
+
+def _of_grid(
+    pixels: npt.NDArray[np.float32],
+    steps: FloatArray,
+    color_space: ColorSpace,
+    offset: tuple[int, int],
+) -> list[_Certified]:
+    """``_radii`` for the indices of one block grid."""
+    count, channels = len(pixels), pixels.shape[-1]
+    margin = margins(pixels, steps, color_space, offset)
     gain = np.float32(ordered(gains(channels, color_space, "inf")))
-    for offset in grid_offsets(spins):
-        margin = margins(pixels, steps, color_space, offset)
-        found = (margin / gain).numpy()
-        row, u, column, rest = np.unravel_index(int(found.argmin()), found.shape)
-        if (least := max(0.0, float(found[row, u, column, rest]))) < linf:
-            v, channel = divmod(int(rest), channels)
-            linf = least
-            limiting = LimitingCoefficient(int(row), int(column), channel, (int(u), v), offset)
-        shortest = _least_of_blocks(margin, pixels, color_space, "2") / _repeats(pixels, offset)
-        l2 = min(l2, max(0.0, float(tf.reduce_min(shortest))))
-        squared = tf.reduce_mean(tf.square(residuals(pixels, steps, color_space, offset)))
-        residual = max(residual, float(tf.sqrt(squared)))
-    return linf, l2, limiting, residual
+    found = (margin / gain).numpy().reshape(count, -1, *margin.shape[1:])
+    shortest = _least_of_blocks(margin, pixels, color_space, "2") / _repeats(pixels, offset)
+    lengths = tf.reduce_min(shortest, axis=(1, 2)).numpy()
+    squared = tf.square(residuals(pixels, steps, color_space, offset)).numpy()
+    residual = np.sqrt(squared.reshape(count, -1).mean(axis=1))
+    certified = []
+    for image, length, distance in zip(found, lengths, residual):
+        row, u, column, rest = (int(i) for i in np.unravel_index(image.argmin(), image.shape))
+        v, channel = divmod(rest, channels)
+        limiting = LimitingCoefficient(row, column, channel, (u, v), offset)
+        least = float(image[row, u, column, rest])
+        certified.append((max(0.0, least), max(0.0, float(length)), limiting, float(distance)))
+    return certified
 
 
 def ordered(by_channel: FloatArray) -> FloatArray:
