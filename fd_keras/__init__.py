@@ -5,7 +5,7 @@ from fd_keras._version import __version__ as __version__
 from fd_keras.certification import Certificate, certified_table, certify
 from fd_keras.classifier import Classifier
 from fd_keras.design import design_table, perturbation_profile, rank_bands, removal_probability
-from fd_keras.detection import DistillationDetector
+from fd_keras.detection import DistillationDetector, TamperDetector
 from fd_keras.encoding import Pipeline, encode, make_pipeline
 from fd_keras.evaluation import EvaluationReport, evaluate
 from fd_keras.export import (
@@ -38,6 +38,7 @@ __all__ = [
     "Pipeline",
     "QuantizationTable",
     "RefineResult",
+    "TamperDetector",
     "certified_table",
     "certify",
     "design_table",

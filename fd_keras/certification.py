@@ -165,10 +165,7 @@ def certify(
     """
     pixels, table = grey_level_batch(images, value_range), as_table(table)
     steps = table.steps_for(pixels.shape[-1])
-    found = [
-        _certified(image[np.newaxis], steps, table.color_space, table.cycle_spins)
-        for image in pixels
-    ]
+    found = _certified(pixels, steps, table.color_space, table.cycle_spins)
     linf, l2, limiting, residual = zip(*found)
     return Certificate(np.array(linf), np.array(l2), limiting, np.array(residual))
 
@@ -358,49 +355,116 @@ def grey_level_batch(
     return pixels
 
 
+def radii(pixels: tf.Tensor, table: QuantizationTable) -> tuple[tf.Tensor, tf.Tensor]:
+    """The radii of a certificate as operations of a graph, all of them TFLite builtins.
+
+    Args:
+        pixels: float32 ``(batch, height, width, channels)`` from 0 to 255; any size.
+        table: The table.
+
+    Returns:
+        ``linf_radius`` and ``l2_radius`` of ``certify``, float32 ``(batch,)``.
+
+    Example:
+        >>> table = certified_table(2)
+        >>> image = np.full((1, 8, 8, 3), 41.0, np.float32)  # DC 328 is 8 steps of 41
+        >>> round(float(radii(image, table)[0][0]), 3)
+        2.556
+    """
+    pixels = tf.convert_to_tensor(pixels)
+    channels = pixels.shape[-1]
+    steps, space = table.steps_for(channels), table.color_space
+    linf, l2 = [], []
+    for offset in grid_offsets(table.cycle_spins):
+        margin = margins(pixels, steps, space, offset)
+        by_norm = [_least_of_blocks(margin, pixels, space, norm) for norm in NORMS]
+        linf.append(tf.reduce_min(by_norm[0], axis=(1, 2)))
+        l2.append(tf.reduce_min(by_norm[1] / _repeats(pixels, offset), axis=(1, 2)))
+    return _least(linf), _least(l2)
+
+
+def _least(found: Sequence[tf.Tensor]) -> tf.Tensor:
+    least = found[0]
+    for others in found[1:]:
+        least = tf.minimum(least, others)
+    return tf.maximum(least, 0.0)
+
+
+def _least_of_blocks(
+    margin: tf.Tensor, pixels: tf.Tensor, color_space: ColorSpace, norm: Norm
+) -> tf.Tensor:
+    """Least radius of the coefficients of each block, ``(batch, rows, columns)``."""
+    gain = tf.constant(ordered(gains(pixels.shape[-1], color_space, norm)), tf.float32)
+    least = tf.reduce_min(margin / gain, axis=(1, 3))
+    return tf.reshape(least, (tf.shape(pixels)[0], -1, tf.shape(margin)[2]))
+
+
 # L-inf radius, L2 radius, limiting coefficient and residual of one image.
 _Certified = tuple[float, float, LimitingCoefficient, float]
 
 
 def _certified(
     pixels: npt.NDArray[np.float32], steps: FloatArray, color_space: ColorSpace, spins: int
-) -> _Certified:
-    """What a certificate says of one image, a few rows of blocks at a time."""
-    height, width = pixels.shape[1:3]
+) -> list[_Certified]:
+    """What a certificate says of each image, several at once or a few rows of blocks at a time."""
+    count, height, width = pixels.shape[:3]
     rows = max(1, PIXELS_AT_ONCE // (BLOCK_SIZE * width)) * BLOCK_SIZE
     if spins > 1 or rows >= height:
-        return _radii(pixels, steps, color_space, spins)
-    parts = []
+        at_once = max(1, PIXELS_AT_ONCE // (height * width))
+        parts = (pixels[start : start + at_once] for start in range(0, count, at_once))
+        return [found for part in parts for found in _radii(part, steps, color_space, spins)]
+    strips = []
     for top in range(0, height, rows):
-        linf, l2, at, residual = _radii(pixels[:, top : top + rows], steps, color_space, spins)
-        parts.append((linf, l2, replace(at, row=at.row + top // BLOCK_SIZE), residual))
-    linf, _, limiting, _ = min(parts, key=lambda part: part[0])
+        found = _certified(pixels[:, top : top + rows], steps, color_space, spins)
+        below = top // BLOCK_SIZE
+        strips.append([(f[0], f[1], replace(f[2], row=f[2].row + below), f[3]) for f in found])
     sizes = [min(rows, height - top) for top in range(0, height, rows)]
-    squared = np.average([part[3] ** 2 for part in parts], weights=sizes)
-    return linf, min(part[1] for part in parts), limiting, float(np.sqrt(squared))
+    return [_joined(found, sizes) for found in zip(*strips)]
+
+
+def _joined(strips: Sequence[_Certified], sizes: Sequence[int]) -> _Certified:
+    """What the strips of an image say of the whole."""
+    linf, _, limiting, _ = min(strips, key=lambda strip: strip[0])
+    squared = np.average([strip[3] ** 2 for strip in strips], weights=sizes)
+    return linf, min(strip[1] for strip in strips), limiting, float(np.sqrt(squared))
 
 
 def _radii(
     pixels: npt.NDArray[np.float32], steps: FloatArray, color_space: ColorSpace, spins: int
-) -> _Certified:
-    """``_certified`` of an image that fits into memory several times."""
-    linf, l2, limiting = np.inf, np.inf, LimitingCoefficient(0, 0, 0, (0, 0))
-    residual = 0.0
-    channels = pixels.shape[-1]
-    by_norm = [np.float32(ordered(gains(channels, color_space, norm))) for norm in NORMS]
-    for offset in grid_offsets(spins):
-        margin = margins(pixels, steps, color_space, offset)
-        radii, lengths = ((margin / gain).numpy() for gain in by_norm)
-        row, u, column, rest = np.unravel_index(int(radii.argmin()), radii.shape)
-        if (least := max(0.0, float(radii[row, u, column, rest]))) < linf:
-            v, channel = divmod(int(rest), channels)
-            linf = least
-            limiting = LimitingCoefficient(int(row), int(column), channel, (int(u), v), offset)
-        shortest = lengths.min(axis=(1, 3)) / _repeats(pixels.shape, offset)
-        l2 = min(l2, max(0.0, float(shortest.min())))
-        squared = tf.reduce_mean(tf.square(residuals(pixels, steps, color_space, offset)))
-        residual = max(residual, float(tf.sqrt(squared)))
-    return linf, l2, limiting, residual
+) -> list[_Certified]:
+    """``_certified`` of images that fit into memory several times."""
+    by_grid = [_of_grid(pixels, steps, color_space, offset) for offset in grid_offsets(spins)]
+    joined = []
+    for found in zip(*by_grid):
+        linf, _, limiting, _ = min(found, key=lambda grid: grid[0])
+        l2, residual = min(grid[1] for grid in found), max(grid[3] for grid in found)
+        joined.append((linf, l2, limiting, residual))
+    return joined
+
+
+def _of_grid(
+    pixels: npt.NDArray[np.float32],
+    steps: FloatArray,
+    color_space: ColorSpace,
+    offset: tuple[int, int],
+) -> list[_Certified]:
+    """``_radii`` for the indices of one block grid."""
+    count, channels = len(pixels), pixels.shape[-1]
+    margin = margins(pixels, steps, color_space, offset)
+    gain = np.float32(ordered(gains(channels, color_space, "inf")))
+    found = (margin / gain).numpy().reshape(count, -1, *margin.shape[1:])
+    shortest = _least_of_blocks(margin, pixels, color_space, "2") / _repeats(pixels, offset)
+    lengths = tf.reduce_min(shortest, axis=(1, 2)).numpy()
+    squared = tf.square(residuals(pixels, steps, color_space, offset)).numpy()
+    residual = np.sqrt(squared.reshape(count, -1).mean(axis=1))
+    certified = []
+    for image, length, distance in zip(found, lengths, residual):
+        row, u, column, rest = (int(i) for i in np.unravel_index(image.argmin(), image.shape))
+        v, channel = divmod(rest, channels)
+        limiting = LimitingCoefficient(row, column, channel, (u, v), offset)
+        least = float(image[row, u, column, rest])
+        certified.append((max(0.0, least), max(0.0, float(length)), limiting, float(distance)))
+    return certified
 
 
 def ordered(by_channel: FloatArray) -> FloatArray:
@@ -409,12 +473,20 @@ def ordered(by_channel: FloatArray) -> FloatArray:
     return np.asarray(ordered)
 
 
-def _repeats(shape: tuple[int, ...], offset: tuple[int, int]) -> FloatArray:
+def _repeats(pixels: tf.Tensor, offset: tuple[int, int]) -> tf.Tensor:
     """By how much edge repetition lengthens a perturbation in each block, at most."""
-    most = []
-    for size, before in zip(shape[1:3], offset):
-        blocks = (before + size + BLOCK_SIZE - 1) // BLOCK_SIZE
-        pixel = np.clip(np.arange(blocks * BLOCK_SIZE) - before, 0, size - 1)
-        rows = pixel.reshape(blocks, BLOCK_SIZE)
-        most.append([np.unique(row, return_counts=True)[1].max() for row in rows])
-    return np.asarray(np.sqrt(np.outer(most[0], most[1])))
+    sizes = tf.shape(pixels)[1:3]
+    rows, columns = (_longest_run(sizes[axis], before) for axis, before in enumerate(offset))
+    return tf.sqrt(rows[:, tf.newaxis] * columns)
+
+
+def _longest_run(size: tf.Tensor, before: int) -> tf.Tensor:
+    """How often the most repeated pixel of each block occurs along an axis, float32."""
+    blocks = (before + size + BLOCK_SIZE - 1) // BLOCK_SIZE
+    after = blocks * BLOCK_SIZE - before - size
+    index = tf.range(blocks)
+    first = tf.where(index == 0, before + 1, 1)
+    last = tf.where(index == blocks - 1, after + 1, 1)
+    # The only pixel of an axis is repeated on both sides.
+    run = tf.where(size == 1, BLOCK_SIZE, tf.maximum(first, last))
+    return tf.cast(run, tf.float32)

@@ -1,9 +1,9 @@
-"""Detect attacked images by how much distillation changes the prediction of a classifier."""
+"""Detect attacked images: by the shift of the prediction, or by the lattice they have left."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -12,14 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import real_numbers, shown
-from fd_keras._compat import add_float32_weight, last_activation
+from fd_keras._checks import real_numbers, shown, validate_value_range
+from fd_keras._compat import add_float32_weight, clip, last_activation
 from fd_keras.classifier import check_kind, check_range
 from fd_keras.data.batches import described, image_batches
-from fd_keras.presets import TableLike
+from fd_keras.kernels import distil, to_grey_levels
+from fd_keras.presets import TableLike, as_table
 from fd_keras.protection import chosen_output, layer_for, protect, run_whole
+from fd_keras.tables import QuantizationTable
 
 FloatArray = npt.NDArray[np.floating]
+
+# By how many grey levels runtimes may differ in a pixel.
+_FLOAT_ERROR = 1e-3
 
 
 class RocCurve(NamedTuple):
@@ -36,8 +41,157 @@ class RocCurve(NamedTuple):
     auc: float
 
 
+class ThresholdDetector(keras.Model):
+    """A model from images to a score and a flag, with a threshold that benign images set.
+
+    Subclasses are functional models with the outputs ``"score"`` and ``"flag"``, and tell the
+    layer that decides between them.
+    """
+
+    _decision: Any
+    _value_range: tuple[float, float]
+    _channel_axis: int
+
+    @property
+    def threshold(self) -> float:
+        """The score above which an image is flagged; infinite before ``adapt``."""
+        return float(tf.convert_to_tensor(self._decision.threshold))
+
+    def adapt(
+        self,
+        data: Any,
+        false_positive_rate: float = 0.05,
+        *,
+        batch_size: int = 32,
+        steps: int | None = None,
+    ) -> None:
+        """Set the threshold so that at most a given share of benign images is flagged.
+
+        The share of new images from the same source that is flagged is at most
+        ``false_positive_rate`` in expectation over ``data`` (split conformal prediction). For one
+        small set of images, it may well be larger.
+
+        Args:
+            data: Benign images in the detector's value range, on which no model was trained: an
+                array, a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of images; labels are
+                ignored. A ``TamperDetector`` takes them as they are stored.
+            false_positive_rate: Between 0 and 1.
+            batch_size: Number of images in a batch, where ``data`` is not batched already.
+            steps: Maximum number of batches; ``None``: all.
+
+        Raises:
+            ValueError: There are too few images for the rate, a pixel is out of range, or the
+                outputs of a classifier are not what its detector's ``from_logits`` says.
+
+        Example:
+            See the class.
+
+        References:
+            Vovk et al., "Algorithmic Learning in a Random World", 2005.
+        """
+        _exact_rate(false_positive_rate)  # before a long measurement
+        scores = self._measure(data, batch_size, steps)["score"]
+        self._decision.threshold.assign(conformal_threshold(scores, false_positive_rate))
+
+    def score(self, data: Any, *, batch_size: int = 32) -> npt.NDArray[np.float32]:
+        """Compute the score of each image; it is large for suspicious ones.
+
+        Args:
+            data: Images as for ``adapt``.
+            batch_size: Number of images in a batch, where ``data`` is not batched already.
+
+        Returns:
+            Array ``(n,)``, as the class says.
+
+        Raises:
+            ValueError: As for ``adapt``.
+
+        Example:
+            >>> from fd_keras import FeatureDistillation
+            >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+            >>> detector = DistillationDetector(model, FeatureDistillation(np.ones((8, 8))))
+            >>> detector.score(np.array([[[[77], [77]]]])).round(6).tolist()
+            [0.0]
+        """
+        return self._measure(data, batch_size)["score"]
+
+    def detection_rate(self, data: Any, *, batch_size: int = 32) -> float:
+        """Compute the share of images that are flagged.
+
+        For attacked images this is the true-positive rate, for benign ones the false-positive
+        rate. Pass only those attacked images that fool the classifier: the other attacks failed
+        and need not be detected.
+
+        Args:
+            data: Images as for ``adapt``.
+            batch_size: Number of images in a batch, where ``data`` is not batched already.
+
+        Returns:
+            A number from 0 to 1.
+
+        Raises:
+            ValueError: As for ``adapt``, or ``adapt`` was not called.
+
+        Example:
+            >>> from fd_keras import FeatureDistillation
+            >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+            >>> detector = DistillationDetector(model, FeatureDistillation("liu2019"))
+            >>> images = np.arange(38).reshape(19, 1, 2, 1)
+            >>> detector.adapt(images, false_positive_rate=0.05)
+            >>> detector.detection_rate(images) <= 1 / 19
+            True
+        """
+        if math.isinf(self.threshold):
+            raise ValueError("`adapt` must have set the threshold first.")
+        return float(np.mean(self._measure(data, batch_size)["flag"]))
+
+    def roc(self, benign: Any, adversarial: Any, *, batch_size: int = 32) -> RocCurve:
+        """Compute the trade-off between false and true positives over all thresholds.
+
+        Args:
+            benign: Images as for ``adapt``, other than those that were used there.
+            adversarial: Attacked images that fool the classifier.
+            batch_size: Number of images in a batch, where the data is not batched already.
+
+        Returns:
+            ``(false_positive_rate, true_positive_rate, auc)``.
+
+        Raises:
+            ValueError: As for ``adapt``.
+
+        Example:
+            >>> from fd_keras import FeatureDistillation
+            >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+            >>> detector = DistillationDetector(model, FeatureDistillation("liu2019"))
+            >>> images = np.arange(38).reshape(19, 1, 2, 1)
+            >>> detector.roc(images, images).auc
+            0.5
+        """
+        scores = [self.score(data, batch_size=batch_size) for data in (benign, adversarial)]
+        return roc_curve(*scores)
+
+    def _check(self, outputs: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Refuse outputs that are not what the detector takes them for."""
+
+    def _measure(
+        self, data: Any, batch_size: int, steps: int | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        measured = []
+        batches = image_batches(
+            data, batch_size=batch_size, steps=steps, channel_axis=self._channel_axis
+        )
+        for batch in batches:
+            check_range("data", batch, self._value_range)
+            measured.append(self.predict_on_batch(batch))
+        if not measured:
+            raise ValueError(f"`data` holds no image. Received: data={described(data)}")
+        outputs = {name: np.concatenate([part[name] for part in measured]) for name in measured[0]}
+        self._check(outputs)
+        return outputs
+
+
 @keras.saving.register_keras_serializable(package="fd_keras")
-class DistillationDetector(keras.Model):
+class DistillationDetector(ThresholdDetector):
     """Flags images whose prediction changes when they are distilled.
 
     The score is the L1 distance, from 0 to 2, between the class probabilities of the original
@@ -126,125 +280,9 @@ class DistillationDetector(keras.Model):
         self.from_logits = from_logits
         self.output_name = output
         self._activation = last_activation(heads[0]) if heads[0].shape[-1] == 1 else None
-        self._shift = shift
-
-    @property
-    def threshold(self) -> float:
-        """The score above which an image is flagged; infinite before ``adapt``."""
-        return float(tf.convert_to_tensor(self._shift.threshold))
-
-    def adapt(
-        self,
-        data: Any,
-        false_positive_rate: float = 0.05,
-        *,
-        batch_size: int = 32,
-        steps: int | None = None,
-    ) -> None:
-        """Set the threshold so that at most a given share of benign images is flagged.
-
-        The share of new images from the same source that is flagged is at most
-        ``false_positive_rate`` in expectation over ``data`` (split conformal prediction). For one
-        small set of images, it may well be larger.
-
-        Args:
-            data: Benign images in the layer's ``value_range`` on which ``model`` was not trained:
-                an array, a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of images; labels
-                are ignored.
-            false_positive_rate: Between 0 and 1.
-            batch_size: Number of images in a batch, where ``data`` is not batched already.
-            steps: Maximum number of batches; ``None``: all.
-
-        Raises:
-            ValueError: There are too few images for the rate, a pixel is out of range, or the
-                outputs of the model are not what ``from_logits`` says.
-
-        Example:
-            See the class.
-
-        References:
-            Vovk et al., "Algorithmic Learning in a Random World", 2005.
-        """
-        _exact_rate(false_positive_rate)  # before a long measurement
-        scores = self._measure(data, batch_size, steps)["score"]
-        self._shift.threshold.assign(conformal_threshold(scores, false_positive_rate))
-
-    def score(self, data: Any, *, batch_size: int = 32) -> npt.NDArray[np.float32]:
-        """Compute the score of each image; it is large for suspicious ones.
-
-        Args:
-            data: Images as for ``adapt``.
-            batch_size: Number of images in a batch, where ``data`` is not batched already.
-
-        Returns:
-            Array ``(n,)`` from 0 to 2.
-
-        Raises:
-            ValueError: As for ``adapt``.
-
-        Example:
-            >>> from fd_keras import FeatureDistillation
-            >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
-            >>> detector = DistillationDetector(model, FeatureDistillation(np.ones((8, 8))))
-            >>> detector.score(np.array([[[[77], [77]]]])).round(6).tolist()
-            [0.0]
-        """
-        return self._measure(data, batch_size)["score"]
-
-    def detection_rate(self, data: Any, *, batch_size: int = 32) -> float:
-        """Compute the share of images that are flagged.
-
-        For attacked images this is the true-positive rate, for benign ones the false-positive
-        rate. Pass only those attacked images that fool the classifier: the other attacks failed
-        and need not be detected.
-
-        Args:
-            data: Images as for ``adapt``.
-            batch_size: Number of images in a batch, where ``data`` is not batched already.
-
-        Returns:
-            A number from 0 to 1.
-
-        Raises:
-            ValueError: As for ``adapt``, or ``adapt`` was not called.
-
-        Example:
-            >>> from fd_keras import FeatureDistillation
-            >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
-            >>> detector = DistillationDetector(model, FeatureDistillation("liu2019"))
-            >>> images = np.arange(38).reshape(19, 1, 2, 1)
-            >>> detector.adapt(images, false_positive_rate=0.05)
-            >>> detector.detection_rate(images) <= 1 / 19
-            True
-        """
-        if math.isinf(self.threshold):
-            raise ValueError("`adapt` must have set the threshold first.")
-        return float(np.mean(self._measure(data, batch_size)["flag"]))
-
-    def roc(self, benign: Any, adversarial: Any, *, batch_size: int = 32) -> RocCurve:
-        """Compute the trade-off between false and true positives over all thresholds.
-
-        Args:
-            benign: Images as for ``adapt``, other than those that were used there.
-            adversarial: Attacked images that fool the classifier.
-            batch_size: Number of images in a batch, where the data is not batched already.
-
-        Returns:
-            ``(false_positive_rate, true_positive_rate, auc)``.
-
-        Raises:
-            ValueError: As for ``adapt``.
-
-        Example:
-            >>> from fd_keras import FeatureDistillation
-            >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
-            >>> detector = DistillationDetector(model, FeatureDistillation("liu2019"))
-            >>> images = np.arange(38).reshape(19, 1, 2, 1)
-            >>> detector.roc(images, images).auc
-            0.5
-        """
-        scores = [self.score(data, batch_size=batch_size) for data in (benign, adversarial)]
-        return roc_curve(*scores)
+        self._decision = shift
+        self._value_range = layer.value_range
+        self._channel_axis = -3 if layer.data_format == "channels_first" else -1
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor as plain JSON types."""
@@ -266,21 +304,9 @@ class DistillationDetector(keras.Model):
         }
         return cls(**{**config, **parts})
 
-    def _measure(
-        self, data: Any, batch_size: int, steps: int | None = None
-    ) -> dict[str, npt.NDArray[Any]]:
-        measured = []
-        axis = -3 if self.distillation.data_format == "channels_first" else -1
-        batches = image_batches(data, batch_size=batch_size, steps=steps, channel_axis=axis)
-        for batch in batches:
-            check_range("data", batch, self.distillation.value_range)
-            measured.append(self.predict_on_batch(batch))
-        if not measured:
-            raise ValueError(f"`data` holds no image. Received: data={described(data)}")
-        outputs = {name: np.concatenate([part[name] for part in measured]) for name in measured[0]}
+    def _check(self, outputs: Mapping[str, npt.NDArray[Any]]) -> None:
         name = "logits" if self.from_logits else "probabilities"
         check_kind(outputs[name], from_logits=self.from_logits, activation=self._activation)
-        return outputs
 
 
 @keras.saving.register_keras_serializable(package="fd_keras")
@@ -332,6 +358,152 @@ class PredictionShift(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor as plain JSON types."""
         return {**super().get_config(), "from_logits": self.from_logits}
+
+
+@keras.saving.register_keras_serializable(package="fd_keras")
+class TamperDetector(ThresholdDetector):
+    """Flags images that were changed since they were encoded.
+
+    In two passes, an untouched image lies on the lattice of its table, but for the rounding of
+    pixels: the score is the root mean square distance, in grey levels, between an image and the
+    nearest image of whole pixel values that ``fd_keras.encode`` makes. It is 0 for what was encoded
+    and stored without loss, and the size of the change for what was changed by less than the
+    certified radius. A file of ``encode_jpeg`` that libjpeg decoded has a score of about 0.5,
+    because the decoder rounds once more. ``adapt`` determines the threshold from untouched images
+    as they are stored; before, it is infinite and no image is flagged. An image whose score is NaN
+    is always flagged.
+
+    The detector is a functional Keras model from images to a dictionary of ``"score"``
+    ``(batch,)``, float32, and ``"flag"`` ``(batch,)``, bool. It is saved, loaded and exported like
+    any other Keras model, with its threshold; ``export_saved_model(model, directory,
+    detector=...)`` adds it to a served classifier.
+
+    It tells nothing about why an image changed: a resized one, one that another program compressed
+    again, or one that was never encoded, is flagged too. It does not find an attacker who knows
+    the table and encodes the attacked image: that one lies on the lattice again.
+
+    Args:
+        table: What images were encoded with; see ``fd_keras.encode``.
+        value_range: Lowest and highest pixel value.
+        input_shape: Shape of an image; ``None`` stands for any size.
+        input_dtype: Type of the images.
+        **kwargs: ``name`` and further arguments of ``keras.Model``.
+
+    Raises:
+        ValueError: ``table`` is invalid, has several block grids, or does not fit the channels.
+
+    Example:
+        >>> from fd_keras.lattice import Lattice
+        >>> table = QuantizationTable(np.full((8, 8), 48.0))
+        >>> benign = np.random.default_rng(1).uniform(0, 255, (20, 8, 8, 3)).astype(np.float32)
+        >>> stored = Lattice.of(table, 3).fitted(benign)
+        >>> detector = TamperDetector(table)
+        >>> detector.adapt(stored, false_positive_rate=0.05)
+        >>> detector.detection_rate(stored), detector.detection_rate(np.clip(stored + 1, 0, 255))
+        (0.0, 1.0)
+    """
+
+    def __init__(
+        self,
+        table: TableLike,
+        *,
+        value_range: Sequence[float] = (0, 255),
+        input_shape: Sequence[int | None] = (None, None, 3),
+        input_dtype: str = "float32",
+        **kwargs: Any,
+    ) -> None:
+        distance = LatticeDistance(table, value_range, name="distance")
+        images = keras.Input(tuple(input_shape), dtype=input_dtype, name="images")
+        super().__init__(
+            inputs=images,
+            outputs=distance(images),
+            **{"name": "tamper_detector", **kwargs},
+        )
+        self._decision = distance
+        self._value_range = distance.value_range
+        self._channel_axis = -1
+
+    @property
+    def table(self) -> QuantizationTable:
+        """What untouched images were encoded with."""
+        return self._decision.table
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor as plain JSON types."""
+        return {
+            "name": self.name,
+            "table": self.table.to_dict(),
+            "value_range": list(self._value_range),
+            "input_shape": list(self.inputs[0].shape[1:]),
+            "input_dtype": tf.as_dtype(self.inputs[0].dtype).name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Make a detector from what ``get_config`` returned."""
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="fd_keras")
+class LatticeDistance(keras.layers.Layer):
+    """Distance of images to those that ``encode`` makes, and whether it is above a threshold.
+
+    The layer computes in float32 under every dtype policy. ``threshold`` is a non-trainable
+    weight.
+
+    Args:
+        table: What images were encoded with.
+        value_range: Lowest and highest pixel value.
+        **kwargs: ``name`` and further arguments of ``keras.layers.Layer``.
+
+    Input shape:
+        ``(batch, height, width, channels)``.
+
+    Output shape:
+        A dictionary of ``"score"`` and ``"flag"``, both ``(batch,)``.
+
+    Example:
+        >>> distance = LatticeDistance(np.full((8, 8), 48.0))
+        >>> float(distance(tf.fill((1, 8, 8, 1), 104.0))["score"][0])  # 102 is on the lattice
+        2.0
+    """
+
+    def __init__(
+        self, table: TableLike, value_range: Sequence[float] = (0, 255), **kwargs: Any
+    ) -> None:
+        super().__init__(**{"autocast": False, **kwargs, "dtype": "float32"})
+        self.table = as_table(table)
+        self.value_range = validate_value_range(value_range)
+        if self.table.cycle_spins != 1:
+            raise ValueError(
+                "`table` must have one block grid, as that of `encode` has. "
+                f"Received: table={self.table!r}"
+            )
+
+    def build(self, input_shape: Any) -> None:
+        """Create the weight that holds the threshold, a scalar."""
+        self.threshold = add_float32_weight(self, "threshold", np.array(np.inf))
+        self.table.steps_for(input_shape[-1])  # raises where they do not fit
+        self.built = True
+
+    def call(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Measure a batch of images."""
+        pixels = to_grey_levels(tf.cast(inputs, tf.float32), *self.value_range)
+        steps = tf.constant(self.table.steps_for(pixels.shape[-1]), tf.float32)
+        lattice = clip(distil(pixels, steps, color_space=self.table.color_space), 0.0, 255.0)
+        # Near half a level, runtimes round to either side.
+        either = [tf.round(lattice - _FLOAT_ERROR), tf.round(lattice + _FLOAT_ERROR)]
+        distance = tf.minimum(*(tf.abs(pixels - whole) for whole in either))
+        distance = tf.where(distance <= _FLOAT_ERROR, 0.0, distance)
+        score = tf.sqrt(tf.reduce_mean(tf.square(distance), axis=(1, 2, 3)))
+        # Not `score > threshold`, which is false for NaN.
+        flag = tf.logical_not(score <= tf.convert_to_tensor(self.threshold))
+        return {"score": score, "flag": flag}
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor as plain JSON types."""
+        config = {"table": self.table.to_dict(), "value_range": list(self.value_range)}
+        return {**super().get_config(), **config}
 
 
 def roc_curve(benign: FloatArray, adversarial: FloatArray) -> RocCurve:

@@ -515,6 +515,8 @@ def _reproducing_strip(
     misses = _misses(result, coefficients, single_steps)
     for share in (0.9, 0.75, 0.6, 0.45, 0.3, 0.15, 0.0):
         (open_,) = np.nonzero(misses)
+        if not len(open_):
+            break
         between = original[open_] + np.float32(share) * (distilled[open_] - original[open_])
         candidate = np.clip(np.round(between), -128, 127)
         candidate_misses = _misses(candidate, coefficients[open_], single_steps[open_])

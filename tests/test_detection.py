@@ -1,5 +1,7 @@
 """The detector: scores, thresholds, and the same outputs after saving and export."""
 
+import io
+
 import keras
 import numpy as np
 import pytest
@@ -8,17 +10,24 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
+from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from fd_keras import (
     FeatureDistillation,
+    TamperDetector,
+    certify,
+    encode,
     export_saved_model,
     export_tflite,
+    preset_table,
     protect,
     wrap_saved_model,
 )
 from fd_keras.detection import DistillationDetector, PredictionShift, conformal_threshold
+from fd_keras.export.runtimes import run_saved_model, run_tflite
+from fd_keras.jpeg import encode_jpeg
 
 CLASSES = 3
 
@@ -492,3 +501,108 @@ def test_protect_checks_what_goes_in():
     data = np.random.default_rng(2).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
     detector.adapt(data)
     assert 0 < detector.threshold < 2
+
+
+class TestTampering:
+    """Images that were changed since they were encoded."""
+
+    TABLE = "certified:1:ycbcr"
+
+    @pytest.fixture
+    def stored(self, photos):
+        crops = [
+            photo[y : y + 32, x : x + 40]
+            for photo in photos
+            for y in (0, 96, 200, 333)
+            for x in (8, 111, 222, 387, 455)
+        ]
+        return encode(np.stack(crops), self.TABLE)
+
+    def test_the_score_is_the_size_of_the_change(self, stored, rng):
+        detector = TamperDetector(self.TABLE)
+        np.testing.assert_array_equal(detector.score(stored), 0)
+        size = 0.9 * certify(stored, self.TABLE).linf_radius
+        change = size[:, None, None, None] * rng.uniform(-1, 1, stored.shape)
+        # What would leave 0..255 is no image.
+        changed = np.clip(stored + change, 0, 255)
+        expected = np.sqrt(np.mean((changed - stored) ** 2, axis=(1, 2, 3)))
+        near = np.abs(changed - stored).max((1, 2, 3)) < 0.45
+        np.testing.assert_allclose(detector.score(changed)[near], expected[near], rtol=1e-3)
+        np.testing.assert_allclose(detector.score(changed), expected, rtol=0.3)
+
+    def test_untouched_images_are_not_flagged_and_the_least_change_is(self, stored):
+        detector = TamperDetector(self.TABLE)
+        with pytest.raises(ValueError, match="`adapt` must have set"):
+            detector.detection_rate(stored)
+        detector.adapt(stored[::2], false_positive_rate=0.05)
+        assert detector.detection_rate(stored[1::2]) == 0
+        touched = stored.copy()
+        touched[:, 5, 7, 1] ^= 1
+        assert detector.detection_rate(touched) == 1
+        assert detector.roc(stored, touched).auc == 1
+
+    def test_decoded_files_set_a_threshold_of_their_own(self, stored, rng):
+        """JPEG's decoder rounds again: small changes drown there, one level everywhere does not."""
+        decoded = np.stack(
+            [np.asarray(Image.open(io.BytesIO(encode_jpeg(x, self.TABLE)))) for x in stored]
+        )
+        detector = TamperDetector(self.TABLE)
+        detector.adapt(decoded, false_positive_rate=0.1)
+        assert 0.2 < detector.threshold < 1
+        assert detector.detection_rate(decoded) <= 0.1
+        noise = rng.choice([-1, 1], decoded.shape)
+        assert detector.roc(decoded, np.clip(decoded + noise, 0, 255)).auc > 0.99
+
+    def test_value_range_layout_and_edges(self, photos):
+        """Whole levels from -1 to 1 in float32 are no change, at incomplete blocks either."""
+        stored = encode(photos[:, 3:40, 5:56] / 127.5 - 1, "certified:2", value_range=(-1, 1))
+        detector = TamperDetector("certified:2", value_range=(-1, 1), input_shape=(37, 51, 3))
+        np.testing.assert_array_equal(detector.score(stored), 0)
+
+    def test_saved_with_its_threshold(self, stored, tmp_path):
+        detector = TamperDetector(self.TABLE, input_shape=(32, 40, 3), input_dtype="uint8")
+        detector.adapt(stored, false_positive_rate=0.2)
+        detector.save(tmp_path / "tamper.keras")
+        loaded = keras.models.load_model(tmp_path / "tamper.keras")
+        assert loaded.threshold == detector.threshold
+        assert loaded.table == detector.table
+        touched = stored ^ 1
+        for name, output in loaded(touched).items():
+            np.testing.assert_array_equal(output, detector(touched)[name])
+
+    def test_no_number_is_flagged(self, stored):
+        detector = TamperDetector(self.TABLE)
+        detector.adapt(stored, false_positive_rate=0.2)
+        images = np.float32(stored[:2])
+        images[0, 0, 0, 0] = np.nan
+        assert np.asarray(detector(images)["flag"]).tolist() == [True, False]
+
+    @pytest.mark.parametrize(
+        ("table", "options", "problem"),
+        [
+            (preset_table("liu2019").with_settings(cycle_spins=2), {}, "one block grid"),
+            (TABLE, {"input_shape": (8, 8, 4)}, "1 or 3 channels"),
+            (TABLE, {"value_range": (1, 1)}, "`value_range`"),
+        ],
+    )
+    def test_what_does_not_fit(self, table, options, problem):
+        with pytest.raises(ValueError, match=problem):
+            TamperDetector(table, **options)
+
+    def test_served_beside_a_classifier(self, stored, tmp_path):
+        """The signature `detect` of a SavedModel, and a TFLite file of its own."""
+        inputs = keras.Input((32, 40, 3))
+        model = protect(
+            keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs))),
+            FeatureDistillation(self.TABLE),
+        )
+        detector = TamperDetector(self.TABLE)
+        detector.adapt(stored, false_positive_rate=0.2)
+        served = export_saved_model(model, tmp_path / "served", detector=detector, verify=False)
+        images = np.float32(np.concatenate([stored[:2], stored[:2] ^ 1]))
+        found = run_saved_model(served, {"detect": {"images": images}})["detect"].outputs
+        alone = export_tflite(detector, tmp_path / "tamper.tflite", verify=False)
+        in_litert = run_tflite(alone.read_bytes(), images).outputs
+        for outputs in (found, in_litert):
+            np.testing.assert_allclose(outputs["score"], detector(images)["score"], rtol=1e-3)
+            assert np.asarray(outputs["flag"]).ravel().tolist() == [0, 0, 1, 1]

@@ -15,7 +15,8 @@ from scipy.special import bdtrc
 from fd_keras._checks import checked_labels
 from fd_keras.classifier import SIGMOIDS
 from fd_keras.export.quantization import Quantization
-from fd_keras.export.runtimes import Run
+from fd_keras.export.runtimes import Arrays, Run
+from fd_keras.kernels import TOLERANCE
 
 
 class ExportProofError(ValueError):
@@ -49,6 +50,9 @@ LIMITS: Mapping[Quantization, Limits] = {
 
 # Largest share of pixels that may be off by more than one grey level.
 PIXEL_SHARE = 1e-4
+
+# What a certificate takes off for float32, in grey levels of the L2 norm; radii may be off by it.
+RADIUS_TOLERANCE = 2 * TOLERANCE
 
 # A coefficient may lie on a tie by chance, and one block then differ: 64 pixels.
 _CHANCE_PIXELS = 64
@@ -169,6 +173,8 @@ class RuntimeCheck:
         distillation_milliseconds: The same of the distillation alone, where it can be run alone.
         accuracy: Share of images whose class is their label, where labels were given.
         shares: The same share of each output that decides, and of how many decisions, by name.
+        radius_difference: Largest difference of a certified radius from that of
+            ``fd_keras.certify``, in grey levels, where the file has the signature ``certify``.
     """
 
     runtime: str
@@ -182,6 +188,7 @@ class RuntimeCheck:
     distillation_milliseconds: float | None = None
     accuracy: float | None = None
     shares: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    radius_difference: float | None = None
 
 
 @dataclass(frozen=True)
@@ -291,6 +298,8 @@ class ExportCheck:
                 f"{run.pixels_beyond / run.pixels:.3%} of the distilled pixels differ by more than "
                 f"one grey level (at most {run.largest_pixel_difference:.3g})"
             )
+        if run.radius_difference is not None and not run.radius_difference <= RADIUS_TOLERANCE:
+            found.append(f"certified radii differ by {run.radius_difference:.2g} grey levels")
         if not run.finite:
             found.append("outputs are not finite where Keras' are")
         shares = dict(run.shares)
@@ -362,6 +371,8 @@ class ExportCheck:
                 f"{run.pixels_beyond} of {run.pixels} distilled pixels beyond 1 level "
                 f"(largest {run.largest_pixel_difference:.2g})"
             )
+        if run.radius_difference is not None:
+            parts.append(f"radii differ by {run.radius_difference:.1g} levels")
         if run.same_class is not None:
             parts.append(f"same class {run.same_class:.1%}")
         else:
@@ -465,7 +476,15 @@ def compared(
         distillation_milliseconds=actual.distillation_milliseconds,
         accuracy=None if labels is None else accuracy_of(actual, labels, rules, output),
         shares=shares,
+        radius_difference=_largest_difference(actual.radii, expected.radii),
     )
+
+
+def _largest_difference(actual: Arrays, expected: Arrays) -> float | None:
+    """The largest difference of two runs' radii, NaN if there is one; ``None`` without radii."""
+    if not (actual and expected):
+        return None
+    return float(np.max([np.abs(actual[name] - expected[name]) for name in expected]))
 
 
 def classifying(rules: Mapping[str, Rule], output: str | None = None) -> str:

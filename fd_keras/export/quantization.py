@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from fd_keras._extras import import_extra
 from fd_keras.export.runtimes import run_tflite, tflite_interpreter
-from fd_keras.export.signatures import DISTILL, SERVING
+from fd_keras.export.signatures import CERTIFY, DISTILL, SERVING
 from fd_keras.export.tflite_file import TFLiteFile
 
 Quantization = Literal["none", "dynamic", "float16", "int8"]
@@ -197,7 +197,7 @@ def _ranges(
     measure._get_total_operations = lambda data: 0  # so few that it shows no progress bar
     data = [{"images": sample[np.newaxis]} for sample in samples]
     file = TFLiteFile(content)
-    requests = {name: data for name in (SERVING, DISTILL) if name in file.signatures}
+    requests = {name: data for name in (SERVING, DISTILL, CERTIFY) if name in file.signatures}
     measure.calibrate(requests, manager)
     return tightened(measure.get_model_qsvs(), content, samples, {*kept, *file.output_tensors()})
 

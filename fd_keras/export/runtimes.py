@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,14 @@ class Run:
         distilled: The distilled images of each layer inside the model, where they were read.
         milliseconds: Median time of one image alone; 0 where it was not measured.
         distillation_milliseconds: The same of the distillation alone.
+        radii: Certified radii by name, where they were read.
     """
 
     outputs: Arrays
     distilled: list[npt.NDArray[Any]]
     milliseconds: float
     distillation_milliseconds: float | None = None
+    radii: Arrays = field(default_factory=dict)
 
 
 def run_keras(model: keras.Model, images: npt.NDArray[Any]) -> Run:

@@ -14,7 +14,7 @@ import keras
 import numpy.typing as npt
 
 from fd_keras._files import held
-from fd_keras.detection import DistillationDetector
+from fd_keras.detection import DistillationDetector, TamperDetector, ThresholdDetector
 from fd_keras.export.archive import (
     Labels,
     export_details,
@@ -26,10 +26,12 @@ from fd_keras.export.archive import (
 from fd_keras.export.check import ExportCheck, report
 from fd_keras.export.signatures import (
     BYTES,
+    CERTIFY,
     DETECT,
     SERVING,
     ResizePolicy,
     bytes_endpoint,
+    certify_endpoint,
     detect_endpoint,
     exportable,
     model_endpoints,
@@ -51,7 +53,7 @@ def export_saved_model(
     directory: str | os.PathLike[str],
     *,
     version: int | None = None,
-    detector: DistillationDetector | None = None,
+    detector: DistillationDetector | TamperDetector | None = None,
     labels: Labels | None = None,
     resize: ResizePolicy = "crop",
     warmup: bool = False,
@@ -72,6 +74,9 @@ def export_saved_model(
     * ``serving_bytes``: ``image_bytes``, the content of JPEG or PNG files, to the same; for models
       of one or three channels, channels last;
     * ``distill``: ``images`` to ``distilled``; for models that distil;
+    * ``certify``: ``images`` to the same as ``serving_default``, with ``linf_radius`` and
+      ``l2_radius`` of each image in grey levels, as ``fd_keras.certify`` computes them; for models
+      that see their images through one layer alone, such as ``protect`` returns;
     * ``detect``: ``images`` to what ``detector`` returns.
 
     ``assets.extra`` holds ``fd_keras.json`` (value range, tables, labels, version of fd_keras),
@@ -82,8 +87,7 @@ def export_saved_model(
             ``FeatureDistillation`` alone, to put in front of a model of another origin.
         directory: Base directory of the served model; made if missing. Its name is the model's.
         version: Version number. Default: one more than the highest in ``directory``.
-        detector: Adds the signature ``detect``. A ``DistillationDetector`` as ``model`` has it
-            anyway.
+        detector: Adds the signature ``detect``. A detector as ``model`` has it anyway.
         labels: Names of the classes, or a text file with one on each line.
         resize: What ``serving_bytes`` does to images of another size than the model's:
             ``"crop"`` keeps the aspect ratio and cuts out the centre, ``"stretch"`` does not.
@@ -109,11 +113,13 @@ def export_saved_model(
         '1'
     """
     model = exportable(model)
-    if detector is None and isinstance(model, DistillationDetector):
+    if detector is None and isinstance(model, ThresholdDetector):
         detector = model
     endpoints = model_endpoints(model)
     if from_bytes := bytes_endpoint(model, resize):
         endpoints[BYTES] = from_bytes
+    if certified := certify_endpoint(model):
+        endpoints[CERTIFY] = certified
     if detector is not None:
         endpoints[DETECT] = detect_endpoint(model, detector)
     details = export_details(model, labels, resize=resize if from_bytes else None)

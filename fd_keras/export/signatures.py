@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras.detection import DistillationDetector
+from fd_keras.certification import radii
+from fd_keras.detection import ThresholdDetector
 from fd_keras.export.archive import Endpoint
 from fd_keras.export.recording import distillation_layers, recorded_distillations
-from fd_keras.kernels import from_grey_levels
+from fd_keras.kernels import from_grey_levels, to_grey_levels
 from fd_keras.layer import FeatureDistillation
 from fd_keras.protection import named_outputs, with_preprocessor
 
@@ -21,6 +22,10 @@ SERVING = "serving_default"
 DISTILL = "distill"
 BYTES = "serving_bytes"
 DETECT = "detect"
+CERTIFY = "certify"
+
+# The outputs of ``certify`` beside the model's own.
+RADII = ("linf_radius", "l2_radius")
 
 ResizePolicy = Literal["crop", "stretch"]
 _RESIZE_POLICIES: tuple[ResizePolicy, ...] = get_args(ResizePolicy)
@@ -110,6 +115,87 @@ def named_distilled(distilled: list[Any]) -> dict[str, Any]:
     return {f"distilled_{index}": images for index, images in enumerate(distilled)}
 
 
+def certified_layer(model: keras.Model) -> FeatureDistillation | None:
+    """The distillation that all of a model sees its images through; ``None`` if there is none.
+
+    Args:
+        model: What ``exportable`` returned.
+
+    Example:
+        >>> layer = FeatureDistillation("liu2019")
+        >>> certified_layer(keras.Sequential([keras.Input((8, 8, 3)), layer])) is layer
+        True
+    """
+    layers = [x for x in model.layers if not isinstance(x, keras.layers.InputLayer)]
+    first = layers[0] if layers else None
+    # One that casts its inputs to fewer bits sees other coefficients than theirs.
+    if not isinstance(first, FeatureDistillation) or first._casts_inputs:
+        return None
+    (images,) = _origins(model.inputs)
+    elsewhere = [*_origins(model.outputs), *(x for other in layers[1:] for x in _read_by(other))]
+    return first if images in _read_by(first) and images not in elsewhere else None
+
+
+def _read_by(layer: keras.layers.Layer) -> list[Any]:
+    """The origins of the symbolic tensors that a layer was called on."""
+    return _origins([node.input_tensors for node in layer._inbound_nodes])
+
+
+def _origins(tensors: Any) -> list[Any]:
+    return [getattr(x, "_keras_history", None) for x in tf.nest.flatten(tensors)]
+
+
+def radii_endpoint(model: keras.Model) -> Endpoint | None:
+    """``certify`` of a model, from images to their certified radii.
+
+    Args:
+        model: What ``exportable`` returned.
+
+    Returns:
+        The endpoint, which returns ``linf_radius`` and ``l2_radius`` in grey levels, as
+        ``fd_keras.certify`` does; ``None`` for a model that uses its images beside the layer.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 7)), keras.layers.Flatten()])
+        >>> radii_endpoint(model) is None
+        True
+    """
+    layer = certified_layer(model)
+    if layer is None:
+        return None
+    table, (low, high) = layer.quantization_table, layer.value_range
+
+    def certify(images: tf.Tensor) -> Mapping[str, Any]:
+        pixels = tf.cast(images, tf.float32)
+        if layer.data_format == "channels_first":
+            pixels = tf.transpose(pixels, (0, 2, 3, 1))
+        return dict(zip(RADII, radii(to_grey_levels(pixels, low, high), table)))
+
+    return Endpoint(certify, image_signature(model))
+
+
+def certify_endpoint(model: keras.Model) -> Endpoint | None:
+    """``certify`` of a model, with its outputs beside the certified radii.
+
+    Args:
+        model: What ``exportable`` returned.
+
+    Example:
+        >>> layer = FeatureDistillation("certified:2")
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), layer])
+        >>> sorted(certify_endpoint(model).function(tf.zeros((1, 8, 8, 3))))
+        ['l2_radius', 'linf_radius', 'predictions']
+    """
+    alone = radii_endpoint(model)
+    if alone is None:
+        return None
+
+    def certify(images: tf.Tensor) -> Mapping[str, Any]:
+        return {**named_outputs(model(images, training=False)), **alone.function(images)}
+
+    return Endpoint(certify, alone.input)
+
+
 def model_endpoints(model: keras.Model) -> dict[str, Endpoint]:
     """``serving_default`` of a model, and ``distill`` of one that distils.
 
@@ -167,7 +253,7 @@ def bytes_endpoint(model: keras.Model, resize: ResizePolicy) -> Endpoint | None:
     return Endpoint(serve, tf.TensorSpec((None,), tf.string, name="image_bytes"))
 
 
-def detect_endpoint(model: keras.Model, detector: DistillationDetector) -> Endpoint:
+def detect_endpoint(model: keras.Model, detector: ThresholdDetector) -> Endpoint:
     """``detect`` of a detector that takes the images that ``model`` takes.
 
     Args:
@@ -180,17 +266,20 @@ def detect_endpoint(model: keras.Model, detector: DistillationDetector) -> Endpo
     Example:
         >>> head = [keras.layers.Flatten(), keras.layers.Dense(3)]
         >>> model = keras.Sequential([keras.Input((8, 8, 3)), *head])
+        >>> from fd_keras import DistillationDetector
         >>> detector = DistillationDetector(model, FeatureDistillation("liu2019"))
         >>> detect_endpoint(model, detector).input.name
         'images'
     """
     spec, given = image_signature(model), image_signature(detector)
-    if (spec.shape.as_list(), spec.dtype) != (given.shape.as_list(), given.dtype):
+    pairs = list(zip(spec.shape.as_list(), given.shape.as_list()))
+    fits = len(spec.shape) == len(given.shape) and all(b in (None, a) for a, b in pairs)
+    if not fits or spec.dtype != given.dtype:
         raise ValueError(
-            f"`detector` must take the images that `model` takes, {spec.shape}. "
-            f"Received: a detector of images {given.shape}"
+            f"`detector` must take the images that `model` takes, {spec.shape}, {spec.dtype.name}. "
+            f"Received: a detector of images {given.shape}, {given.dtype.name}"
         )
-    return Endpoint(lambda images: detector(images, training=False), given)
+    return Endpoint(lambda images: detector(images, training=False), spec)
 
 
 def _distils_in_sight(model: keras.Model, distill: Any, spec: tf.TensorSpec) -> bool:

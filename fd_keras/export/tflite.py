@@ -24,11 +24,13 @@ from fd_keras.export.check import ExportCheck, report
 from fd_keras.export.quantization import QUANTIZATIONS, Quantization, quantized
 from fd_keras.export.recording import distillation_layers, recorded_distillations
 from fd_keras.export.signatures import (
+    CERTIFY,
     DISTILL,
     SERVING,
     exportable,
     image_signature,
     model_endpoints,
+    radii_endpoint,
 )
 from fd_keras.export.tflite_file import HIDDEN_PREFIX, TFLiteFile
 from fd_keras.export.verification import check_range_of, verify_export
@@ -38,7 +40,7 @@ from fd_keras.protection import named_outputs
 
 # The converter sorts signatures by name. `serving_default` has to come first: runtimes that know
 # nothing of signatures run the first graph.
-_SORTED_NAMES = {"0": SERVING, "1": DISTILL}
+_SORTED_NAMES = {"0": SERVING, "1": DISTILL, "2": CERTIFY}
 
 # Names of files that are being written, but for the suffix.
 _LEFTOVER = r"\.[0-9a-f]{32}"
@@ -96,7 +98,9 @@ def export_tflite(
 
     Returns:
         ``path``. Its signature ``serving_default`` takes ``images`` and returns ``predictions``
-        (or the names of a model with several outputs); ``distill`` returns the distilled images.
+        (or the names of a model with several outputs); ``distill`` returns the distilled images;
+        ``certify``, of models that see their images through one layer alone, returns their
+        ``linf_radius`` and ``l2_radius`` in grey levels, as ``fd_keras.certify`` does.
         Outputs that are bool, such as a detector's ``flag``, become float32: 0 or 1.
 
     Raises:
@@ -173,6 +177,8 @@ def _tflite_content(saved_model: str, signatures: list[str]) -> bytes:
 def _sorted_endpoints(model: keras.Model, batch: int | None) -> dict[str, Endpoint]:
     """The model's signatures, with the distilled images among the outputs of the first."""
     endpoints = model_endpoints(model)
+    if certified := radii_endpoint(model):
+        endpoints[CERTIFY] = certified
 
     def serve_and_show(images: tf.Tensor) -> Mapping[str, Any]:
         with recorded_distillations() as distilled:
@@ -197,8 +203,8 @@ def _number(output: tf.Tensor) -> tf.Tensor:
 
 def _float_tensors(file: TFLiteFile, distilled: list[str]) -> list[str]:
     """Names of the tensors whose operations must not be quantised."""
-    kept = file.needed_for(distilled)
-    return kept + file.needed_for(None, DISTILL) if DISTILL in file.signatures else kept
+    alone = [name for name in (DISTILL, CERTIFY) if name in file.signatures]
+    return sum((file.needed_for(None, name) for name in alone), file.needed_for(distilled))
 
 
 def _checked_samples(model: keras.Model, data: Any) -> npt.NDArray[Any]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from fd_keras._compat import last_activation
+from fd_keras.certification import certify
 from fd_keras.classifier import check_range
 from fd_keras.export.archive import (
     found_export,
@@ -47,8 +48,11 @@ from fd_keras.export.runtimes import (
 )
 from fd_keras.export.signatures import (
     BYTES,
+    CERTIFY,
     DISTILL,
+    RADII,
     SERVING,
+    certified_layer,
     exportable,
     image_signature,
     named_distilled,
@@ -95,7 +99,8 @@ def verify_export(
     OpenVINO where that is installed; a SavedModel in a new Python process that can import neither
     Keras nor fd_keras. The *distilled image* is compared first, because a broken defence hardly
     shows in an accuracy: in a TFLite file the very tensor that ``serving_default`` hands to the
-    classifier, in a SavedModel the signature ``distill``.
+    classifier, in a SavedModel the signature ``distill``. Where the file has the signature
+    ``certify``, its radii are compared with those of ``fd_keras.certify``.
 
     Then what the outputs decide is compared: the class of each image, or of each pixel (outputs of
     rank 4); with a single output, whether a logit is above 0 or a probability above 0.5. Outputs
@@ -136,7 +141,7 @@ def verify_export(
             f"attack. Received: threat_model={threat_model!r}, labels={labels!r}"
         )
     classes = None if labels is None else np.asarray(labels)
-    expected = run_keras(model, batch)
+    expected = replace(run_keras(model, batch), radii=_certified_radii(model, batch))
     rules = _rules(model, expected)
     runs, not_run, about = _run_file(path, batch, model, len(expected.distilled))
     for name, run in runs.items():
@@ -161,6 +166,16 @@ def verify_export(
         return check
     bare = _unprotected(check, model, batch, expected, rules, classes, output)
     return replace(check, unprotected=bare)
+
+
+def _certified_radii(model: keras.Model, images: npt.NDArray[Any]) -> dict[str, Any]:
+    """What ``certify`` says of images, where all of a model sees them through one layer."""
+    layer = certified_layer(model)
+    if layer is None:
+        return {}
+    pixels = np.moveaxis(images, 1, -1) if layer.data_format == "channels_first" else images
+    found = certify(pixels, layer.quantization_table, value_range=layer.value_range)
+    return {name: getattr(found, name) for name in RADII}
 
 
 def _rules(model: keras.Model, run: Run) -> dict[str, Rule]:
@@ -274,7 +289,10 @@ def _run_saved_model(
     requests = {SERVING: {"images": images}}
     if distillations:
         requests[DISTILL] = {"images": images}
-    if BYTES in signature_names(path) and _whole_grey_levels(images, model):
+    signatures = signature_names(path)
+    if CERTIFY in signatures:
+        requests[CERTIFY] = {"images": images}
+    if BYTES in signatures and _whole_grey_levels(images, model):
         files = png_files(images, value_range_of(model))
         # Not as objects, which numpy would pickle; no PNG file ends in a zero.
         requests[BYTES] = {"image_bytes": np.array(list(files))}
@@ -283,6 +301,7 @@ def _run_saved_model(
     except RuntimeError as error:
         return {}, {"Python without fd_keras": str(error)}
     alone, distilled = results.get(DISTILL), []
+    certified = results[CERTIFY].outputs if CERTIFY in results else {}
     if alone:
         # The names of as many outputs, in their order.
         names = named_distilled([None] * distillations)
@@ -292,6 +311,7 @@ def _run_saved_model(
             results[signature],
             distilled=distilled,
             distillation_milliseconds=alone.milliseconds if alone else None,
+            radii={name: certified[name] for name in RADII if name in certified},
         )
         for signature in (SERVING, BYTES)
         if signature in results
@@ -314,6 +334,8 @@ def _run_tflite(file: TFLiteFile, content: bytes, shown: bytes, images: npt.NDAr
         if DISTILL in file.signatures:
             alone = run_tflite(content, timed, signature=DISTILL)
             latency["distillation_milliseconds"] = alone.milliseconds
+        if CERTIFY in file.signatures:
+            latency["radii"] = run_tflite(content, images, signature=CERTIFY).outputs
         runs = {name: replace(_with_distilled(run_tflite(shown, images)), **latency)}
     except Exception as error:  # what the runtime raises depends on what is wrong with the file
         return {}, {name: " ".join(str(error).split())}

@@ -1,0 +1,144 @@
+"""The signature ``certify``: the same radii in every runtime, and the same images within them."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from fd_keras import (
+    DistillationDetector,
+    ExportProofError,
+    FeatureDistillation,
+    certified_table,
+    certify,
+    encode,
+    export_saved_model,
+    export_tflite,
+    protect,
+)
+from fd_keras.export.check import RADIUS_TOLERANCE
+from fd_keras.export.runtimes import run_saved_model, run_tflite
+from fd_keras.export.signatures import certified_layer
+
+RGB, YCBCR = certified_table(2), certified_table(1, color_space="ycbcr")
+
+
+def classifier(shape):
+    inputs = keras.Input(shape)
+    x = layers.GlobalMaxPooling2D()(layers.Conv2D(4, 3)(inputs))
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+def radii_of(outputs):
+    return np.stack([outputs["linf_radius"], outputs["l2_radius"]])
+
+
+@pytest.mark.parametrize(
+    ("table", "size", "static"),
+    [
+        (RGB, (40, 48, 3), True),
+        (YCBCR, (37, 51, 3), False),
+        (RGB.with_settings(cycle_spins=2), (9, 5, 1), False),
+    ],
+    ids=["rgb", "ycbcr, odd", "two grids, grey"],
+)
+def test_every_runtime_certifies_and_keeps_the_image(photos, rng, tmp_path, table, size, static):
+    """As `certify` does; and what is within the radius is distilled to the very same bits."""
+    height, width, channels = size
+    images = photos[:, 100 : 100 + height, 200 : 200 + width, :channels]
+    encoded = encode(images, table.with_settings(cycle_spins=1)) / np.float32(255)
+    layer = FeatureDistillation(table, value_range=(0, 1))
+    model = protect(classifier(size if static else (None, None, channels)), layer)
+    expected = certify(encoded, table, value_range=(0, 1))
+    radius = 0.999 * expected.linf_radius / 255
+    signs = rng.choice([-1, 1], encoded.shape)
+    attacked = np.float32(encoded + radius[:, np.newaxis, np.newaxis, np.newaxis] * signs)
+
+    served = export_saved_model(model, tmp_path / "served", verify=False)
+    requests = {
+        "certify": {"images": encoded},
+        "distill": {"images": np.concatenate([encoded, attacked])},
+    }
+    results = run_saved_model(served, requests)
+    mobile = export_tflite(model, tmp_path / "model.tflite", verify=False).read_bytes()
+    in_litert = run_tflite(mobile, encoded, signature="certify").outputs
+    assert set(in_litert) == {"linf_radius", "l2_radius"}
+    for outputs in (results["certify"].outputs, in_litert):
+        np.testing.assert_allclose(radii_of(outputs), radii_of(vars(expected)), atol=2e-3)
+    np.testing.assert_allclose(
+        results["certify"].outputs["predictions"], model(encoded), rtol=1e-4, atol=1e-4
+    )
+
+    distil_in_litert = [
+        run_tflite(mobile, x, signature="distill").outputs["distilled"] for x in (encoded, attacked)
+    ]
+    for untouched, touched in (
+        (layer(encoded), layer(attacked)),
+        np.split(results["distill"].outputs["distilled"], 2),
+        distil_in_litert,
+    ):
+        np.testing.assert_array_equal(untouched, touched)
+
+
+def test_another_layout(photos, tmp_path):
+    """Channels first, grey levels from -1 to 1, and the layer alone, of any size."""
+    layer = FeatureDistillation("certified:1", value_range=(-1, 1), data_format="channels_first")
+    images = np.float32(encode(photos[:, 60:101, 90:140], "certified:1") / 127.5 - 1)
+    served = export_saved_model(layer, tmp_path)
+    turned = np.moveaxis(images, -1, 1)
+    found = run_saved_model(served, {"certify": {"images": turned}})["certify"].outputs
+    expected = certify(images, "certified:1", value_range=(-1, 1))
+    np.testing.assert_allclose(radii_of(found), radii_of(vars(expected)), atol=2e-3)
+    np.testing.assert_allclose(found["distilled"], layer(turned), atol=1e-4)
+
+
+def test_only_what_sees_its_images_through_the_layer_is_certified():
+    layer, inputs = FeatureDistillation("certified:1"), keras.Input((16, 16, 3))
+    beside = layers.Add()([layer(inputs), inputs])
+    assert certified_layer(keras.Model(inputs, beside)) is None
+    assert certified_layer(keras.Model(inputs, [layer(inputs), inputs])) is None
+    assert certified_layer(DistillationDetector(classifier((16, 16, 3)), layer)) is None
+    assert certified_layer(classifier((16, 16, 3))) is None
+    assert certified_layer(protect(classifier((16, 16, 3)), layer)) is layer
+    below = layers.Rescaling(2.0)(inputs)
+    assert certified_layer(keras.Model(inputs, layer(below))) is None
+
+
+@pytest.mark.parametrize("export", [export_saved_model, export_tflite])
+def test_wrong_radii_are_no_proof(export, tmp_path, monkeypatch):
+    model = protect(classifier((24, 16, 3)), FeatureDistillation("certified:2"))
+    checks = []
+    export(model, tmp_path / "right", on_check=checks.append)
+    assert all(run.radius_difference < RADIUS_TOLERANCE / 5 for run in checks[0].runtimes[:1])
+    assert "radii differ by" in str(checks[0])
+    wrong = lambda pixels, table: (tf.ones(len(pixels)), tf.ones(len(pixels)))  # noqa: E731
+    monkeypatch.setattr("fd_keras.export.signatures.radii", wrong)
+    with pytest.raises(ExportProofError, match="certified radii differ by"):
+        export(model, tmp_path / "wrong")
+
+
+def test_quantised_bodies_certify_alike(photos, tmp_path):
+    pytest.importorskip("ai_edge_quantizer")
+    images = np.float32(encode(photos[:, 100:132, 200:232], "certified:2"))
+    model = protect(classifier((32, 32, 3)), FeatureDistillation("certified:2"))
+    expected = certify(images, "certified:2")
+    for quantize in ("dynamic", "int8"):
+        data = images if quantize == "int8" else None
+        path = export_tflite(
+            *(model, tmp_path / f"{quantize}.tflite"),
+            quantize=quantize,
+            representative_data=data,
+            verify=False,
+        )
+        found = run_tflite(path.read_bytes(), images, signature="certify").outputs
+        np.testing.assert_allclose(radii_of(found), radii_of(vars(expected)), atol=2e-3)
+
+
+def test_operations_are_builtins(tmp_path):
+    model = protect(classifier((None, None, 3)), FeatureDistillation("certified:2:ycbcr"))
+    path = export_tflite(model, tmp_path / "model.tflite", verify=False)
+    from fd_keras.export.tflite_file import TFLiteFile
+
+    operations = TFLiteFile(path.read_bytes()).operations()
+    assert not [name for name in operations if name.startswith(("FLEX", "CUSTOM"))]
