@@ -27,12 +27,32 @@ FloatArray = npt.NDArray[np.float32]
 # Smaller probabilities count as this one: the logarithm of 0 is not finite.
 _LEAST_PROBABILITY = 1e-30
 
-
 # Activations of a head with one output whose values are probabilities.
 SIGMOIDS = ("sigmoid", "hard_sigmoid")
 
 # So many numbers from 0 to 1, and no other, are taken for probabilities.
 _ENOUGH_TO_TELL = 16
+
+
+def known_threshold(name: str, activation: str | None) -> float | None:
+    """What a single output must exceed for class 1, where its name or its activation tells.
+
+    Args:
+        name: Name of the output.
+        activation: What ``last_activation`` returned.
+
+    Returns:
+        0.5 for a probability, 0 for a logit, ``None`` where neither tells.
+
+    Example:
+        >>> known_threshold("predictions", "sigmoid"), known_threshold("logits", None)
+        (0.5, 0.0)
+    """
+    if name in ("logits", "probabilities"):
+        return 0.5 if name == "probabilities" else 0.0
+    if activation is None:
+        return None
+    return 0.5 if activation in SIGMOIDS else 0.0
 
 
 def as_logits(outputs: tf.Tensor, *, from_logits: bool) -> tf.Tensor:

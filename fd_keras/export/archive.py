@@ -17,9 +17,12 @@ import keras
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras._compat import last_activation
 from fd_keras._extras import import_extra
 from fd_keras._version import __version__
+from fd_keras.classifier import known_threshold
 from fd_keras.export.recording import distillation_layers
+from fd_keras.protection import named_outputs
 
 # No server looks for anything in this directory but for warm-up requests.
 _EXTRAS = "assets.extra"
@@ -130,7 +133,9 @@ def _silence() -> Iterator[None]:
 
 
 def export_details(model: keras.Model, labels: Labels | None, **more: Any) -> dict[str, Any]:
-    """The value range, tables, labels and version that exported files hold, as JSON types.
+    """What exported files hold about themselves, as JSON types: value range, tables, labels.
+
+    A single output that decides between two classes has its threshold in ``thresholds``.
 
     Args:
         model: The model that is exported.
@@ -155,6 +160,7 @@ def export_details(model: keras.Model, labels: Labels | None, **more: Any) -> di
         "value_range": list(layers[0].value_range) if layers else None,
         "tables": [layer.quantization_table.to_dict() for layer in layers],
         "labels": None if labels is None else _label_names(labels, _class_counts(model)),
+        "thresholds": _thresholds(model),
         **more,
     }
 
@@ -183,19 +189,31 @@ def _label_names(labels: Labels, classes: set[int]) -> list[str]:
     return names
 
 
-def _class_counts(model: keras.Model) -> set[int]:
-    """The numbers of classes that the outputs may have; none where their shapes do not tell."""
+def _declared_outputs(model: keras.Model) -> dict[str, Any]:
+    """Symbolic outputs by the names that exported files give them, without distilled images."""
     # A sequential model that was not called has `outputs` alone.
     structure = getattr(model, "output", None)
-    outputs = structure if isinstance(structure, dict) else {"": model.outputs}
-    shapes = [
-        tuple(output.shape)
-        for name, part in outputs.items()
-        if name != "distilled"
-        for output in tf.nest.flatten(part)
-    ]
+    if structure is None:
+        structure = model.outputs if len(model.outputs) > 1 else model.outputs[0]
+    return {name: part for name, part in named_outputs(structure).items() if name != "distilled"}
+
+
+def _class_counts(model: keras.Model) -> set[int]:
+    """The numbers of classes that the outputs may have; none where their shapes do not tell."""
+    outputs = tf.nest.flatten(_declared_outputs(model))
+    shapes = [tuple(output.shape) for output in outputs]
     # A single number for each image decides between two classes.
     return {max(shape[-1], 2) for shape in shapes if len(shape) > 1 and shape[-1] is not None}
+
+
+def _thresholds(model: keras.Model) -> dict[str, float]:
+    """What outputs of one number for each image must exceed for class 1, where that is known."""
+    found = {
+        name: known_threshold(name, last_activation(output))
+        for name, output in _declared_outputs(model).items()
+        if tuple(getattr(output, "shape", ()))[1:] == (1,)
+    }
+    return {name: threshold for name, threshold in found.items() if threshold is not None}
 
 
 def write_extras(version: Path, details: dict[str, Any]) -> None:
