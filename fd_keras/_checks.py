@@ -380,6 +380,41 @@ def check_pixels(pixels: npt.NDArray[Any], value_range: tuple[float, float]) -> 
         raise ValueError(f"`data` must be scaled to value_range, {low:g} to {high:g}. {received}")
 
 
+def check_range(argument: str, images: npt.NDArray[Any], value_range: tuple[float, float]) -> None:
+    """Refuse images that are not in a model's value range, and say what to do about it.
+
+    Args:
+        argument: Name of the argument in the error message.
+        images: Not empty.
+        value_range: Lowest and highest pixel value.
+
+    Raises:
+        ValueError: As for ``check_pixels``.
+
+    Example:
+        >>> check_range("images", np.array([0.0, 200.0]), (0, 255))
+    """
+    try:
+        check_pixels(images, value_range)
+    except ValueError as error:
+        if "value_range" not in str(error):
+            raise
+        low, high = value_range
+        darkest, brightest = float(images.min()), float(images.max())
+        inside = darkest >= low and brightest <= high
+        rule = "be scaled to" if inside else "be finite and lie within"
+        way = "give layer and classifier the `value_range` that the model takes"
+        if darkest < min(low, 0):
+            way = (
+                "preprocessing such as that of preprocess_input belongs inside the model, as "
+                "layers in front of it (keras.layers.Rescaling, Normalization)"
+            )
+        raise ValueError(
+            f"`{argument}` must {rule} value_range, {low:g} to {high:g}; {way}. "
+            f"Received: images from {darkest:g} to {brightest:g}"
+        ) from error
+
+
 def of_another_scale(pixels: npt.NDArray[Any], value_range: tuple[float, float]) -> bool:
     """Whether pixels were almost certainly scaled to another range than ``value_range``.
 

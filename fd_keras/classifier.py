@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import check_outputs, check_pixels, validate_value_range
+from fd_keras._checks import check_outputs, check_range, validate_value_range
 from fd_keras._compat import last_activation
 from fd_keras.data.labelled import unit_images
 from fd_keras.protection import (
@@ -116,41 +116,6 @@ def check_kind(
             "`model` must return a probability, from 0 to 1. Pass from_logits=True for a logit. "
             f"{received}, with from_logits=False"
         )
-
-
-def check_range(argument: str, images: npt.NDArray[Any], value_range: tuple[float, float]) -> None:
-    """Refuse images that are not in a model's value range, and say what to do about it.
-
-    Args:
-        argument: Name of the argument in the error message.
-        images: Not empty.
-        value_range: Lowest and highest pixel value.
-
-    Raises:
-        ValueError: As for ``check_pixels``.
-
-    Example:
-        >>> check_range("images", np.array([0.0, 200.0]), (0, 255))
-    """
-    try:
-        check_pixels(images, value_range)
-    except ValueError as error:
-        if "value_range" not in str(error):
-            raise
-        low, high = value_range
-        darkest, brightest = float(images.min()), float(images.max())
-        inside = darkest >= low and brightest <= high
-        rule = "be scaled to" if inside else "be finite and lie within"
-        way = "give layer and classifier the `value_range` that the model takes"
-        if darkest < min(low, 0):
-            way = (
-                "preprocessing such as that of preprocess_input belongs inside the model, as "
-                "layers in front of it (keras.layers.Rescaling, Normalization)"
-            )
-        raise ValueError(
-            f"`{argument}` must {rule} value_range, {low:g} to {high:g}; {way}. "
-            f"Received: images from {darkest:g} to {brightest:g}"
-        ) from error
 
 
 def _not_a_logit(received: str) -> ValueError:

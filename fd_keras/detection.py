@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import real_numbers, shown
+from fd_keras._checks import check_range, real_numbers, shown
 from fd_keras._compat import add_float32_weight, last_activation
-from fd_keras.classifier import check_kind, check_range
+from fd_keras.classifier import check_kind
 from fd_keras.data.batches import described, image_batches
 from fd_keras.presets import TableLike
 from fd_keras.protection import chosen_output, layer_for, protect, run_whole

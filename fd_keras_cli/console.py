@@ -13,13 +13,15 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
+
+from fd_keras_cli.words import in_options
 
 if TYPE_CHECKING:
     from fd_keras._console import Advance
@@ -33,29 +35,10 @@ USER_ERRORS = (ValueError, OSError, ImportError, MemoryError)
 # Exit codes of programs that Ctrl-C (SIGINT) and SIGTERM ended.
 _INTERRUPTED, _TERMINATED = 130, 143
 
-_RESUMABLE = "Interrupted; the same command goes on from here"
-
+_RESUMABLE = "Interrupted; the same command{} goes on from here"
 
 # What a terminal obeys instead of showing it, also bytes of file names that are no UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-# Python's arguments in the words of the command line; not where they are parts of paths.
-_WORDS = {
-    "max_pixels": "--max-pixels",
-    "image_key": "--image-key",
-    "label_key": "--label-key",
-    "class_names": "--classes",
-    "`location`": "`DATA`",
-    "`path`": "the file",
-    "`source`": "the file",
-    " location=": " DATA=",
-    " path=": " ",
-    " source=": " ",
-}
-_ARGUMENT = re.compile(
-    r"(?<![\w./'-])(?:max_pixels|image_key|label_key|class_names)(?![\w./'-])"
-    "|`(?:location|path|source)`| (?:location|path|source)="
-)
 
 
 def printable(text: object, *, lines: bool = False) -> str:
@@ -107,9 +90,8 @@ def print_error(error: object, console: Console | None = None) -> None:
     Example:
         >>> print_error(ValueError("no such table"))
     """
-    text = re.sub(r"\s*\n\s*", " ", f"Error: {message_of(error)}".strip())
-    words = _ARGUMENT.sub(lambda found: _WORDS[found[0]], text)
-    (console or Console(stderr=True)).print(Text(printable(words), style="red"), soft_wrap=True)
+    text = re.sub(r"\s*\n\s*", " ", f"Error: {in_options(message_of(error))}".strip())
+    (console or Console(stderr=True)).print(Text(printable(text), style="red"), soft_wrap=True)
 
 
 def message_of(error: object) -> str:
@@ -185,7 +167,8 @@ def _own_warnings(console: Console) -> Iterator[None]:
 
         def show(message: Any, category: Any, *rest: Any, **options: Any) -> None:
             if category.__module__.startswith("fd_keras."):
-                console.print(Text(f"Warning: {message}", style="yellow"), soft_wrap=True)
+                text = printable(f"Warning: {in_options(str(message))}")
+                console.print(Text(text, style="yellow"), soft_wrap=True)
             else:
                 others(message, category, *rest, **options)
 
@@ -194,7 +177,7 @@ def _own_warnings(console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def interruptible(message: str = _RESUMABLE) -> Iterator[None]:
+def interruptible(message: str = _RESUMABLE.format("")) -> Iterator[None]:
     """End the command with one line if Ctrl-C or SIGTERM ends the block.
 
     What the block has to tidy up is tidied up, and the exit code is the one that a shell gives to
@@ -227,6 +210,19 @@ def interruptible(message: str = _RESUMABLE) -> Iterator[None]:
     finally:
         if ours:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def resumable(overwrite: bool) -> AbstractContextManager[None]:
+    """``interruptible`` for a command that goes on where it was interrupted.
+
+    Args:
+        overwrite: Whether it was to throw away what was there, as the next should not.
+
+    Example:
+        >>> with resumable(overwrite=False):
+        ...     pass
+    """
+    return interruptible(_RESUMABLE.format(" without --overwrite" if overwrite else ""))
 
 
 def _terminate(number: int, frame: object) -> NoReturn:

@@ -14,10 +14,10 @@ import typer
 from fd_keras_cli.console import (
     check_directory,
     echo,
-    interruptible,
     printable,
     quiet_libraries,
     report_source,
+    resumable,
 )
 from fd_keras_cli.options import (
     Classes,
@@ -33,6 +33,7 @@ from fd_keras_cli.options import (
     path_option,
     read_class_names,
 )
+from fd_keras_cli.words import called
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,8 +165,7 @@ def harden(
     and result.json, and below training/ what TensorBoard reads.
     """
     check_directory(out, for_tensorflow=True)
-    goes_on = "the same command without --overwrite" if overwrite else "the same command"
-    with interruptible(f"Interrupted; {goes_on} goes on from here"), _words_of_options(out):
+    with resumable(overwrite), _words_of_options(out):
         result = _result(
             model,
             _Reader(
@@ -254,17 +254,18 @@ class _Reader:
 
         # Bytes take a quarter of the memory, and most models of 0 to 255 scale them themselves.
         scaled = None if self.value_range == (0, 255) else self.value_range
-        source = open_labelled_images(
-            location,
-            image_shape(model),
-            value_range=scaled,
-            class_count=class_count(model),
-            **self._options,
-        )
-        try:
-            pairs = list(itertools.islice(source, self._max_images))
-        finally:
-            report_source(source, console)
+        with called("location", name):
+            source = open_labelled_images(
+                location,
+                image_shape(model),
+                value_range=scaled,
+                class_count=class_count(model),
+                **self._options,
+            )
+            try:
+                pairs = list(itertools.islice(source, self._max_images))
+            finally:
+                report_source(source, console)
         if not pairs:
             raise ValueError(f"`{name}` holds no image. Received: {location}")
         images, labels = zip(*pairs)

@@ -11,11 +11,11 @@ import typer
 from fd_keras_cli.console import (
     check_directory,
     echo,
-    interruptible,
     parsed_limit,
     printable,
     quiet_libraries,
     report_source,
+    resumable,
 )
 from fd_keras_cli.options import (
     Classes,
@@ -106,7 +106,7 @@ def refine(
     same command. Writes table.json, result.json, report.md, its plots, and TensorBoard's logs.
     """
     check_directory(out, for_tensorflow=True)
-    with interruptible():
+    with resumable(overwrite):
         result = _result(
             model,
             data,

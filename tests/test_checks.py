@@ -3,6 +3,7 @@
 import decimal
 import fractions
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,6 +14,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from fd_keras import FeatureDistillation, QuantizationTable, make_pipeline, preset_table, protect
 from fd_keras._checks import (
     check_pixels,
+    check_range,
     checked_choice,
     layout_doubt,
     of_another_scale,
@@ -203,3 +205,16 @@ def test_printable_names_are_one_line(text):
     assert name.isprintable()
     assert len(name.splitlines()) <= 1
     assert printable(name) == name
+
+
+def test_pixels_after_preprocess_input_are_refused_with_the_way(rng):
+    pixels = rng.integers(0, 256, (4, 8, 8, 3))
+    for mode in ("caffe", "torch", "tf"):
+        images = keras.applications.imagenet_utils.preprocess_input(
+            pixels.astype(np.float32), mode=mode
+        )
+        with pytest.raises(ValueError, match=r"`images`.*preprocess_input belongs inside the mod"):
+            check_range("images", images, (0.0, 255.0))
+    with pytest.raises(ValueError, match="must be scaled to value_range, 0 to 255; give layer"):
+        check_range("images", pixels / 255, (0.0, 255.0))
+    check_range("images", pixels, (0.0, 255.0))

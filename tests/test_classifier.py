@@ -8,7 +8,7 @@ from keras import layers
 
 import fd_keras
 from fd_keras import FeatureDistillation
-from fd_keras.classifier import Classifier, as_logits, check_range
+from fd_keras.classifier import Classifier, as_logits
 from fd_keras.evaluation import Protocol, art_classifier, evaluate, fgsm
 from fd_keras.hardening import Recipe, Training
 from fd_keras.refinement import Search
@@ -266,19 +266,6 @@ def test_models_that_do_not_classify_images_are_refused_at_once():
         Classifier(keras.Model(images, layers.Conv2D(3, 1)(images)))
     with pytest.raises(ValueError, match="`model` must have one image input; apply the layer to"):
         Classifier(keras.Model([images, other], layers.Concatenate()([flat, other])))
-
-
-def test_pixels_after_preprocess_input_are_refused_with_the_way(rng):
-    pixels = rng.integers(0, 256, (4, 8, 8, 3))
-    for mode in ("caffe", "torch", "tf"):
-        images = keras.applications.imagenet_utils.preprocess_input(
-            pixels.astype(np.float32), mode=mode
-        )
-        with pytest.raises(ValueError, match=r"`images`.*preprocess_input belongs inside the mod"):
-            check_range("images", images, (0.0, 255.0))
-    with pytest.raises(ValueError, match="must be scaled to value_range, 0 to 255; give layer"):
-        check_range("images", pixels / 255, (0.0, 255.0))
-    check_range("images", pixels, (0.0, 255.0))
 
 
 def test_art_sees_two_classes_in_a_single_logit(bright_and_dark):

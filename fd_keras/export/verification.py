@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras._checks import check_range
 from fd_keras._compat import last_activation
-from fd_keras.classifier import check_range
 from fd_keras.export.archive import (
     found_export,
     is_saved_model,

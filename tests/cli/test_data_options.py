@@ -13,6 +13,7 @@ import fd_keras_cli
 from fd_keras_cli.console import echo, print_error, printable
 from fd_keras_cli.models import class_count
 from fd_keras_cli.options import read_class_names
+from fd_keras_cli.words import set_options
 
 # Its set-up of logging closes standard error, if it is first imported where that is captured.
 pytest.importorskip("art")
@@ -198,7 +199,8 @@ def test_what_a_terminal_would_obey_is_escaped(capsys, text, shown):
     ("text", "shown"),
     [
         ("`path` holds no. Received: path='x'", "the file holds no. Received: 'x'"),
-        ("`location` is none. Received: location='x'", "`DATA` is none. Received: DATA='x'"),
+        ("`location` is none. Received: location='x'", "`DATA` is none. Received: DATA 'x'"),
+        ("give image_key or `label_key`", "give --image-key or `label_key`"),
         ("max_pixels raises it", "--max-pixels raises it"),
         ("`class_names` must", "`--classes` must"),
         ("/data/max_pixels/a.max_pixels", "/data/max_pixels/a.max_pixels"),
@@ -206,5 +208,35 @@ def test_what_a_terminal_would_obey_is_escaped(capsys, text, shown):
     ],
 )
 def test_arguments_become_options(capsys, text, shown):
+    options = {
+        "data": "DATA",
+        "classes": "--classes",
+        "max_pixels": "--max-pixels",
+        "image_key": "--image-key",
+    }
+    set_options(options)
     print_error(text)
     assert capsys.readouterr().err == f"Error: {shown}\n"
+    set_options({})
+
+
+def test_messages_name_the_option_that_the_data_came_by(run, model, folder, tmp_path):
+    """All were called DATA."""
+    (tmp_path / "none").mkdir()
+    (tmp_path / "out.tflite").write_bytes(b"no flatbuffer")
+    out = ("--out", tmp_path / "out")
+    commands = {
+        "--images": ("verify", tmp_path / "out.tflite", model, "--images"),
+        "--representative": ("export", model, *out, "--representative"),
+        "TRAIN_DATA": ("harden", model, *out),
+        "DATA": ("calibrate", "--epsilon", 2, "--out", tmp_path / "table.json"),
+    }
+    for name, arguments in commands.items():
+        code, _, errors = run(*arguments, tmp_path / "none")
+        assert code == 1
+        assert f"`{name}` must hold" in errors
+        assert f"Received: {name} '{tmp_path}/none'" in errors
+    (tmp_path / "classes.txt").write_text("red\nblue\ngreen\n")
+    classes = ("--classes", tmp_path / "classes.txt")
+    harden = ("harden", model, folder, *out, *classes, "--validation-data", tmp_path / "none")
+    assert f"Received: --validation-data '{tmp_path}/none'" in run(*harden)[2]
