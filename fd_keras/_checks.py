@@ -233,26 +233,49 @@ def checked_whole(argument: str, value: Any, low: int, high: int | None = None) 
 
 
 def checked_labels(labels: npt.ArrayLike, count: int) -> npt.NDArray[np.integer]:
-    """Return ``labels`` as an array if they are integers, one for each of ``count`` images.
+    """Return ``labels`` as integers, one for each of ``count`` images.
 
     Args:
-        labels: Candidate.
+        labels: Whole numbers ``(count,)`` or ``(count, 1)``, integers or floats, as
+            ``keras.utils.image_dataset_from_directory`` gives them with ``label_mode="binary"``.
         count: Number of images, at least one.
 
     Raises:
-        ValueError: ``labels`` are anything else.
+        ValueError: ``labels`` are anything else, such as one-hot or fractions.
 
     Example:
-        >>> checked_labels([3, 1], 2)
-        array([3, 1])
+        >>> checked_labels([3, 1], 2), checked_labels([[0.0], [1.0]], 2)
+        (array([3, 1]), array([0, 1]))
     """
     array = np.asarray(labels)
-    if count == 0 or array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
+    whole = whole_numbers(array)
+    if count == 0 or array.shape not in ((count,), (count, 1)) or whole is None:
         raise ValueError(
             "`labels` must be one integer class per image, for at least one image. "
             f"Received: labels of shape {array.shape} and dtype {array.dtype} for {count} images"
         )
-    return array
+    return whole.reshape(-1)
+
+
+def whole_numbers(array: npt.NDArray[Any]) -> npt.NDArray[np.integer] | None:
+    """Integers as they are, and floats that are whole numbers as int64; of others, ``None``.
+
+    Args:
+        array: Of any shape and dtype.
+
+    Example:
+        >>> whole_numbers(np.array([0.0, 1.0])), whole_numbers(np.array([0.5])) is None
+        (array([0, 1]), True)
+    """
+    if np.issubdtype(array.dtype, np.integer):
+        return array
+    if not is_real(array.dtype):
+        return None
+    wide = array.astype(np.float64)
+    # Beyond 2**53, neighbouring classes could not be told from each other.
+    if not ((wide == np.rint(wide)) & (np.abs(wide) <= 2**53)).all():
+        return None
+    return wide.astype(np.int64)
 
 
 def validate_epsilon(epsilon: float) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from fd_keras._checks import whole_numbers
 from fd_keras.data.files import Tally, check_regular
 from fd_keras.data.folders import class_files, class_folders
 from fd_keras.data.labelled import LARGEST_LABEL, checked_classes
@@ -212,8 +213,8 @@ class _RecordLabels:
                 f"of {key!r} do not. Received: {name} with {len(values)} numbers, after records "
                 f"with {self._size}"
             )
-        if len(values) == 1 and isinstance(values[0], int):
-            label = values[0]
+        if len(values) == 1 and float(values[0]).is_integer():
+            label = int(values[0])
         elif len(values) > 1 and sorted(values) == [0] * (len(values) - 1) + [1]:
             label = values.index(1)
         else:
@@ -258,13 +259,14 @@ def _arrays(path: Path, location: str) -> tuple[npt.NDArray[Any], npt.NDArray[An
             "`location` must hold images (n, height, width, channels) as uint8, named 'x' or "
             f"'images', and labels, named 'y' or 'labels'. Received: {path} with {shapes}"
         )
-    if labels.size != len(images) or not np.issubdtype(labels.dtype, np.integer):
+    whole = whole_numbers(labels)
+    if labels.size != len(images) or whole is None:
         raise ValueError(
             f"`location` must hold one integer label per image. Received: {path} with "
             f"{len(images)} images and labels of shape {labels.shape}, {labels.dtype}"
         )
-    checked_classes(labels, os.fspath(path))
-    return images, labels.ravel()
+    checked_classes(whole, os.fspath(path))
+    return images, whole.ravel()
 
 
 def _fitted(image: ImageArray, shape: Sequence[int]) -> ImageArray:

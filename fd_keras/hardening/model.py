@@ -394,9 +394,16 @@ def _images_and_labels(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
             f"Received: images of shape {images.shape}"
         )
     labels = tf.convert_to_tensor(labels)
-    if not labels.dtype.is_integer or (labels.shape.rank == 2 and labels.shape[1] != 1):
+    numbers = labels.dtype.is_integer or labels.dtype.is_floating
+    if not numbers or (labels.shape.rank == 2 and labels.shape[1] != 1):
         raise ValueError(
             "`train_data` must yield integer labels (batch,). "
             f"Received: labels of shape {labels.shape} and dtype {labels.dtype.name}"
         )
+    if labels.dtype.is_floating:
+        message = "`train_data` must yield labels that are whole numbers"
+        with tf.control_dependencies(
+            [tf.debugging.assert_equal(labels, tf.round(labels), message)]
+        ):
+            labels = tf.cast(labels, tf.int64)
     return tf.cast(images, tf.float32), tf.reshape(labels, (-1,))
