@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import check_outputs, check_range, validate_value_range
+from fd_keras._checks import check_outputs, check_range, shown, validate_value_range
 from fd_keras._compat import last_activation
 from fd_keras.data.labelled import unit_images
 from fd_keras.protection import (
@@ -141,12 +141,13 @@ class Classifier:
         value_range: Lowest and highest pixel value that ``model`` takes, such as ``(0, 1)``.
         from_logits: Whether ``model`` returns logits; else probabilities. Where probabilities are
             rounded to 0 or 1, gradients vanish, which weakens attacks and training.
-        class_names: Distinct names of the classes, in the order of the outputs.
+        class_names: Names of the classes, in the order of the outputs; two may be the same, as
+            ImageNet's crane is.
         output: Name of the output that classifies, of a model with several.
 
     Raises:
-        ValueError: ``value_range`` is not a range; ``class_names`` are not distinct texts, one
-            for each class; or ``model`` has several inputs, other outputs, or no such ``output``.
+        ValueError: ``value_range`` is not a range; ``class_names`` are not one text for
+            each class; or ``model`` has several inputs, other outputs, or no such ``output``.
         TypeError: ``model`` cannot be called.
 
     Example:
@@ -369,6 +370,6 @@ def _checked_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
         return None
     checked = tuple(names)
     texts = all(isinstance(name, str) for name in checked)
-    if isinstance(names, str) or not texts or len(set(checked)) < len(checked):
-        raise ValueError(f"`class_names` must be distinct texts. Received: class_names={names!r}")
+    if isinstance(names, str) or not texts:
+        raise ValueError(f"`class_names` must be texts. Received: class_names={shown(names)}")
     return checked

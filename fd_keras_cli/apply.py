@@ -37,7 +37,7 @@ def apply(
     because JPEG would compress the distilled image a second time. Files of a directory keep their
     folders below OUT. Transparency, colour profile and gamma are kept, the EXIF orientation is
     applied, and other metadata is dropped. Palette images become RGB, and 16 bits per sample
-    become 8. Of an animated GIF, the first frame is taken.
+    become 8. Of an animation, the first frame is taken.
     """
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
         from fd_keras.presets import table_from_argument

@@ -173,10 +173,16 @@ def _labels_by_folder(
     path: Path, folders: Sequence[str], class_names: Sequence[str]
 ) -> dict[str, int]:
     label_of = {_normal(name): label for label, name in enumerate(class_names)}
-    for names, what in ((class_names, "`class_names`"), (folders, f"subdirectories of {path}")):
+    there = set(map(_normal, folders))
+    rules = (
+        (class_names, "`class_names` must name each subdirectory once."),
+        (folders, f"subdirectories of {path} must differ."),
+    )
+    for names, rule in rules:
         counts = Counter(map(_normal, names))
-        if twice := sorted(name for name, count in counts.items() if count > 1):
-            raise ValueError(f"{what} must differ. Received: {_first(twice)} more than once")
+        # Other classes may share a name, as two of ImageNet's do.
+        if twice := sorted(name for name, count in counts.items() if count > 1 and name in there):
+            raise ValueError(f"{rule} Received: {_first(twice)} more than once")
     if unknown := [name for name in folders if _normal(name) not in label_of]:
         raise ValueError(
             f"`class_names` must name every subdirectory of {path}. Received: class_names "

@@ -63,13 +63,21 @@ def test_strict_names_the_broken_file(folder):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["cat", "dog", "cat"], r"`class_names` must differ. Received: \['cat'\] more than once"),
-        (["cat", "e\u0301", "\u00e9", "dog"], "`class_names` must differ"),
+        (["cat", "dog", "cat"], r"each subdirectory once. Received: \['cat'\] more than once"),
+        (["cat", "e\u0301", "\u00e9", "dog"], r"once. Received: \['\u00e9'\] more than once"),
     ],
 )
 def test_class_names_that_are_not_distinct(folder, names, message):
+    (folder / "\u00e9").mkdir()
     with pytest.raises(ValueError, match=message):
         open_labelled_images(folder, SHAPE, class_names=names)
+
+
+def test_classes_without_a_folder_may_share_a_name(folder):
+    """ImageNet has two cranes, the bird and the machine."""
+    names = ["crane", "dog", "crane", "cat"]
+    labels = [label for _, label in open_labelled_images(folder, SHAPE, class_names=names)]
+    assert labels == [3, 3, 1]
 
 
 def test_class_names_of_another_normal_form(folder):
