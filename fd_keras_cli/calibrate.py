@@ -49,7 +49,7 @@ def calibrate(
             help="Size of the perturbation of a pixel in grey levels of 255: 2 means 2/255."
         ),
     ],
-    out: Annotated[Path, path_option("The table's JSON file.")],
+    out: Annotated[Path, path_option("The table's JSON file; replaced if it exists.")],
     color_space: Annotated[
         ColorSpaceName, typer.Option(help="Colour space of the table.")
     ] = ColorSpaceName.YCBCR,
@@ -76,7 +76,8 @@ def calibrate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
     statistics: Annotated[
-        Path | None, path_option("Also write the coefficient statistics to this file.")
+        Path | None,
+        path_option("Write the coefficient statistics to this file, too, replacing it."),
     ] = None,
     image_key: ImageKey = None,
     max_pixels: MaxPixels = None,
@@ -86,9 +87,9 @@ def calibrate(
 
     Nothing is written before all images are read; an interrupted run leaves no files.
     """
-    check_target("--out", out)
+    check_target("--out", out, inputs={"DATA": data})
     if statistics is not None:
-        check_target("--statistics", statistics)
+        check_target("--statistics", statistics, inputs={"DATA": data, "--out": out})
     chosen: dict[str, Any] = {
         "required_removal": required_removal,
         "distortion_budget": distortion_budget,

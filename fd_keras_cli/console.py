@@ -5,6 +5,7 @@ Results go to standard output; progress and errors go to standard error.
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -308,16 +309,23 @@ def file_progress(text: str, count: int) -> Iterator[tuple[Advance, Console]]:
         yield advance, console
 
 
-def check_target(option: str, target: Path) -> None:
+def check_target(
+    option: str, target: Path, *, inputs: Mapping[str, str | Path | None] | None = None
+) -> None:
     """Refuse an output file that cannot be written, before anything is computed.
+
+    A file that the user names himself is replaced, whoever wrote it, but not what the command
+    reads.
 
     Args:
         option: Name of the option.
         target: The file.
+        inputs: What the command reads, and other files that it writes, by their options; ``None``
+            for an option that was not given.
 
     Raises:
-        ValueError: ``target`` is a directory or a device, is below a file, or nothing can be
-            written beside it.
+        ValueError: ``target`` is a directory or a device, is below a file, is one of ``inputs`` or
+            an image in one, or nothing can be written beside it.
 
     Example:
         >>> check_target("--out", Path("."))
@@ -328,14 +336,26 @@ def check_target(option: str, target: Path) -> None:
     if target.exists() and not target.is_file():
         raise ValueError(f"`{option}` must be a file to write. Received: {option} {target}")
     # What a link leads to is written, beside which the file is made.
-    _check_writable(option, target, Path(os.path.realpath(target)).parent, "a file to write")
+    real = Path(os.path.realpath(target))
+    image = (mimetypes.guess_type(real.name)[0] or "").startswith("image/") and real.exists()
+    for name, given in (inputs or {}).items():
+        if given is None:
+            continue
+        other = Path(os.path.realpath(given))
+        if real == other or (image and other in real.parents):
+            raise ValueError(
+                f"`{option}` must be another file than {name}, which would be replaced. "
+                f"Received: {option} {target}"
+            )
+    _check_writable(option, target, real.parent, "a file to write")
 
 
-def check_directory(out: Path, *, for_tensorflow: bool = False) -> None:
+def check_directory(out: Path, *, option: str = "--out", for_tensorflow: bool = False) -> None:
     """Refuse an output directory that nothing can be written to, before anything is computed.
 
     Args:
-        out: Value of ``--out``. It need not exist.
+        out: The directory. It need not exist.
+        option: Name of the option.
         for_tensorflow: Whether TensorFlow writes there, which takes names in UTF-8 only.
 
     Raises:
@@ -347,10 +367,42 @@ def check_directory(out: Path, *, for_tensorflow: bool = False) -> None:
     """
     if for_tensorflow and printable(out.absolute()).encode() != os.fsencode(out.absolute()):
         raise ValueError(
-            "`--out` must have a name in UTF-8 without control characters, as TensorFlow writes "
-            f"there. Received: --out {out}"
+            f"`{option}` must have a name in UTF-8 without control characters, as TensorFlow "
+            f"writes there. Received: {option} {out}"
         )
-    _check_writable("--out", out, out, "a directory")
+    _check_writable(option, out, out, "a directory")
+
+
+def check_outputs(
+    out: Path, ours: Mapping[str, Callable[[Path], bool]], *, overwrite: bool | None = None
+) -> None:
+    """Refuse to replace files in ``--out`` that others wrote, before anything is computed.
+
+    Args:
+        out: The directory.
+        ours: What the command writes there, with a function that tells whether such a file was
+            written by this command before.
+        overwrite: Whether files of others are replaced; ``None``: the command has no such option.
+
+    Raises:
+        ValueError: A file is of others, or a directory is in its place.
+
+    Example:
+        >>> check_outputs(Path("."), {"no such file": lambda path: True})
+    """
+    for name, wrote in ours.items():
+        path = out / name
+        if path.exists() and not path.is_file():
+            raise ValueError(f"`--out` must hold no directory {name}. Received: --out {out}")
+        if overwrite or not os.path.lexists(path) or wrote(path):
+            continue
+        way = "choose another directory"
+        if overwrite is not None:
+            way = f"{way}, or replace it with --overwrite"
+        raise ValueError(
+            f"`--out` holds {name}, which this command did not write and would replace; {way}. "
+            f"Received: --out {out}"
+        )
 
 
 def _check_writable(option: str, target: Path, directory: Path, expected: str) -> None:

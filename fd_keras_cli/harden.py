@@ -13,6 +13,7 @@ import typer
 
 from fd_keras_cli.console import (
     check_directory,
+    check_outputs,
     echo,
     printable,
     quiet_libraries,
@@ -52,6 +53,7 @@ class AttackGradientName(str, Enum):
 
 _SMOOTH = AttackGradientName.SMOOTH
 _TRAINING = "training"
+_OUTPUTS = ("model.keras", "table.json", "result.json")
 
 
 def harden(
@@ -199,7 +201,7 @@ def harden(
         )
         result.save(out)
     echo(str(result))
-    for name in ("model.keras", "table.json", "result.json"):
+    for name in _OUTPUTS:
         echo(f"Wrote {printable(out / name)}")
 
 
@@ -220,11 +222,8 @@ def _check_out(out: Path, model: Path) -> None:
     from fd_keras._files import locked
     from fd_keras.hardening.result import foreign_files
 
-    if foreign := foreign_files(out):
-        raise ValueError(
-            f"`--out` holds {foreign[0]}, which is of no earlier result and would be replaced; "
-            f"choose another directory. Received: --out {out}"
-        )
+    foreign = foreign_files(out)
+    check_outputs(out, dict.fromkeys(_OUTPUTS, lambda path: path.name not in foreign))
     if model.resolve() == (out / "model.keras").resolve():
         raise ValueError(
             f"`--out` must not be where MODEL is, which would be replaced. Received: --out {out}"

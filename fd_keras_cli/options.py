@@ -92,6 +92,7 @@ Images = Annotated[
     ),
 ]
 
+# Of commands that name their files in --out. A file that an option names itself is replaced.
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace files in --out that this command did not write."),

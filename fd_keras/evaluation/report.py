@@ -163,6 +163,25 @@ class EvaluationReport:
             _FORMAT.write(path, content, rows=_LISTS)
         return _FORMAT.text(content, rows=_LISTS)
 
+    @staticmethod
+    def is_file(path: str | os.PathLike[str]) -> bool:
+        """Whether the ``format`` entry of a JSON file is that of an evaluation report.
+
+        Args:
+            path: The file.
+
+        Raises:
+            OSError: It cannot be read.
+
+        Example:
+            >>> import tempfile
+            >>> path = tempfile.mkdtemp() + "/report.json"
+            >>> _ = EvaluationReport([]).to_json(path)
+            >>> EvaluationReport.is_file(path)
+            True
+        """
+        return _FORMAT.recognises(path)
+
     @classmethod
     def from_json(cls, source: str | os.PathLike[str]) -> EvaluationReport:
         """Read what ``to_json`` wrote.
