@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import checked, validate_value_range
+from fd_keras._checks import checked, shown, validate_value_range
 from fd_keras.dct import (
     BLOCK_SIZE,
     RGB_TO_YCBCR,
@@ -242,7 +242,7 @@ def certified_table(
         if base.color_space != space or base.cycle_spins != 1:
             raise ValueError(
                 f"`at_least` must be a table in color_space={space!r} with one block grid. "
-                f"Received: at_least={base!r}"
+                f"Received: at_least={shown(base)}"
             )
         steps = np.maximum(steps, base.steps)
     provenance = {
@@ -411,5 +411,5 @@ def _repeats(shape: tuple[int, ...], offset: tuple[int, int]) -> FloatArray:
 
 def _checked_norm(norm: Any) -> Norm:
     if norm not in NORMS:
-        raise ValueError(f"`norm` must be one of {NORMS}. Received: norm={norm!r}")
+        raise ValueError(f"`norm` must be one of {NORMS}. Received: norm={shown(norm)}")
     return "inf" if norm == "inf" else "2"

@@ -167,7 +167,7 @@ class Classifier:
         output: str | None = None,
     ) -> None:
         if not callable(model):
-            raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")
+            raise TypeError(f"`model` must be a Keras model. Received: model={shown(model)}")
         check_one_input(model)
         self.model = with_preprocessor(model)
         self.value_range = validate_value_range(value_range)

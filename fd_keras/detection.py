@@ -388,7 +388,7 @@ def conformal_threshold(scores: FloatArray, false_positive_rate: float) -> float
     if allowed == 0:
         raise ValueError(
             f"`data` must hold at least {math.ceil(1 / rate) - 1} benign images for "
-            f"false_positive_rate={false_positive_rate!r}. Received: {count} images"
+            f"false_positive_rate={shown(false_positive_rate)}. Received: {count} images"
         )
     if np.isnan(scores).any():
         raise ValueError(

@@ -17,6 +17,7 @@ import keras
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras._checks import shown
 from fd_keras._compat import last_activation
 from fd_keras._extras import import_extra
 from fd_keras._version import __version__
@@ -171,14 +172,14 @@ def _label_names(labels: Labels, classes: set[int]) -> list[str]:
             names = Path(labels).read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"`labels` must be a text file in UTF-8 ({error}). Received: labels={labels!r}"
+                f"`labels` must be a text file in UTF-8 ({error}). Received: labels={shown(labels)}"
             ) from error
     else:
         names = list(labels)
     one_line = all(isinstance(n, str) and n.strip() and len(n.splitlines()) == 1 for n in names)
     if not names or not one_line:
         raise ValueError(
-            f"`labels` must be one line of text for each class. Received: labels={labels!r}"
+            f"`labels` must be one line of text for each class. Received: labels={shown(labels)}"
         )
     if classes and len(names) not in classes:
         count = " or ".join(map(str, sorted(classes)))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtrc
 
-from fd_keras._checks import checked_labels
+from fd_keras._checks import checked_labels, shown
 from fd_keras.classifier import SIGMOIDS, known_threshold
 from fd_keras.export.quantization import Quantization
 from fd_keras.export.runtimes import Run
@@ -491,7 +491,7 @@ def classifying(rules: Mapping[str, Rule], output: str | None = None) -> str:
         return (named or deciding)[0]
     raise ValueError(
         "`output` must name the output that the `labels` are of, one of "
-        f"{deciding or 'which there is none'}. Received: output={output!r} for outputs "
+        f"{deciding or 'which there is none'}. Received: output={shown(output)} for outputs "
         f"{sorted(rules)}"
     )
 

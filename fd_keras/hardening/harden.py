@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from fd_keras._checks import checked, checked_whole
+from fd_keras._checks import checked, checked_whole, shown
 from fd_keras._files import DocumentFormat, RunDirectory
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, batches_with_labels
@@ -261,7 +261,7 @@ class _Run:
 
 def _settings(name: str, given: Settings | None, kind: type[Settings]) -> Settings:
     if given is not None and not isinstance(given, kind):
-        raise TypeError(f"`{name}` must be a {kind.__name__}. Received: {name}={given!r}")
+        raise TypeError(f"`{name}` must be a {kind.__name__}. Received: {name}={shown(given)}")
     return kind() if given is None else given
 
 

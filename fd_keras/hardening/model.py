@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fd_keras._checks import shown
 from fd_keras._compat import descend, optimizer_variables, reason_of, seed_random_layers
 from fd_keras.classifier import Classifier
 from fd_keras.hardening.layer import TrainingDistillation
@@ -317,7 +318,7 @@ def classifier_behind(
         (0.0, 1.0)
     """
     if not isinstance(layer, FeatureDistillation):
-        raise TypeError(f"`layer` must be a FeatureDistillation. Received: layer={layer!r}")
+        raise TypeError(f"`layer` must be a FeatureDistillation. Received: layer={shown(layer)}")
     if layer.data_format != "channels_last":
         raise ValueError(
             "`layer` must take images with channels last. "
@@ -327,7 +328,7 @@ def classifier_behind(
     if not isinstance(model, keras.Model):
         raise ValueError(
             "`classifier` must be a Classifier or a Keras model. "
-            f"Received: classifier={classifier!r}"
+            f"Received: classifier={shown(classifier)}"
         )
     shape = image_shape_of(model)
     if shape is None or not model.weights:
