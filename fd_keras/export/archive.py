@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -67,6 +68,9 @@ def write_archive(
         endpoints: Signatures by name.
         directory: Where to write; must not exist.
 
+    Raises:
+        OSError: There is no room for it.
+
     Example:
         >>> import tempfile
         >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
@@ -86,7 +90,12 @@ def write_archive(
         archive.track(owner)
         for name, endpoint in endpoints.items():
             archive.add_endpoint(name, endpoint.function, [endpoint.input])
-        archive.write_out(os.fspath(directory))
+        try:
+            archive.write_out(os.fspath(directory))
+        except tf.errors.ResourceExhaustedError as error:
+            if (full := os.strerror(errno.ENOSPC)) not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, full, os.fspath(directory)) from error
 
 
 def _resources(tracked: Sequence[Any]) -> list[Any]:

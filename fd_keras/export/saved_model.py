@@ -98,6 +98,7 @@ def export_saved_model(
 
     Raises:
         FileExistsError: The version exists already.
+        OSError: There is no room for it.
         ValueError: An argument does not fit, ``model`` is not built, or another export writes to
             ``directory``.
         ImportError: ``warmup`` needs the extra ``export``.
