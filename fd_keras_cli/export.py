@@ -27,6 +27,7 @@ from fd_keras_cli.options import (
     ValueRange,
     model_argument,
 )
+from fd_keras_cli.words import called
 
 if TYPE_CHECKING:
     from fd_keras import ExportCheck
@@ -171,9 +172,9 @@ def _held(*directories: Path) -> Iterator[None]:
     """Hold all directories for this command, and no other export."""
     from fd_keras._files import held
 
-    with ExitStack() as stack:
+    with called("directory", "--out"), ExitStack() as stack:
         for directory in directories:
-            stack.enter_context(held(directory, argument="--out"))
+            stack.enter_context(held(directory))
         yield
 
 
