@@ -16,6 +16,7 @@ from fd_keras_cli.console import (
     printable,
     quiet_libraries,
     report_source,
+    sampled,
 )
 from fd_keras_cli.options import ImageKey, MaxPixels, Strict, path_option
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from fd_keras._console import Advance
     from fd_keras.data.sources import ImageSource
     from fd_keras.statistics import CoefficientStatistics
+
+
+# Of the sample of images.
+_SEED = 1
 
 
 class ColorSpaceName(str, Enum):
@@ -74,7 +79,9 @@ def calibrate(
     channels: Annotated[
         int | None, typer.Option(min=1, max=3, help="Convert images to grey (1) or colour (3).")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of images, taken as a random sample.")
+    ] = None,
     statistics: Annotated[
         Path | None,
         path_option("Write the coefficient statistics to this file, too, replacing it."),
@@ -137,6 +144,7 @@ def _measured(
     from fd_keras._console import bar, progress_bars
     from fd_keras.statistics import CoefficientStatistics
 
+    source = sampled(source, limit, _SEED)
     counts = [count for count in (source.count, limit) if count is not None]
     try:
         with (

@@ -248,6 +248,37 @@ def report_source(source: ImageSource, console: Console | None = None) -> None:
     report_files(source.remarks, source.left_out, console)
 
 
+def sampled(
+    source: ImageSource, limit: int | None, seed: int, console: Console | None = None
+) -> ImageSource:
+    """The source in an order from whose start ``limit`` images are a sample, and a note of it.
+
+    Args:
+        source: The source.
+        limit: Most images that will be used; ``None``: all.
+        seed: Of the sample.
+        console: As for ``print_error``.
+
+    Example:
+        >>> from fd_keras.data.sources import ImageSource
+        >>> sampled(ImageSource("none", lambda: iter([]), 0), 5, 1).count
+        0
+    """
+    if limit is None or (source.count is not None and source.count <= limit):
+        return source
+    if source.groups is None:
+        print_note(f"Of the images in {source.name}, the first {limit} are used", console)
+        return source
+    groups = len(set(source.groups.tolist()))
+    over = f", spread over {groups} classes or folders" if groups > 1 else ""
+    print_note(
+        f"Of {source.count} images in {source.name}, at most {limit} are used: a random sample"
+        f"{over} (seed {seed})",
+        console,
+    )
+    return source.sampled(seed)
+
+
 def report_files(remarks: Tally, left_out: Tally, console: Console | None = None) -> None:
     """Print what is to be said of files that were read, and which files were left out.
 

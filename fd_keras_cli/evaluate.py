@@ -17,6 +17,7 @@ from fd_keras_cli.console import (
     printable,
     quiet_libraries,
     report_source,
+    sampled,
 )
 from fd_keras_cli.options import (
     Classes,
@@ -64,7 +65,10 @@ def evaluate(
     model_output: ModelOutput = None,
     classes: Classes = None,
     max_images: Annotated[
-        int, typer.Option(min=1, help="Maximum number of correctly classified images.")
+        int,
+        typer.Option(
+            min=1, help="Maximum number of correctly classified images, taken as a random sample."
+        ),
     ] = 1000,
     limit: Annotated[
         list[str] | None,
@@ -75,7 +79,7 @@ def evaluate(
             "repeatedly.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random attacks and defences.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sample, attacks and defences.")] = 1,
     cache: Annotated[
         Path | None,
         path_option(
@@ -121,6 +125,7 @@ def evaluate(
             label_key=label_key,
             max_pixels=max_pixels,
         )
+        taken = sampled(source, max_images, seed, console)
         try:
             report = evaluation.evaluate(
                 Classifier(
@@ -130,7 +135,7 @@ def evaluate(
                     class_names=names,
                     output=model_output,
                 ),
-                source,
+                taken,
                 defences,
                 evaluation.protocol_named(protocol, limits),
                 max_images=max_images,
@@ -141,6 +146,8 @@ def evaluate(
         finally:
             report_source(source, console)
     report.settings["data"] = source.name
+    if taken is not source:
+        report.settings["sample"] = f"random, spread over the classes, seed {seed}"
     report.to_json(out / "report.json")
     report.to_html(out / "report.html")
     echo(report.table())

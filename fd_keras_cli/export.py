@@ -81,7 +81,7 @@ def export(
         str | None,
         typer.Option(
             help="Images like those the model will see, as DATA of `calibrate`; int8 needs them. "
-            "The first 100 are used, resized and cropped; the files are proven on them, too."
+            "A sample of 100 is used, resized and cropped; the files are proven on them, too."
         ),
     ] = None,
     int8_error: Annotated[

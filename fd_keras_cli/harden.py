@@ -19,6 +19,7 @@ from fd_keras_cli.console import (
     quiet_libraries,
     report_source,
     resumable,
+    sampled,
 )
 from fd_keras_cli.options import (
     Classes,
@@ -134,7 +135,10 @@ def harden(
         ),
     ] = None,
     max_images: Annotated[
-        int, typer.Option(min=5, help="Maximum number of images read from TRAIN_DATA.")
+        int,
+        typer.Option(
+            min=5, help="Maximum number of images of TRAIN_DATA, taken as a random sample."
+        ),
     ] = 100_000,
     max_validation_images: Annotated[
         int,
@@ -142,7 +146,7 @@ def harden(
             "--max-validation-images",
             "--max-held-out",
             min=1,
-            help="Maximum number of validation images.",
+            help="Maximum number of validation images, taken as a random sample.",
         ),
     ] = 1000,
     value_range: ValueRange = (0.0, 255.0),
@@ -172,14 +176,17 @@ def harden(
             model,
             _Reader(
                 value_range,
-                max_images,
+                seed,
                 class_names=read_class_names(classes),
                 strict=strict,
                 image_key=image_key,
                 label_key=label_key,
                 max_pixels=max_pixels,
             ),
-            {"TRAIN_DATA": train_data, "--validation-data": validation_data},
+            {
+                "TRAIN_DATA": (train_data, max_images),
+                "--validation-data": (validation_data, max_validation_images),
+            },
             table,
             modules or [],
             learning_rate,
@@ -236,14 +243,14 @@ def _check_out(out: Path, model: Path) -> None:
 class _Reader:
     """Reads labelled images into memory."""
 
-    def __init__(self, value_range: tuple[float, float], max_images: int, **options: Any) -> None:
+    def __init__(self, value_range: tuple[float, float], seed: int, **options: Any) -> None:
         self.value_range = value_range
         self.class_names = options["class_names"]
-        self._max_images = max_images
+        self._seed = seed
         self._options = options
 
     def read(
-        self, name: str, location: str, model: Any, console: Console
+        self, name: str, location: str, limit: int, model: Any, console: Console
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Images in the value range, and their classes."""
         import numpy as np
@@ -261,8 +268,9 @@ class _Reader:
                 class_count=class_count(model),
                 **self._options,
             )
+            source = sampled(source, limit, self._seed, console)
             try:
-                pairs = list(itertools.islice(source, self._max_images))
+                pairs = list(itertools.islice(source, limit))
             finally:
                 report_source(source, console)
         if not pairs:
@@ -274,7 +282,7 @@ class _Reader:
 def _result(
     path: Path,
     reader: _Reader,
-    locations: Mapping[str, str | None],
+    locations: Mapping[str, tuple[str | None, int]],
     table: str,
     modules: list[str],
     learning_rate: float | None,
@@ -299,8 +307,8 @@ def _result(
         layer = FeatureDistillation(table_from_argument(table), value_range=reader.value_range)
         with console.status("Reading images"):
             train, validation = (
-                None if location is None else reader.read(name, location, model, console)
-                for name, location in locations.items()
+                None if location is None else reader.read(name, location, limit, model, console)
+                for name, (location, limit) in locations.items()
             )
         if learning_rate is not None:
             training["optimizer"] = keras.optimizers.Adam(learning_rate)

@@ -17,6 +17,7 @@ from fd_keras_cli.console import (
     quiet_libraries,
     report_source,
     resumable,
+    sampled,
 )
 from fd_keras_cli.options import (
     Classes,
@@ -76,7 +77,8 @@ def refine(
         int,
         typer.Option(
             min=2,
-            help="Number of images: half of them are the validation split, half the test split.",
+            help="Number of images, taken as a random sample: half of them are the validation "
+            "split, half the test split.",
         ),
     ] = 1000,
     limit: Annotated[
@@ -178,7 +180,7 @@ def _result(
                     class_names=reading["class_names"],
                     **outputs,
                 ),
-                source,
+                sampled(source, options["max_images"], options["seed"], console),
                 attacks,
                 refinement.Search(**search),
                 console=console,

@@ -40,7 +40,7 @@ def verify(
     images: Annotated[
         str | None,
         typer.Option(
-            help="Images to compare on, as DATA of `calibrate`; the first 100 are used. Default: "
+            help="Images to compare on, as DATA of `calibrate`; a sample of 100 is used. Default: "
             "packaged photographs."
         ),
     ] = None,

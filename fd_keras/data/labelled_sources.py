@@ -116,6 +116,7 @@ def open_labelled_images(
             strict,
             left_out,
             reader.remarks,
+            np.array([label for _, label in found]),
         )
     if is_record_file(path):
         check_regular(path, "location")
@@ -139,6 +140,7 @@ def open_labelled_images(
         lambda: (functools.partial(finished, *pair) for pair in zip(images, labels)),
         len(images),
         strict,
+        groups=labels,
     )
 
 
