@@ -1,16 +1,15 @@
 """Classify image files with TF Serving over gRPC; needs tensorflow-serving-api.
 
 Usage: python grpc_client.py IMAGE... [--address localhost:8500] [--model classifier]
-       [--labels served/classifier]
+       [--labels served/classifier] [--output predictions] [--threshold 0.5]
 """
 
 import argparse
 from pathlib import Path
 
 import grpc
-import numpy as np
 import tensorflow as tf
-from class_names import class_names, described
+from decisions import add_options, described, exported_details
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 
@@ -24,7 +23,7 @@ def predict(address, model, files):
     with grpc.insecure_channel(address) as channel:
         service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         answer = service.Predict(request, timeout=30)
-    return {name: tf.make_ndarray(tensor) for name, tensor in answer.outputs.items()}
+    return {name: tf.make_ndarray(tensor).tolist() for name, tensor in answer.outputs.items()}
 
 
 def main():
@@ -32,15 +31,14 @@ def main():
     parser.add_argument("images", nargs="+")
     parser.add_argument("--address", default="localhost:8500")
     parser.add_argument("--model", default="classifier")
-    parser.add_argument(
-        "--labels", help="a text file, or the export; default: served/MODEL, where it is here"
-    )
+    add_options(parser, "a text file, or the export; default: served/MODEL, where it is here")
     arguments = parser.parse_args()
-    scores = predict(arguments.address, arguments.model, arguments.images)["predictions"]
-    names = class_names(arguments.labels or Path("served", arguments.model), scores.shape[-1])
-    for image, row in zip(arguments.images, scores):
-        best = int(np.argmax(row))
-        print(f"{image}: {described(best, names)}, score {float(row[best]):.4g}")
+    outputs = predict(arguments.address, arguments.model, arguments.images)
+    details = exported_details(arguments.labels or "") or exported_details(
+        Path("served", arguments.model)
+    )
+    for image, line in zip(arguments.images, described(outputs, details, arguments)):
+        print(f"{image}: {line}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Classify image files with TF Serving over REST; needs nothing but Python.
 
 Usage: python rest_client.py IMAGE... [--url http://localhost:8501] [--model classifier]
-       [--labels served/classifier]
+       [--labels served/classifier] [--output predictions] [--threshold 0.5]
 """
 
 import argparse
@@ -10,11 +10,11 @@ import json
 import urllib.request
 from pathlib import Path
 
-from class_names import class_names, described
+from decisions import add_options, described, exported_details
 
 
 def predict(url, model, files):
-    """What the signature ``serving_bytes`` returns for each file."""
+    """What the signature ``serving_bytes`` returns for all files, by output."""
     contents = [base64.b64encode(Path(file).read_bytes()).decode() for file in files]
     body = {
         "signature_name": "serving_bytes",
@@ -26,7 +26,10 @@ def predict(url, model, files):
         {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)["predictions"]
+        rows = json.load(answer)["predictions"]
+    if isinstance(rows[0], dict):  # several outputs
+        return {name: [row[name] for row in rows] for name in rows[0]}
+    return {"predictions": rows}
 
 
 def main():
@@ -34,15 +37,14 @@ def main():
     parser.add_argument("images", nargs="+")
     parser.add_argument("--url", default="http://localhost:8501")
     parser.add_argument("--model", default="classifier")
-    parser.add_argument(
-        "--labels", help="a text file, or the export; default: served/MODEL, where it is here"
-    )
+    add_options(parser, "a text file, or the export; default: served/MODEL, where it is here")
     arguments = parser.parse_args()
-    results = predict(arguments.url, arguments.model, arguments.images)
-    names = class_names(arguments.labels or Path("served", arguments.model), len(results[0]))
-    for image, scores in zip(arguments.images, results):
-        best = max(range(len(scores)), key=scores.__getitem__)
-        print(f"{image}: {described(best, names)}, score {scores[best]:.4g}")
+    outputs = predict(arguments.url, arguments.model, arguments.images)
+    details = exported_details(arguments.labels or "") or exported_details(
+        Path("served", arguments.model)
+    )
+    for image, line in zip(arguments.images, described(outputs, details, arguments)):
+        print(f"{image}: {line}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Classify image files with an exported .tflite file; needs no TensorFlow and no fd_keras.
 
 Usage: python run_tflite.py MODEL.tflite IMAGE... [--value-range 0 255] [--labels labels.txt]
+       [--output predictions] [--threshold 0.5]
 """
 
 import argparse
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-from class_names import class_names, described
+from decisions import add_options, described
 from PIL import Image
 
 
@@ -41,7 +42,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("images", nargs="+")
     parser.add_argument("--value-range", nargs=2, type=float, help="default: the file's own")
-    parser.add_argument("--labels", help="text file with a name on each line; default: the file's")
+    add_options(parser, "text file with a name on each line; default: the file's")
     arguments = parser.parse_args()
 
     content = Path(arguments.model).read_bytes()
@@ -58,12 +59,10 @@ def main():
     classify = interpreter.get_signature_runner("serving_default")
     for path in arguments.images:
         image = read(path, details["shape_signature"][1:], value_range)
-        (scores,) = classify(images=image[np.newaxis])["predictions"]
-        names = exported.get("labels")
-        if arguments.labels:
-            names = class_names(arguments.labels, len(scores))
-        best = int(np.argmax(scores))
-        print(f"{path}: {described(best, names)}, score {float(scores[best]):.4g}")
+        outputs = classify(images=image[np.newaxis])
+        by_name = {name: values.tolist() for name, values in outputs.items()}
+        (line,) = described(by_name, exported, arguments)
+        print(f"{path}: {line}")
 
 
 if __name__ == "__main__":

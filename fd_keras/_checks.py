@@ -233,26 +233,49 @@ def checked_whole(argument: str, value: Any, low: int, high: int | None = None) 
 
 
 def checked_labels(labels: npt.ArrayLike, count: int) -> npt.NDArray[np.integer]:
-    """Return ``labels`` as an array if they are integers, one for each of ``count`` images.
+    """Return ``labels`` as integers, one for each of ``count`` images.
 
     Args:
-        labels: Candidate.
+        labels: Whole numbers ``(count,)`` or ``(count, 1)``, integers or floats, as
+            ``keras.utils.image_dataset_from_directory`` gives them with ``label_mode="binary"``.
         count: Number of images, at least one.
 
     Raises:
-        ValueError: ``labels`` are anything else.
+        ValueError: ``labels`` are anything else, such as one-hot or fractions.
 
     Example:
-        >>> checked_labels([3, 1], 2)
-        array([3, 1])
+        >>> checked_labels([3, 1], 2), checked_labels([[0.0], [1.0]], 2)
+        (array([3, 1]), array([0, 1]))
     """
     array = np.asarray(labels)
-    if count == 0 or array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
+    whole = whole_numbers(array)
+    if count == 0 or array.shape not in ((count,), (count, 1)) or whole is None:
         raise ValueError(
             "`labels` must be one integer class per image, for at least one image. "
             f"Received: labels of shape {array.shape} and dtype {array.dtype} for {count} images"
         )
-    return array
+    return whole.reshape(-1)
+
+
+def whole_numbers(array: npt.NDArray[Any]) -> npt.NDArray[np.integer] | None:
+    """Integers as they are, and floats that are whole numbers as int64; of others, ``None``.
+
+    Args:
+        array: Of any shape and dtype.
+
+    Example:
+        >>> whole_numbers(np.array([0.0, 1.0])), whole_numbers(np.array([0.5])) is None
+        (array([0, 1]), True)
+    """
+    if np.issubdtype(array.dtype, np.integer):
+        return array
+    if not is_real(array.dtype):
+        return None
+    wide = array.astype(np.float64)
+    # Beyond 2**53, neighbouring classes could not be told from each other.
+    if not ((wide == np.rint(wide)) & (np.abs(wide) <= 2**53)).all():
+        return None
+    return wide.astype(np.int64)
 
 
 def validate_epsilon(epsilon: float) -> float:
@@ -378,6 +401,41 @@ def check_pixels(pixels: npt.NDArray[Any], value_range: tuple[float, float]) -> 
         )
     if _within_a_grey_level(pixels, value_range):
         raise ValueError(f"`data` must be scaled to value_range, {low:g} to {high:g}. {received}")
+
+
+def check_range(argument: str, images: npt.NDArray[Any], value_range: tuple[float, float]) -> None:
+    """Refuse images that are not in a model's value range, and say what to do about it.
+
+    Args:
+        argument: Name of the argument in the error message.
+        images: Not empty.
+        value_range: Lowest and highest pixel value.
+
+    Raises:
+        ValueError: As for ``check_pixels``.
+
+    Example:
+        >>> check_range("images", np.array([0.0, 200.0]), (0, 255))
+    """
+    try:
+        check_pixels(images, value_range)
+    except ValueError as error:
+        if "value_range" not in str(error):
+            raise
+        low, high = value_range
+        darkest, brightest = float(images.min()), float(images.max())
+        inside = darkest >= low and brightest <= high
+        rule = "be scaled to" if inside else "be finite and lie within"
+        way = "give layer and classifier the `value_range` that the model takes"
+        if darkest < min(low, 0):
+            way = (
+                "preprocessing such as that of preprocess_input belongs inside the model, as "
+                "layers in front of it (keras.layers.Rescaling, Normalization)"
+            )
+        raise ValueError(
+            f"`{argument}` must {rule} value_range, {low:g} to {high:g}; {way}. "
+            f"Received: images from {darkest:g} to {brightest:g}"
+        ) from error
 
 
 def of_another_scale(pixels: npt.NDArray[Any], value_range: tuple[float, float]) -> bool:

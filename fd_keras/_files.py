@@ -490,9 +490,14 @@ class RunDirectory:
                 )
         mark = home / self.mark
         if mark in found:
-            return self.document.read(
-                mark, lambda content: dict(content["identity"]), argument="directory"
-            )
+            try:
+                return self.document.read(mark, lambda content: dict(content["identity"]))
+            except ValueError as error:
+                reason = str(error).rpartition(". Received: ")[0].removeprefix("`path` ")
+                raise ValueError(
+                    f"`directory` holds a {self.mark} that marks no {title} of this version of "
+                    f"fd_keras (it {reason}); choose another directory. {received}"
+                ) from error
         files = [path for path in self._files(home) if not fnmatchcase(path.name, _TEMPORARY)]
         if files:
             raise ValueError(

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import checked, validate_value_range
+from fd_keras._checks import checked, shown, validate_value_range
 from fd_keras.data.batches import PIXELS_AT_ONCE
 from fd_keras.dct import (
     BLOCK_SIZE,
@@ -211,7 +211,7 @@ def certified_table(
         if base.color_space != space or base.cycle_spins != 1:
             raise ValueError(
                 f"`at_least` must be a table in color_space={space!r} with one block grid. "
-                f"Received: at_least={base!r}"
+                f"Received: at_least={shown(base)}"
             )
         steps = np.maximum(steps, base.steps)
     provenance = {

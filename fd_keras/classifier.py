@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import check_outputs, check_pixels, validate_value_range
+from fd_keras._checks import check_outputs, check_range, shown, validate_value_range
 from fd_keras._compat import last_activation
 from fd_keras.data.labelled import unit_images
 from fd_keras.protection import (
@@ -27,12 +27,32 @@ FloatArray = npt.NDArray[np.float32]
 # Smaller probabilities count as this one: the logarithm of 0 is not finite.
 _LEAST_PROBABILITY = 1e-30
 
-
 # Activations of a head with one output whose values are probabilities.
 SIGMOIDS = ("sigmoid", "hard_sigmoid")
 
 # So many numbers from 0 to 1, and no other, are taken for probabilities.
 _ENOUGH_TO_TELL = 16
+
+
+def known_threshold(name: str, activation: str | None) -> float | None:
+    """What a single output must exceed for class 1, where its name or its activation tells.
+
+    Args:
+        name: Name of the output.
+        activation: What ``last_activation`` returned.
+
+    Returns:
+        0.5 for a probability, 0 for a logit, ``None`` where neither tells.
+
+    Example:
+        >>> known_threshold("predictions", "sigmoid"), known_threshold("logits", None)
+        (0.5, 0.0)
+    """
+    if name in ("logits", "probabilities"):
+        return 0.5 if name == "probabilities" else 0.0
+    if activation is None:
+        return None
+    return 0.5 if activation in SIGMOIDS else 0.0
 
 
 def as_logits(outputs: tf.Tensor, *, from_logits: bool) -> tf.Tensor:
@@ -98,41 +118,6 @@ def check_kind(
         )
 
 
-def check_range(argument: str, images: npt.NDArray[Any], value_range: tuple[float, float]) -> None:
-    """Refuse images that are not in a model's value range, and say what to do about it.
-
-    Args:
-        argument: Name of the argument in the error message.
-        images: Not empty.
-        value_range: Lowest and highest pixel value.
-
-    Raises:
-        ValueError: As for ``check_pixels``.
-
-    Example:
-        >>> check_range("images", np.array([0.0, 200.0]), (0, 255))
-    """
-    try:
-        check_pixels(images, value_range)
-    except ValueError as error:
-        if "value_range" not in str(error):
-            raise
-        low, high = value_range
-        darkest, brightest = float(images.min()), float(images.max())
-        inside = darkest >= low and brightest <= high
-        rule = "be scaled to" if inside else "be finite and lie within"
-        way = "give layer and classifier the `value_range` that the model takes"
-        if darkest < min(low, 0):
-            way = (
-                "preprocessing such as that of preprocess_input belongs inside the model, as "
-                "layers in front of it (keras.layers.Rescaling, Normalization)"
-            )
-        raise ValueError(
-            f"`{argument}` must {rule} value_range, {low:g} to {high:g}; {way}. "
-            f"Received: images from {darkest:g} to {brightest:g}"
-        ) from error
-
-
 def _not_a_logit(received: str) -> ValueError:
     return ValueError(
         "`model` must return a logit, and this is a probability, from 0 to 1. Pass "
@@ -156,12 +141,13 @@ class Classifier:
         value_range: Lowest and highest pixel value that ``model`` takes, such as ``(0, 1)``.
         from_logits: Whether ``model`` returns logits; else probabilities. Where probabilities are
             rounded to 0 or 1, gradients vanish, which weakens attacks and training.
-        class_names: Distinct names of the classes, in the order of the outputs.
+        class_names: Names of the classes, in the order of the outputs; two may be the same, as
+            ImageNet's crane is.
         output: Name of the output that classifies, of a model with several.
 
     Raises:
-        ValueError: ``value_range`` is not a range; ``class_names`` are not distinct texts, one
-            for each class; or ``model`` has several inputs, other outputs, or no such ``output``.
+        ValueError: ``value_range`` is not a range; ``class_names`` are not one text for
+            each class; or ``model`` has several inputs, other outputs, or no such ``output``.
         TypeError: ``model`` cannot be called.
 
     Example:
@@ -181,7 +167,7 @@ class Classifier:
         output: str | None = None,
     ) -> None:
         if not callable(model):
-            raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")
+            raise TypeError(f"`model` must be a Keras model. Received: model={shown(model)}")
         check_one_input(model)
         self.model = with_preprocessor(model)
         self.value_range = validate_value_range(value_range)
@@ -384,6 +370,6 @@ def _checked_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
         return None
     checked = tuple(names)
     texts = all(isinstance(name, str) for name in checked)
-    if isinstance(names, str) or not texts or len(set(checked)) < len(checked):
-        raise ValueError(f"`class_names` must be distinct texts. Received: class_names={names!r}")
+    if isinstance(names, str) or not texts:
+        raise ValueError(f"`class_names` must be texts. Received: class_names={shown(names)}")
     return checked

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import real_numbers, shown, validate_value_range
+from fd_keras._checks import check_range, real_numbers, shown, validate_value_range
 from fd_keras._compat import add_float32_weight, clip, last_activation
-from fd_keras.classifier import check_kind, check_range
+from fd_keras.classifier import check_kind
 from fd_keras.data.batches import described, image_batches
 from fd_keras.kernels import distil, to_grey_levels
 from fd_keras.presets import TableLike, as_table
@@ -560,7 +560,7 @@ def conformal_threshold(scores: FloatArray, false_positive_rate: float) -> float
     if allowed == 0:
         raise ValueError(
             f"`data` must hold at least {math.ceil(1 / rate) - 1} benign images for "
-            f"false_positive_rate={false_positive_rate!r}. Received: {count} images"
+            f"false_positive_rate={shown(false_positive_rate)}. Received: {count} images"
         )
     if np.isnan(scores).any():
         raise ValueError(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from PIL import Image
 
-from fd_keras._checks import checked_choice, validate_value_range
+from fd_keras._checks import checked_choice, shown, validate_value_range
 from fd_keras.certification import grey_level_batch
 from fd_keras.classifier import Classifier
 from fd_keras.data.batches import PIXELS_AT_ONCE
@@ -96,7 +96,7 @@ def encode(
     if table.cycle_spins != 1:
         raise ValueError(
             "`table` must have one block grid, since no image lies on the lattices of several: "
-            f"use table.with_settings(cycle_spins=1). Received: table={table!r}"
+            f"use table.with_settings(cycle_spins=1). Received: table={shown(table)}"
         )
     pixels = grey_level_batch(images, value_range)
     lattice = Lattice.of(table, pixels.shape[-1])

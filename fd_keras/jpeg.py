@@ -20,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.fft import dctn
 
+from fd_keras._checks import shown
 from fd_keras._files import atomic_path
 from fd_keras.certification import nominal_radius
 from fd_keras.data.files import check_regular, software_exif
@@ -141,18 +142,18 @@ def encode_jpeg(
     if rounded_table(table) != table:
         raise ValueError(
             "`table` must have whole steps from 1 to 255 and one cycle spin; "
-            f"rounded_table(table) makes one. Received: table={table!r}"
+            f"rounded_table(table) makes one. Received: table={shown(table)}"
         )
     if subsampling not in ("4:4:4", "4:2:0"):
         raise ValueError(
-            f"`subsampling` must be '4:4:4' or '4:2:0'. Received: subsampling={subsampling!r}"
+            f"`subsampling` must be '4:4:4' or '4:2:0'. Received: subsampling={shown(subsampling)}"
         )
     steps = table.steps_for(pixels.shape[-1])
     grey, ycbcr = pixels.shape[-1] == 1, table.color_space == "ycbcr"
     if subsampling == "4:2:0" and (grey or not ycbcr):
         raise ValueError(
             "`subsampling` of chroma needs a colour image and a YCbCr table. "
-            f"Received: subsampling={subsampling!r}"
+            f"Received: subsampling={shown(subsampling)}"
         )
     options: dict[str, Any] = {"optimize": True, "icc_profile": icc_profile}
     if subsampling == "4:2:0":

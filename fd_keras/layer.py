@@ -259,7 +259,7 @@ class FeatureDistillation(keras.layers.Layer):
             if mine != theirs:
                 raise ValueError(
                     f"`table` must have the layer's {setting}={mine!r}; make a new layer for "
-                    f"another one. Received: table={new!r}"
+                    f"another one. Received: table={shown(new)}"
                 )
         if self.built:
             self.steps.assign(np.float32(new.steps_for(self.steps.shape[0])))
@@ -371,7 +371,7 @@ class FeatureDistillation(keras.layers.Layer):
         if "cycle_spins" in design:
             raise ValueError(
                 f"`cycle_spins` must be left to the layer, which has {self.cycle_spins}; make a "
-                f"new layer for others. Received: cycle_spins={design['cycle_spins']!r}"
+                f"new layer for others. Received: cycle_spins={shown(design['cycle_spins'])}"
             )
 
     def _channels(self, input_shape: Sequence[int | None]) -> int:

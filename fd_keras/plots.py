@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras._checks import printable
+from fd_keras._checks import printable, shown
 from fd_keras._extras import import_extra
 from fd_keras._pages import PAGE_INK, PAGE_PAPER, PAGE_SOFT
 from fd_keras.dct import BLOCK_SIZE, ColorSpace, zigzag_rank
@@ -193,7 +193,7 @@ def plot_design(
     if table.color_space != statistics.color_space:
         raise ValueError(
             f"`table` must be in the statistics' color_space={statistics.color_space!r}. "
-            f"Received: table={table!r}"
+            f"Received: table={shown(table)}"
         )
     steps = table.steps_for(statistics.channels)
     figure = empty_figure(1.2 + 3.2 * statistics.channels, 5)

@@ -175,7 +175,7 @@ def chosen_output(outputs: Any, output: str | None, model: Any) -> Any:
         )
         raise ValueError(
             f"`output` must name one of the outputs of `model`, which are {shapes}. "
-            f"Received: output={output!r} for model {getattr(model, 'name', model)!r}"
+            f"Received: output={shown(output)} for model {getattr(model, 'name', model)!r}"
         )
     return named[output]
 
@@ -317,7 +317,7 @@ def _input_like(model: keras.Model, shape: Sequence[int | None] | None) -> keras
     if shape is not None and _preprocessor_of(model) is None and not _fits(shape, sizes):
         raise ValueError(
             f"`input_shape` must be the {tuple(sizes)} that `model` declares, None standing for "
-            f"any size. Received: input_shape={shape!r}"
+            f"any size. Received: input_shape={shown(shape)}"
         )
     name = tensor.name.split(":")[0]
     return keras.Input(batch_shape=(batch, *(shape or sizes)), dtype=tensor.dtype, name=name)

@@ -14,13 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import (
-    check_pixels,
-    layout_doubt,
-    real_numbers,
-    shown,
-    validate_value_range,
-)
+from fd_keras._checks import check_pixels, layout_doubt, real_numbers, shown, validate_value_range
 from fd_keras._files import DocumentFormat
 from fd_keras.data.batches import described, image_batches, parts_of_batch
 from fd_keras.data.sources import open_images
@@ -221,7 +215,7 @@ class CoefficientStatistics:
             if mine != theirs:
                 raise ValueError(
                     f"`other` must have {name}={mine!r}, as these statistics. "
-                    f"Received: {name}={theirs!r}"
+                    f"Received: {name}={shown(theirs)}"
                 )
         count = self.count + other.count
         share = other.count / count

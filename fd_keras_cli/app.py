@@ -14,7 +14,7 @@ from fd_keras_cli.apply import apply
 from fd_keras_cli.calibrate import calibrate
 from fd_keras_cli.certify import certify
 from fd_keras_cli.compress import compress
-from fd_keras_cli.console import USER_ERRORS, interruptible, message_of, print_error
+from fd_keras_cli.console import USER_ERRORS, interruptible, print_error
 from fd_keras_cli.demo import demo
 from fd_keras_cli.evaluate import evaluate
 from fd_keras_cli.export import export
@@ -22,7 +22,7 @@ from fd_keras_cli.harden import harden
 from fd_keras_cli.inspect import inspect
 from fd_keras_cli.refine import refine
 from fd_keras_cli.verify import verify
-from fd_keras_cli.words import in_options
+from fd_keras_cli.words import set_options
 
 app = typer.Typer(
     help="Feature distillation: quantise images against adversarial perturbations.",
@@ -46,10 +46,11 @@ app.command("tune", hidden=True, help="Old name of `fd-keras refine`, which does
 def main() -> None:
     """Run the command line; user errors are printed as one line and end with exit code 1."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    set_options(_options_of(sys.argv[1:2]))
     try:
         app()
     except USER_ERRORS as error:
-        print_error(in_options(message_of(error), _options_of(sys.argv[1:2])))
+        print_error(error)
         raise SystemExit(1) from None
 
 

@@ -69,7 +69,7 @@ def apply(
     because JPEG would compress the distilled image a second time. Files of a directory keep their
     folders below OUT. Transparency, colour profile and gamma are kept, the EXIF orientation is
     applied, and other metadata is dropped. Palette images become RGB, and 16 bits per sample
-    become 8. Of an animated GIF, the first frame is taken.
+    become 8. Of an animation, the first frame is taken.
 
     With --encode, the first pass of two is written: whole pixel values whose coefficients lie on
     the table's lattice, in all blocks, also those whose distilled version leaves 0 to 255. With

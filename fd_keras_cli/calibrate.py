@@ -16,6 +16,7 @@ from fd_keras_cli.console import (
     printable,
     quiet_libraries,
     report_source,
+    sampled,
 )
 from fd_keras_cli.options import ImageKey, MaxPixels, Strict, path_option
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from fd_keras._console import Advance
     from fd_keras.data.sources import ImageSource
     from fd_keras.statistics import CoefficientStatistics
+
+
+# Of the sample of images.
+_SEED = 1
 
 
 class ColorSpaceName(str, Enum):
@@ -49,7 +54,7 @@ def calibrate(
             help="Size of the perturbation of a pixel in grey levels of 255: 2 means 2/255."
         ),
     ],
-    out: Annotated[Path, path_option("The table's JSON file.")],
+    out: Annotated[Path, path_option("The table's JSON file; replaced if it exists.")],
     color_space: Annotated[
         ColorSpaceName, typer.Option(help="Colour space of the table.")
     ] = ColorSpaceName.YCBCR,
@@ -74,9 +79,12 @@ def calibrate(
     channels: Annotated[
         int | None, typer.Option(min=1, max=3, help="Convert images to grey (1) or colour (3).")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of images, taken as a random sample.")
+    ] = None,
     statistics: Annotated[
-        Path | None, path_option("Also write the coefficient statistics to this file.")
+        Path | None,
+        path_option("Write the coefficient statistics to this file, too, replacing it."),
     ] = None,
     image_key: ImageKey = None,
     max_pixels: MaxPixels = None,
@@ -86,9 +94,9 @@ def calibrate(
 
     Nothing is written before all images are read; an interrupted run leaves no files.
     """
-    check_target("--out", out)
+    check_target("--out", out, inputs={"DATA": data})
     if statistics is not None:
-        check_target("--statistics", statistics)
+        check_target("--statistics", statistics, inputs={"DATA": data, "--out": out})
     chosen: dict[str, Any] = {
         "required_removal": required_removal,
         "distortion_budget": distortion_budget,
@@ -136,6 +144,7 @@ def _measured(
     from fd_keras._console import bar, progress_bars
     from fd_keras.statistics import CoefficientStatistics
 
+    source = sampled(source, limit, _SEED)
     counts = [count for count in (source.count, limit) if count is not None]
     try:
         with (

@@ -5,6 +5,7 @@ Results go to standard output; progress and errors go to standard error.
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import re
 import signal
@@ -12,14 +13,16 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
+
+from fd_keras_cli.words import in_options
 
 if TYPE_CHECKING:
     from fd_keras._console import Advance
@@ -33,29 +36,10 @@ USER_ERRORS = (ValueError, OSError, ImportError, MemoryError)
 # Exit codes of programs that Ctrl-C (SIGINT) and SIGTERM ended.
 _INTERRUPTED, _TERMINATED = 130, 143
 
-_RESUMABLE = "Interrupted; the same command goes on from here"
-
+_RESUMABLE = "Interrupted; the same command{} goes on from here"
 
 # What a terminal obeys instead of showing it, also bytes of file names that are no UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-# Python's arguments in the words of the command line; not where they are parts of paths.
-_WORDS = {
-    "max_pixels": "--max-pixels",
-    "image_key": "--image-key",
-    "label_key": "--label-key",
-    "class_names": "--classes",
-    "`location`": "`DATA`",
-    "`path`": "the file",
-    "`source`": "the file",
-    " location=": " DATA=",
-    " path=": " ",
-    " source=": " ",
-}
-_ARGUMENT = re.compile(
-    r"(?<![\w./'-])(?:max_pixels|image_key|label_key|class_names)(?![\w./'-])"
-    "|`(?:location|path|source)`| (?:location|path|source)="
-)
 
 
 def printable(text: object, *, lines: bool = False) -> str:
@@ -107,9 +91,8 @@ def print_error(error: object, console: Console | None = None) -> None:
     Example:
         >>> print_error(ValueError("no such table"))
     """
-    text = re.sub(r"\s*\n\s*", " ", f"Error: {message_of(error)}".strip())
-    words = _ARGUMENT.sub(lambda found: _WORDS[found[0]], text)
-    (console or Console(stderr=True)).print(Text(printable(words), style="red"), soft_wrap=True)
+    text = re.sub(r"\s*\n\s*", " ", f"Error: {in_options(message_of(error))}".strip())
+    (console or Console(stderr=True)).print(Text(printable(text), style="red"), soft_wrap=True)
 
 
 def message_of(error: object) -> str:
@@ -185,7 +168,8 @@ def _own_warnings(console: Console) -> Iterator[None]:
 
         def show(message: Any, category: Any, *rest: Any, **options: Any) -> None:
             if category.__module__.startswith("fd_keras."):
-                console.print(Text(f"Warning: {message}", style="yellow"), soft_wrap=True)
+                text = printable(f"Warning: {in_options(str(message))}")
+                console.print(Text(text, style="yellow"), soft_wrap=True)
             else:
                 others(message, category, *rest, **options)
 
@@ -194,7 +178,7 @@ def _own_warnings(console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def interruptible(message: str = _RESUMABLE) -> Iterator[None]:
+def interruptible(message: str = _RESUMABLE.format("")) -> Iterator[None]:
     """End the command with one line if Ctrl-C or SIGTERM ends the block.
 
     What the block has to tidy up is tidied up, and the exit code is the one that a shell gives to
@@ -229,6 +213,19 @@ def interruptible(message: str = _RESUMABLE) -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def resumable(overwrite: bool) -> AbstractContextManager[None]:
+    """``interruptible`` for a command that goes on where it was interrupted.
+
+    Args:
+        overwrite: Whether it was to throw away what was there, as the next should not.
+
+    Example:
+        >>> with resumable(overwrite=False):
+        ...     pass
+    """
+    return interruptible(_RESUMABLE.format(" without --overwrite" if overwrite else ""))
+
+
 def _terminate(number: int, frame: object) -> NoReturn:
     raise Terminated
 
@@ -249,6 +246,37 @@ def report_source(source: ImageSource, console: Console | None = None) -> None:
     if source.skipped_count:
         print_note(f"{source.skipped_count} images were skipped", console)
     report_files(source.remarks, source.left_out, console)
+
+
+def sampled(
+    source: ImageSource, limit: int | None, seed: int, console: Console | None = None
+) -> ImageSource:
+    """The source in an order from whose start ``limit`` images are a sample, and a note of it.
+
+    Args:
+        source: The source.
+        limit: Most images that will be used; ``None``: all.
+        seed: Of the sample.
+        console: As for ``print_error``.
+
+    Example:
+        >>> from fd_keras.data.sources import ImageSource
+        >>> sampled(ImageSource("none", lambda: iter([]), 0), 5, 1).count
+        0
+    """
+    if limit is None or (source.count is not None and source.count <= limit):
+        return source
+    if source.groups is None:
+        print_note(f"Of the images in {source.name}, the first {limit} are used", console)
+        return source
+    groups = len(set(source.groups.tolist()))
+    over = f", spread over {groups} classes or folders" if groups > 1 else ""
+    print_note(
+        f"Of {source.count} images in {source.name}, at most {limit} are used: a random sample"
+        f"{over} (seed {seed})",
+        console,
+    )
+    return source.sampled(seed)
 
 
 def report_files(remarks: Tally, left_out: Tally, console: Console | None = None) -> None:
@@ -312,16 +340,23 @@ def file_progress(text: str, count: int) -> Iterator[tuple[Advance, Console]]:
         yield advance, console
 
 
-def check_target(option: str, target: Path) -> None:
+def check_target(
+    option: str, target: Path, *, inputs: Mapping[str, str | Path | None] | None = None
+) -> None:
     """Refuse an output file that cannot be written, before anything is computed.
+
+    A file that the user names himself is replaced, whoever wrote it, but not what the command
+    reads.
 
     Args:
         option: Name of the option.
         target: The file.
+        inputs: What the command reads, and other files that it writes, by their options; ``None``
+            for an option that was not given.
 
     Raises:
-        ValueError: ``target`` is a directory or a device, is below a file, or nothing can be
-            written beside it.
+        ValueError: ``target`` is a directory or a device, is below a file, is one of ``inputs`` or
+            an image in one, or nothing can be written beside it.
 
     Example:
         >>> check_target("--out", Path("."))
@@ -332,14 +367,26 @@ def check_target(option: str, target: Path) -> None:
     if target.exists() and not target.is_file():
         raise ValueError(f"`{option}` must be a file to write. Received: {option} {target}")
     # What a link leads to is written, beside which the file is made.
-    _check_writable(option, target, Path(os.path.realpath(target)).parent, "a file to write")
+    real = Path(os.path.realpath(target))
+    image = (mimetypes.guess_type(real.name)[0] or "").startswith("image/") and real.exists()
+    for name, given in (inputs or {}).items():
+        if given is None:
+            continue
+        other = Path(os.path.realpath(given))
+        if real == other or (image and other in real.parents):
+            raise ValueError(
+                f"`{option}` must be another file than {name}, which would be replaced. "
+                f"Received: {option} {target}"
+            )
+    _check_writable(option, target, real.parent, "a file to write")
 
 
-def check_directory(out: Path, *, for_tensorflow: bool = False) -> None:
+def check_directory(out: Path, *, option: str = "--out", for_tensorflow: bool = False) -> None:
     """Refuse an output directory that nothing can be written to, before anything is computed.
 
     Args:
-        out: Value of ``--out``. It need not exist.
+        out: The directory. It need not exist.
+        option: Name of the option.
         for_tensorflow: Whether TensorFlow writes there, which takes names in UTF-8 only.
 
     Raises:
@@ -351,10 +398,42 @@ def check_directory(out: Path, *, for_tensorflow: bool = False) -> None:
     """
     if for_tensorflow and printable(out.absolute()).encode() != os.fsencode(out.absolute()):
         raise ValueError(
-            "`--out` must have a name in UTF-8 without control characters, as TensorFlow writes "
-            f"there. Received: --out {out}"
+            f"`{option}` must have a name in UTF-8 without control characters, as TensorFlow "
+            f"writes there. Received: {option} {out}"
         )
-    _check_writable("--out", out, out, "a directory")
+    _check_writable(option, out, out, "a directory")
+
+
+def check_outputs(
+    out: Path, ours: Mapping[str, Callable[[Path], bool]], *, overwrite: bool | None = None
+) -> None:
+    """Refuse to replace files in ``--out`` that others wrote, before anything is computed.
+
+    Args:
+        out: The directory.
+        ours: What the command writes there, with a function that tells whether such a file was
+            written by this command before.
+        overwrite: Whether files of others are replaced; ``None``: the command has no such option.
+
+    Raises:
+        ValueError: A file is of others, or a directory is in its place.
+
+    Example:
+        >>> check_outputs(Path("."), {"no such file": lambda path: True})
+    """
+    for name, wrote in ours.items():
+        path = out / name
+        if path.exists() and not path.is_file():
+            raise ValueError(f"`--out` must hold no directory {name}. Received: --out {out}")
+        if overwrite or not os.path.lexists(path) or wrote(path):
+            continue
+        way = "choose another directory"
+        if overwrite is not None:
+            way = f"{way}, or replace it with --overwrite"
+        raise ValueError(
+            f"`--out` holds {name}, which this command did not write and would replace; {way}. "
+            f"Received: --out {out}"
+        )
 
 
 def _check_writable(option: str, target: Path, directory: Path, expected: str) -> None:

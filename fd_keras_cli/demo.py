@@ -7,8 +7,16 @@ from typing import Annotated
 
 import typer
 
-from fd_keras_cli.console import check_directory, echo, print_error, printable, quiet_libraries
-from fd_keras_cli.options import OutDirectory
+from fd_keras_cli.console import (
+    check_directory,
+    check_outputs,
+    echo,
+    print_error,
+    printable,
+    quiet_libraries,
+)
+from fd_keras_cli.evaluate import check_report
+from fd_keras_cli.options import OutDirectory, Overwrite
 
 
 def demo(
@@ -16,16 +24,22 @@ def demo(
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the split, the training and the attacks.")
     ] = 1,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train, attack, defend and export a small classifier, and write a report.
 
     The images are handwritten digits that come with scikit-learn. It takes about a minute. Writes
-    OUT/report.html, OUT/report.json, OUT/saved_model/VERSION and OUT/model.tflite.
+    OUT/report.html, OUT/report.json, OUT/saved_model/VERSION and OUT/model.tflite, in place of
+    earlier ones.
     """
     check_directory(out, for_tensorflow=True)
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
             from fd_keras.demo import run_demo
+            from fd_keras.export.tflite_file import is_export
+        check_report(out, overwrite)
+        check_directory(out / "saved_model")
+        check_outputs(out, {"model.tflite": is_export}, overwrite=overwrite)
         result = run_demo(out, seed=seed, console=console)
     echo(f"{result.report.table()}\n\n{result.report.verdict}\n")
     for check in result.report.checks:

@@ -9,6 +9,7 @@ import typer
 
 from fd_keras_cli.console import (
     check_directory,
+    check_outputs,
     echo,
     interruptible,
     parsed_limit,
@@ -16,6 +17,7 @@ from fd_keras_cli.console import (
     printable,
     quiet_libraries,
     report_source,
+    sampled,
 )
 from fd_keras_cli.options import (
     Classes,
@@ -25,6 +27,7 @@ from fd_keras_cli.options import (
     MaxPixels,
     ModelOutput,
     Modules,
+    Overwrite,
     Probabilities,
     ProtocolName,
     Strict,
@@ -62,7 +65,10 @@ def evaluate(
     model_output: ModelOutput = None,
     classes: Classes = None,
     max_images: Annotated[
-        int, typer.Option(min=1, help="Maximum number of correctly classified images.")
+        int,
+        typer.Option(
+            min=1, help="Maximum number of correctly classified images, taken as a random sample."
+        ),
     ] = 1000,
     limit: Annotated[
         list[str] | None,
@@ -73,7 +79,7 @@ def evaluate(
             "repeatedly.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random attacks and defences.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sample, attacks and defences.")] = 1,
     cache: Annotated[
         Path | None,
         path_option(
@@ -81,6 +87,7 @@ def evaluate(
             "resumes. Default: ~/.keras/fd_keras/evaluation."
         ),
     ] = None,
+    overwrite: Overwrite = False,
     modules: Modules = None,
     image_key: ImageKey = None,
     label_key: LabelKey = None,
@@ -89,11 +96,13 @@ def evaluate(
 ) -> None:
     """Evaluate defences of a classifier under attack, and write a report.
 
-    Writes report.html and report.json. Every accuracy names its threat model: gray-box (the
-    attacker does not know the defence), adaptive (the attacker differentiates through it) or
-    black-box. After an interruption, the same command resumes.
+    Writes report.html and report.json, in place of an earlier report. Every accuracy names its
+    threat model: gray-box (the attacker does not know the defence), adaptive (the attacker
+    differentiates through it) or black-box. After an interruption, the same command resumes.
     """
     check_directory(out)
+    if cache is not None:
+        check_directory(cache, option="--cache")
     limits = dict(map(parsed_limit, limit or []))
     defences = [*(table or ["liu2019"]), *(baseline or []), *(rival or [])]
     names = read_class_names(classes)
@@ -103,6 +112,7 @@ def evaluate(
             from fd_keras.classifier import Classifier
             from fd_keras.data.labelled_sources import open_labelled_images
             from fd_keras_cli.models import class_count, image_shape, load_model
+        check_report(out, overwrite)
         loaded = load_model(model, modules or [], console)
         source = open_labelled_images(
             data,
@@ -115,6 +125,7 @@ def evaluate(
             label_key=label_key,
             max_pixels=max_pixels,
         )
+        taken = sampled(source, max_images, seed, console)
         try:
             report = evaluation.evaluate(
                 Classifier(
@@ -124,7 +135,7 @@ def evaluate(
                     class_names=names,
                     output=model_output,
                 ),
-                source,
+                taken,
                 defences,
                 evaluation.protocol_named(protocol, limits),
                 max_images=max_images,
@@ -135,6 +146,8 @@ def evaluate(
         finally:
             report_source(source, console)
     report.settings["data"] = source.name
+    if taken is not source:
+        report.settings["sample"] = f"random, spread over the classes, seed {seed}"
     report.to_json(out / "report.json")
     report.to_html(out / "report.html")
     echo(report.table())
@@ -144,3 +157,25 @@ def evaluate(
         if not check["passed"]:
             print_error(f"failed check on {check['defence']}: {check['name']}: {check['detail']}")
     echo(f"Wrote {printable(out / 'report.html')} and {printable(out / 'report.json')}")
+
+
+def check_report(out: Path, overwrite: bool) -> None:
+    """Refuse to replace a page or figures that are no report of ours.
+
+    Args:
+        out: Directory of the report.
+        overwrite: See ``check_outputs``.
+
+    Raises:
+        ValueError: See ``check_outputs``.
+
+    Example:
+        >>> check_report(Path("no such directory"), overwrite=False)
+    """
+    from fd_keras.evaluation import EvaluationReport
+
+    def ours(path: Path) -> bool:
+        figures = out / "report.json"
+        return figures.is_file() and EvaluationReport.is_file(figures)
+
+    check_outputs(out, {"report.json": ours, "report.html": ours}, overwrite=overwrite)

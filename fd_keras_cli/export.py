@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import check_directory, echo, printable, quiet_libraries
+from fd_keras_cli.console import (
+    check_directory,
+    check_outputs,
+    echo,
+    printable,
+    quiet_libraries,
+)
 from fd_keras_cli.options import (
     ImageKey,
     ImageSize,
     MaxPixels,
     Modules,
     OutDirectory,
+    Overwrite,
     ValueRange,
     model_argument,
 )
+from fd_keras_cli.words import called
 
 if TYPE_CHECKING:
     from fd_keras import ExportCheck
@@ -73,7 +81,7 @@ def export(
         str | None,
         typer.Option(
             help="Images like those the model will see, as DATA of `calibrate`; int8 needs them. "
-            "The first 100 are used, resized and cropped; the files are proven on them, too."
+            "A sample of 100 is used, resized and cropped; the files are proven on them, too."
         ),
     ] = None,
     int8_error: Annotated[
@@ -99,22 +107,28 @@ def export(
     modules: Modules = None,
     image_key: ImageKey = None,
     max_pixels: MaxPixels = None,
+    overwrite: Overwrite = False,
     verify: Annotated[bool, typer.Option(help="Prove each file before keeping it.")] = True,
 ) -> None:
     """Export a model, behind a layer or as it is, and prove that it computes the same.
 
-    Writes OUT/saved_model/VERSION and OUT/model.tflite (or model_int8.tflite and so on). A file
-    that does not give Keras' distilled image is not kept.
-    """  # fmt: skip
+    Writes the next OUT/saved_model/VERSION, and OUT/model.tflite (or model_int8.tflite and so on)
+    in place of an earlier export. A file that does not give Keras' distilled image is not kept.
+    """
     check_directory(out, for_tensorflow=True)
     wanted = formats or list(FormatName)
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
             from fd_keras import export_saved_model, export_tflite
+            from fd_keras.export.tflite_file import is_export
             from fd_keras_cli.models import load_model, model_images, protected
 
         served = out / "saved_model"
         directories = [out, served] if FormatName.SAVED_MODEL in wanted else [out]
+        if FormatName.SAVED_MODEL in wanted:
+            check_directory(served)
+        if FormatName.TFLITE in wanted:
+            check_outputs(out, {_tflite_name(quantize): is_export}, overwrite=overwrite)
         with _held(*(directory for directory in directories if directory.exists())):
             pass  # to be refused before the model is read; nothing is made for one that cannot be
         checks: list[ExportCheck] = []
@@ -158,9 +172,9 @@ def _held(*directories: Path) -> Iterator[None]:
     """Hold all directories for this command, and no other export."""
     from fd_keras._files import held
 
-    with ExitStack() as stack:
+    with called("directory", "--out"), ExitStack() as stack:
         for directory in directories:
-            stack.enter_context(held(directory, argument="--out"))
+            stack.enter_context(held(directory))
         yield
 
 

@@ -13,11 +13,13 @@ import typer
 
 from fd_keras_cli.console import (
     check_directory,
+    check_outputs,
     echo,
-    interruptible,
     printable,
     quiet_libraries,
     report_source,
+    resumable,
+    sampled,
 )
 from fd_keras_cli.options import (
     Classes,
@@ -33,6 +35,7 @@ from fd_keras_cli.options import (
     path_option,
     read_class_names,
 )
+from fd_keras_cli.words import called
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +54,7 @@ class AttackGradientName(str, Enum):
 
 _SMOOTH = AttackGradientName.SMOOTH
 _TRAINING = "training"
+_OUTPUTS = ("model.keras", "table.json", "result.json")
 
 
 def harden(
@@ -131,7 +135,10 @@ def harden(
         ),
     ] = None,
     max_images: Annotated[
-        int, typer.Option(min=5, help="Maximum number of images read from TRAIN_DATA.")
+        int,
+        typer.Option(
+            min=5, help="Maximum number of images of TRAIN_DATA, taken as a random sample."
+        ),
     ] = 100_000,
     max_validation_images: Annotated[
         int,
@@ -139,7 +146,7 @@ def harden(
             "--max-validation-images",
             "--max-held-out",
             min=1,
-            help="Maximum number of validation images.",
+            help="Maximum number of validation images, taken as a random sample.",
         ),
     ] = 1000,
     value_range: ValueRange = (0.0, 255.0),
@@ -164,20 +171,22 @@ def harden(
     and result.json, and below training/ what TensorBoard reads.
     """
     check_directory(out, for_tensorflow=True)
-    goes_on = "the same command without --overwrite" if overwrite else "the same command"
-    with interruptible(f"Interrupted; {goes_on} goes on from here"), _words_of_options(out):
+    with resumable(overwrite), _words_of_options(out):
         result = _result(
             model,
             _Reader(
                 value_range,
-                max_images,
+                seed,
                 class_names=read_class_names(classes),
                 strict=strict,
                 image_key=image_key,
                 label_key=label_key,
                 max_pixels=max_pixels,
             ),
-            {"TRAIN_DATA": train_data, "--validation-data": validation_data},
+            {
+                "TRAIN_DATA": (train_data, max_images),
+                "--validation-data": (validation_data, max_validation_images),
+            },
             table,
             modules or [],
             learning_rate,
@@ -199,7 +208,7 @@ def harden(
         )
         result.save(out)
     echo(str(result))
-    for name in ("model.keras", "table.json", "result.json"):
+    for name in _OUTPUTS:
         echo(f"Wrote {printable(out / name)}")
 
 
@@ -220,11 +229,8 @@ def _check_out(out: Path, model: Path) -> None:
     from fd_keras._files import locked
     from fd_keras.hardening.result import foreign_files
 
-    if foreign := foreign_files(out):
-        raise ValueError(
-            f"`--out` holds {foreign[0]}, which is of no earlier result and would be replaced; "
-            f"choose another directory. Received: --out {out}"
-        )
+    foreign = foreign_files(out)
+    check_outputs(out, dict.fromkeys(_OUTPUTS, lambda path: path.name not in foreign))
     if model.resolve() == (out / "model.keras").resolve():
         raise ValueError(
             f"`--out` must not be where MODEL is, which would be replaced. Received: --out {out}"
@@ -237,14 +243,14 @@ def _check_out(out: Path, model: Path) -> None:
 class _Reader:
     """Reads labelled images into memory."""
 
-    def __init__(self, value_range: tuple[float, float], max_images: int, **options: Any) -> None:
+    def __init__(self, value_range: tuple[float, float], seed: int, **options: Any) -> None:
         self.value_range = value_range
         self.class_names = options["class_names"]
-        self._max_images = max_images
+        self._seed = seed
         self._options = options
 
     def read(
-        self, name: str, location: str, model: Any, console: Console
+        self, name: str, location: str, limit: int, model: Any, console: Console
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Images in the value range, and their classes."""
         import numpy as np
@@ -254,17 +260,19 @@ class _Reader:
 
         # Bytes take a quarter of the memory, and most models of 0 to 255 scale them themselves.
         scaled = None if self.value_range == (0, 255) else self.value_range
-        source = open_labelled_images(
-            location,
-            image_shape(model),
-            value_range=scaled,
-            class_count=class_count(model),
-            **self._options,
-        )
-        try:
-            pairs = list(itertools.islice(source, self._max_images))
-        finally:
-            report_source(source, console)
+        with called("location", name):
+            source = open_labelled_images(
+                location,
+                image_shape(model),
+                value_range=scaled,
+                class_count=class_count(model),
+                **self._options,
+            )
+            source = sampled(source, limit, self._seed, console)
+            try:
+                pairs = list(itertools.islice(source, limit))
+            finally:
+                report_source(source, console)
         if not pairs:
             raise ValueError(f"`{name}` holds no image. Received: {location}")
         images, labels = zip(*pairs)
@@ -274,7 +282,7 @@ class _Reader:
 def _result(
     path: Path,
     reader: _Reader,
-    locations: Mapping[str, str | None],
+    locations: Mapping[str, tuple[str | None, int]],
     table: str,
     modules: list[str],
     learning_rate: float | None,
@@ -299,8 +307,8 @@ def _result(
         layer = FeatureDistillation(table_from_argument(table), value_range=reader.value_range)
         with console.status("Reading images"):
             train, validation = (
-                None if location is None else reader.read(name, location, model, console)
-                for name, location in locations.items()
+                None if location is None else reader.read(name, location, limit, model, console)
+                for name, (location, limit) in locations.items()
             )
         if learning_rate is not None:
             training["optimizer"] = keras.optimizers.Adam(learning_rate)

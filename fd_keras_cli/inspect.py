@@ -26,7 +26,8 @@ def inspect(
         ),
     ],
     plot: Annotated[
-        Path | None, path_option("Write heat maps to this file; its suffix names the format.")
+        Path | None,
+        path_option("Write heat maps to this file, replacing it; its suffix names the format."),
     ] = None,
     statistics: Annotated[
         Path | None,
@@ -42,9 +43,11 @@ def inspect(
     if statistics is not None and plot is None:
         raise typer.BadParameter("it belongs to --plot", param_hint="--statistics")
     if plot is not None:
-        check_target("--plot", plot)
+        check_target("--plot", plot, inputs={"FILE": file, "--statistics": statistics})
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
         from fd_keras.statistics import CoefficientStatistics
+    if plot is not None:
+        _check_format(plot)
     content = _read(file)
     if isinstance(content, CoefficientStatistics):
         if statistics is not None:
@@ -96,13 +99,18 @@ def _figure(content: Any, statistics: Path | None) -> Any:
     return plot_design(CoefficientStatistics.load(statistics), content)
 
 
-def _save(figure: Any, path: Path) -> None:
-    from fd_keras._files import atomic_path
+def _check_format(path: Path) -> None:
+    from fd_keras._extras import import_extra
 
-    formats = figure.canvas.get_supported_filetypes()
+    formats = import_extra("matplotlib.backend_bases", "evaluate").FigureCanvasBase.filetypes
     if path.suffix[1:].lower() not in formats:
         raise ValueError(
             f"`--plot` must end in one of .{', .'.join(sorted(formats))}. Received: --plot {path}"
         )
+
+
+def _save(figure: Any, path: Path) -> None:
+    from fd_keras._files import atomic_path
+
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)

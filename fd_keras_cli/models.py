@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 # Most images that are read to measure ranges and to prove an export.
 _IMAGE_LIMIT = 100
 
+# Of the sample of them.
+_SEED = 1
+
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 
 # What Keras 3's or 2's message about a file says, and what to do about it. The first that fits
@@ -191,7 +194,7 @@ def protected(
 
 
 def model_images(location: str, model: Any, console: Any = None, **options: Any) -> Any:
-    """Read up to a hundred images, resized as ``serving_bytes`` does with ``"crop"``.
+    """Read a sample of a hundred images, resized as ``serving_bytes`` does with ``"crop"``.
 
     Args:
         location: What ``fd_keras.data.sources.open_images`` takes.
@@ -210,10 +213,11 @@ def model_images(location: str, model: Any, console: Any = None, **options: Any)
 
     from fd_keras.data.sources import open_images
     from fd_keras.export.signatures import image_decoder, image_signature, value_range_of
-    from fd_keras_cli.console import report_source
+    from fd_keras_cli.console import report_source, sampled
 
     spec = image_signature(model)
     source = open_images(location, channels=spec.shape[-1], **options)
+    source = sampled(source, _IMAGE_LIMIT, _SEED, console)
     decode = image_decoder(spec, value_range_of(model), "crop")
     images = itertools.islice(source, _IMAGE_LIMIT)
     try:

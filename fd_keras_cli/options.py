@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,7 +61,7 @@ def read_class_names(path: Path | None) -> list[str] | None:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not in UTF-8, is empty, or names a class twice.
+        ValueError: It is not in UTF-8, or is empty.
 
     Example:
         >>> import tempfile
@@ -82,12 +80,6 @@ def read_class_names(path: Path | None) -> list[str] | None:
             f"at byte {error.start})"
         ) from error
     names = [line.strip() for line in lines if line.strip()]
-    normal = Counter(unicodedata.normalize("NFC", name) for name in names)
-    if twice := [name for name, count in normal.items() if count > 1]:
-        raise ValueError(
-            f"`--classes` must name each class once. Received: --classes {path} with {twice[:5]} "
-            "more than once"
-        )
     if not names:
         raise ValueError(f"`--classes` must name a class per line. Received: --classes {path}")
     return names
@@ -100,6 +92,7 @@ Images = Annotated[
     ),
 ]
 
+# Of commands that name their files in --out. A file that an option names itself is replaced.
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace files in --out that this command did not write."),

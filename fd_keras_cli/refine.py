@@ -10,12 +10,14 @@ import typer
 
 from fd_keras_cli.console import (
     check_directory,
+    check_outputs,
     echo,
-    interruptible,
     parsed_limit,
     printable,
     quiet_libraries,
     report_source,
+    resumable,
+    sampled,
 )
 from fd_keras_cli.options import (
     Classes,
@@ -75,7 +77,8 @@ def refine(
         int,
         typer.Option(
             min=2,
-            help="Number of images: half of them are the validation split, half the test split.",
+            help="Number of images, taken as a random sample: half of them are the validation "
+            "split, half the test split.",
         ),
     ] = 1000,
     limit: Annotated[
@@ -106,7 +109,9 @@ def refine(
     same command. Writes table.json, result.json, report.md, its plots, and TensorBoard's logs.
     """
     check_directory(out, for_tensorflow=True)
-    with interruptible():
+    if cache is not None:
+        check_directory(cache, option="--cache")
+    with resumable(overwrite):
         result = _result(
             model,
             data,
@@ -156,7 +161,8 @@ def _result(
             from fd_keras.evaluation.protocols import protocol_named
             from fd_keras.refinement.refine import SEARCHES
             from fd_keras_cli.models import class_count, image_shape, load_model
-        _check_outputs(options["directory"], SEARCHES.mark)
+        marked = (options["directory"] / SEARCHES.mark).exists()
+        check_outputs(options["directory"], dict.fromkeys(_OUTPUTS, lambda path: marked))
         model = load_model(path, [], console)
         attacks = protocol_named(protocol, limits)
         source = open_labelled_images(
@@ -174,7 +180,7 @@ def _result(
                     class_names=reading["class_names"],
                     **outputs,
                 ),
-                source,
+                sampled(source, options["max_images"], options["seed"], console),
                 attacks,
                 refinement.Search(**search),
                 console=console,
@@ -182,16 +188,6 @@ def _result(
             )
         finally:
             report_source(source, console)
-
-
-def _check_outputs(out: Path, mark: str) -> None:
-    """Refuse to replace files that no search wrote."""
-    others = [] if (out / mark).exists() else [name for name in _OUTPUTS if (out / name).exists()]
-    if others:
-        raise ValueError(
-            f"`--out` holds {others[0]}, which would be replaced, and no {mark} says that it "
-            f"belongs to a search; choose another directory. Received: --out {out}"
-        )
 
 
 def _written(result: RefineResult, out: Path) -> list[Path]:

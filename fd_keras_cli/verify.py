@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fd_keras_cli.console import echo, quiet_libraries
+from fd_keras_cli.console import check_target, echo, quiet_libraries
 from fd_keras_cli.options import (
     ImageKey,
     ImageSize,
@@ -40,20 +40,25 @@ def verify(
     images: Annotated[
         str | None,
         typer.Option(
-            help="Images to compare on, as DATA of `calibrate`; the first 100 are used. Default: "
+            help="Images to compare on, as DATA of `calibrate`; a sample of 100 is used. Default: "
             "packaged photographs."
         ),
     ] = None,
     modules: Modules = None,
     image_key: ImageKey = None,
     max_pixels: MaxPixels = None,
-    out: Annotated[Path | None, path_option("JSON file to write the result to, too.")] = None,
+    out: Annotated[
+        Path | None, path_option("JSON file to write the result to, too; replaced if it exists.")
+    ] = None,
 ) -> None:
     """Run an exported file in its real runtimes and compare it with Keras.
 
     It compares the distilled images and the predictions, and ends with exit code 1 unless the file
     is proven.
     """
+    if out is not None:
+        read = {"EXPORT": exported, "MODEL": model, "--images": images, "--table": table}
+        check_target("--out", out, inputs=read)
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
             from fd_keras import verify_export

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
-# Arguments of the library, and the parameter of a command that stands for each.
+# Arguments of the library, and the parameters of commands that stand for each.
 _PARAMETERS = {
-    "from_logits": "probabilities",
-    "output": "model_output",
-    "input_shape": "image_size",
-    "classifier": "model",
-    "class_names": "classes",
-    "representative_data": "representative",
-    "cache_dir": "cache",
-    "max_held_out": "max_validation_images",
+    "from_logits": ("probabilities",),
+    "output": ("model_output",),
+    "input_shape": ("image_size",),
+    "classifier": ("model",),
+    "class_names": ("classes",),
+    "representative_data": ("representative",),
+    "cache_dir": ("cache",),
+    "max_held_out": ("max_validation_images",),
+    "location": ("data", "train_data", "images", "representative"),
 }
+
+# Arguments that stand for a file which the message names anyway.
+_FILES = re.compile(r"`(?:path|source)`|(?<= )(?:path|source)=")
+
+# The parameters of the command that runs, as the command line writes them.
+_OPTIONS: ContextVar[Mapping[str, str]] = ContextVar("_OPTIONS", default={})  # noqa: B039
 
 # Advice that is put in another way, with the parameter that it is about.
 _ADVICE = (
@@ -41,28 +50,79 @@ _ADVICE = (
 )
 
 
-def in_options(message: str, options: Mapping[str, str]) -> str:
-    """A message with the options of a command in place of the library's arguments.
+def set_options(options: Mapping[str, str]) -> None:
+    """Say which command's words messages are to use from here on.
 
     Args:
-        message: Of an error of the library.
         options: The command's parameters by their Python names, such as ``"--max-images"`` for
-            ``max_images``. Other words stay as they are.
+            ``max_images``.
 
     Example:
-        >>> options = {"value_range": "--value-range", "probabilities": "--probabilities"}
-        >>> in_options("`value_range` must be two numbers. Received: value_range=1", options)
-        '`--value-range` must be two numbers. Received: --value-range 1'
-        >>> in_options("Pass from_logits=False, or take off its softmax.", options)
-        'Pass --probabilities, or take off its softmax.'
+        >>> set_options({})
     """
+    _OPTIONS.set(options)
+
+
+@contextmanager
+def called(argument: str, name: str) -> Iterator[None]:
+    """Let messages of the block call an argument by another name, those of its errors too.
+
+    Args:
+        argument: Name in Python.
+        name: Name on the command line.
+
+    Raises:
+        ValueError: The block raised one.
+
+    Example:
+        >>> with called("location", "--images"):
+        ...     in_options("`location` must be a directory")
+        '`--images` must be a directory'
+    """
+    token = _OPTIONS.set({**_OPTIONS.get(), argument: name})
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(in_options(str(error))) from error
+    finally:
+        _OPTIONS.reset(token)
+
+
+def in_options(message: str) -> str:
+    """A message with the options of the command in place of the library's arguments.
+
+    Args:
+        message: Of an error or a warning of the library. Words that are no arguments of the
+            command, and parts of paths, stay as they are.
+
+    Example:
+        >>> set_options({"value_range": "--value-range", "probabilities": "--probabilities"})
+        >>> in_options("`value_range` must be two numbers. Received: value_range=1")
+        '`--value-range` must be two numbers. Received: --value-range 1'
+        >>> in_options("Pass from_logits=False, or take off its softmax.")
+        'Pass --probabilities, or take off its softmax.'
+        >>> set_options({})
+    """
+    options = _OPTIONS.get()
     for parameter, advice, instead in _ADVICE:
         if parameter in options:
             message = message.replace(advice, instead)
-    shown = {name: options[alias] for name, alias in _PARAMETERS.items() if alias in options}
-    shown |= {name: option for name, option in options.items() if name not in shown}
-    names = "|".join(map(re.escape, sorted(shown, key=len, reverse=True)))
-    if not names:
-        return message
-    message = re.sub(f"`({names})`", lambda found: f"`{shown[found[1]]}`", message)
-    return re.sub(rf"(?<![\w`./'\"-])({names})=(?=\S)", lambda f: f"{shown[f[1]]} ", message)
+    shown = dict(options)
+    for name, parameters in _PARAMETERS.items():
+        found = [options[parameter] for parameter in parameters if parameter in options]
+        if found and name not in options:
+            shown[name] = found[0]
+    if shown:
+        message = _renamed(message, shown)
+    return _FILES.sub(lambda found: "the file" if found[0].startswith("`") else "", message)
+
+
+def _renamed(message: str, shown: Mapping[str, str]) -> str:
+    names = sorted(shown, key=len, reverse=True)
+    either = "|".join(map(re.escape, names))
+    message = re.sub(f"`({either})`", lambda found: f"`{shown[found[1]]}`", message)
+    message = re.sub(rf"(?<![\w`./'\"-])({either})=(?=\S)", lambda f: f"{shown[f[1]]} ", message)
+    # Without quotes, names of one word may be mere words.
+    either = "|".join(re.escape(name) for name in names if "_" in name)
+    bare = rf"(?<![\w`./'\"-])({either})(?![\w`./'\"=-])"
+    return re.sub(bare, lambda found: shown[found[1]], message) if either else message

@@ -2,17 +2,30 @@
 
 import decimal
 import fractions
+import re
+from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from fd_keras import FeatureDistillation, QuantizationTable, make_pipeline, preset_table, protect
+import fd_keras
+from fd_keras import (
+    FeatureDistillation,
+    QuantizationTable,
+    export_saved_model,
+    export_tflite,
+    make_pipeline,
+    preset_table,
+    protect,
+)
 from fd_keras._checks import (
     check_pixels,
+    check_range,
     checked_choice,
     layout_doubt,
     of_another_scale,
@@ -22,7 +35,12 @@ from fd_keras._checks import (
     validate_epsilon,
     validate_value_range,
 )
+from fd_keras.classifier import Classifier
+from fd_keras.data.batches import image_batches
 from fd_keras.design import design_table, perturbation_profile, rank_bands
+from fd_keras.evaluation.attacks import Attack
+from fd_keras.evaluation.defences import defence
+from fd_keras.hardening import Training
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
 VALUES = st.recursive(
@@ -42,6 +60,7 @@ def test_short_values_are_shown_as_they_are(value):
 
 
 BIG = "x" * 10**6
+SMALL = keras.Sequential([keras.Input((1, 2, 3)), keras.layers.Flatten()])
 BIG_ARGUMENTS = {
     "table": lambda: FeatureDistillation(BIG),
     "steps": lambda: FeatureDistillation([BIG] * 64),
@@ -57,15 +76,37 @@ BIG_ARGUMENTS = {
     "ranking": lambda: rank_bands(np.ones((8, 8)), BIG),
     "statistics": lambda: design_table(BIG, 2),
     "document": lambda: QuantizationTable.from_dict({"format": BIG}),
+    "model": lambda: Classifier(BIG),
+    "output": lambda: Classifier(SMALL, output=BIG),
+    "class_names": lambda: Classifier(SMALL, class_names=[1] * 10**6),
+    "labels": lambda: export_tflite(SMALL, "x.tflite", labels=[BIG, "a\nb"]),
+    "quantize": lambda: export_tflite(SMALL, "x.tflite", quantize=BIG),
+    "version": lambda: export_saved_model(SMALL, "x", version=BIG),
+    "resize": lambda: export_saved_model(SMALL, "x", resize=BIG),
+    "optimizer": lambda: Training(optimizer=BIG),
+    "family": lambda: Attack("a", BIG, "inf", 2),
+    "defence": lambda: defence(BIG),
+    "data": lambda: list(image_batches(BIG)),
     "inputs": lambda: FeatureDistillation()([np.zeros((256, 256, 3))] * 100),
 }
 
 
 @pytest.mark.parametrize("argument", BIG_ARGUMENTS)
-def test_errors_are_short_whatever_was_passed(argument):
+def test_errors_are_short_whatever_was_passed(argument, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises((ValueError, TypeError)) as error:
         BIG_ARGUMENTS[argument]()
     assert len(str(error.value)) < 700
+
+
+def test_errors_show_arguments_by_a_bounded_repr():
+    """Messages of 100 MB were made of what was passed."""
+    found = [
+        f"{path.name}: {match[0]}"
+        for path in Path(fd_keras.__file__).parent.rglob("*.py")
+        for match in re.finditer(r"\b(\w+)=\{\1!r\}", path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize(
@@ -115,6 +156,7 @@ def test_ranges_that_float32_cannot_hold(value_range):
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-30, 1e30))
+@settings(deadline=None)
 def test_permitted_ranges_give_finite_images(low, width):
     try:
         low, high = validate_value_range((low, low + width))
@@ -203,3 +245,16 @@ def test_printable_names_are_one_line(text):
     assert name.isprintable()
     assert len(name.splitlines()) <= 1
     assert printable(name) == name
+
+
+def test_pixels_after_preprocess_input_are_refused_with_the_way(rng):
+    pixels = rng.integers(0, 256, (4, 8, 8, 3))
+    for mode in ("caffe", "torch", "tf"):
+        images = keras.applications.imagenet_utils.preprocess_input(
+            pixels.astype(np.float32), mode=mode
+        )
+        with pytest.raises(ValueError, match=r"`images`.*preprocess_input belongs inside the mod"):
+            check_range("images", images, (0.0, 255.0))
+    with pytest.raises(ValueError, match="must be scaled to value_range, 0 to 255; give layer"):
+        check_range("images", pixels / 255, (0.0, 255.0))
+    check_range("images", pixels, (0.0, 255.0))

@@ -8,7 +8,7 @@ from keras import layers
 
 import fd_keras
 from fd_keras import FeatureDistillation
-from fd_keras.classifier import Classifier, as_logits, check_range
+from fd_keras.classifier import Classifier, as_logits
 from fd_keras.evaluation import Protocol, art_classifier, evaluate, fgsm
 from fd_keras.hardening import Recipe, Training
 from fd_keras.refinement import Search
@@ -37,10 +37,15 @@ def test_value_range_must_be_a_range(model, value_range):
         Classifier(model, value_range=value_range)
 
 
-@pytest.mark.parametrize("names", [["cat", "cat"], "cd", ["cat", 1]])
-def test_class_names_must_be_distinct_texts(model, names):
-    with pytest.raises(ValueError, match="`class_names` must be distinct texts"):
+@pytest.mark.parametrize("names", ["cd", ["cat", 1]])
+def test_class_names_must_be_texts(model, names):
+    with pytest.raises(ValueError, match="`class_names` must be texts"):
         Classifier(model, class_names=names)
+
+
+def test_two_classes_may_have_one_name(model):
+    """As two of ImageNet's have, which were refused."""
+    assert Classifier(model, class_names=["crane", "crane"]).class_names == ("crane", "crane")
 
 
 @pytest.mark.parametrize("names", [[], ["cat"], ["cat", "dog", "fish"]])
@@ -266,19 +271,6 @@ def test_models_that_do_not_classify_images_are_refused_at_once():
         Classifier(keras.Model(images, layers.Conv2D(3, 1)(images)))
     with pytest.raises(ValueError, match="`model` must have one image input; apply the layer to"):
         Classifier(keras.Model([images, other], layers.Concatenate()([flat, other])))
-
-
-def test_pixels_after_preprocess_input_are_refused_with_the_way(rng):
-    pixels = rng.integers(0, 256, (4, 8, 8, 3))
-    for mode in ("caffe", "torch", "tf"):
-        images = keras.applications.imagenet_utils.preprocess_input(
-            pixels.astype(np.float32), mode=mode
-        )
-        with pytest.raises(ValueError, match=r"`images`.*preprocess_input belongs inside the mod"):
-            check_range("images", images, (0.0, 255.0))
-    with pytest.raises(ValueError, match="must be scaled to value_range, 0 to 255; give layer"):
-        check_range("images", pixels / 255, (0.0, 255.0))
-    check_range("images", pixels, (0.0, 255.0))
 
 
 def test_art_sees_two_classes_in_a_single_logit(bright_and_dark):

@@ -91,6 +91,10 @@ export function cropped(source, sourceWidth, sourceHeight, width, height) {
   return context.getImageData(0, 0, width, height);
 }
 
+export function sigmoid(logit) {
+  return 1 / (1 + Math.exp(-logit));
+}
+
 export function softmax(logits) {
   const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
   const exponentials = Array.from(logits, (logit) => Math.exp(logit - largest));

@@ -1,6 +1,6 @@
 // The page: a file or the camera, shown as it is and distilled, with the prediction.
 
-import { Classifier, cropped, softmax } from "./classifier.js";
+import { Classifier, cropped, sigmoid, softmax } from "./classifier.js";
 
 const SHOWN_CLASSES = 5;
 // For models that take any size.
@@ -22,12 +22,24 @@ function draw(id, image) {
   element(id).getContext("2d").putImageData(image, 0, 0);
 }
 
-function showClasses(outputs, labels) {
-  const logits = outputs.predictions ?? outputs.logits ?? outputs.probabilities;
+// The probabilities of the classes. A single output is that of class 1, or its logit where the file
+// says that 0 is the threshold, or where it is no probability.
+function probabilities(outputs, threshold) {
+  if (outputs.length === 1) {
+    const [output] = outputs;
+    const isLogit = threshold === undefined ? output < 0 || output > 1 : threshold === 0;
+    const second = isLogit ? sigmoid(output) : output;
+    return [1 - second, second];
+  }
+  const isNormal = outputs.every((p) => p >= 0) && Math.abs(outputs.reduce((a, b) => a + b) - 1) < 1e-3;
+  return isNormal ? Array.from(outputs) : softmax(outputs);
+}
+
+function showClasses(outputs, { labels, thresholds }) {
+  const name = ["predictions", "logits", "probabilities"].find((name) => outputs[name]);
   const rows = [];
-  if (logits) {
-    const isNormal = logits.every((p) => p >= 0) && Math.abs(logits.reduce((a, b) => a + b) - 1) < 1e-3;
-    const scores = isNormal ? Array.from(logits) : softmax(logits);
+  if (name) {
+    const scores = probabilities(outputs[name], thresholds?.[name]);
     const order = scores.map((_, i) => i).sort((a, b) => scores[b] - scores[a]);
     for (const i of order.slice(0, SHOWN_CLASSES)) {
       rows.push([labels?.[i] ?? `class ${i}`, `${(100 * scores[i]).toFixed(1)} %`, scores[i]]);
@@ -57,7 +69,7 @@ async function show(classifier, source, sourceWidth, sourceHeight) {
   const { shown, outputs } = await classifier.run(image);
   draw("original", image);
   draw("distilled", shown);
-  showClasses(outputs, classifier.details.labels);
+  showClasses(outputs, classifier.details);
   say(`Distilled and classified in ${(performance.now() - start).toFixed(0)} ms`);
 }
 

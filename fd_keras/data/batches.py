@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras._checks import shown
 from fd_keras.dct import BLOCK_SIZE
 
 Batch = npt.NDArray[Any]
@@ -120,7 +121,7 @@ def described(data: Any) -> str:
         return described(data[0])
     if hasattr(data, "shape") and hasattr(data, "dtype"):
         return f"{type(data).__name__} of shape {tuple(data.shape)} and dtype {data.dtype}"
-    return repr(data) if data is None or isinstance(data, (str, os.PathLike)) else repr(type(data))
+    return shown(data if data is None or isinstance(data, (str, os.PathLike)) else type(data))
 
 
 def _positive(name: str, value: int) -> int:
@@ -129,7 +130,7 @@ def _positive(name: str, value: int) -> int:
     except TypeError:
         number = 0
     if number < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={shown(value)}")
     return number
 
 
@@ -139,7 +140,7 @@ def _elements(data: Any, batch_size: int) -> Iterable[Any]:
     if isinstance(data, (str, bytes, os.PathLike)):
         raise TypeError(
             "`data` must hold images; open files with fd_keras.data.sources.open_images(path). "
-            f"Received: data={data!r}"
+            f"Received: data={shown(data)}"
         )
     if isinstance(data, (np.ndarray, tf.Tensor)):
         if len(data.shape) == 3:

@@ -34,6 +34,9 @@ READABLE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", "
 Remark = Callable[[str, str], None]
 Chunk = tuple[bytes, bytes]
 
+# Pillow also calls a JPEG file animated that holds a preview.
+_ANIMATED_FORMATS = ("GIF", "PNG", "WEBP")
+
 # By suffix: Pillow's format, and the options that make it lossless. `exact` keeps the colours of
 # fully transparent pixels.
 _LOSSLESS_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -178,7 +181,7 @@ def read_image(
     """Read a PNG, JPEG, WebP, BMP or GIF file.
 
     The EXIF orientation is applied. Palette and CMYK images become RGB, one-bit images become
-    grey, and 16 bits per sample become 8. Of an animated GIF, the first frame is read.
+    grey, and 16 bits per sample become 8. Of an animation, the first frame is read.
 
     Args:
         path: The file, or its content.
@@ -192,7 +195,7 @@ def read_image(
 
     Raises:
         OSError: The file cannot be opened, or there is too little memory for its pixels.
-        ValueError: The file holds no such image, a broken one, an animation other than a GIF, or
+        ValueError: The file holds no such image, a broken one, or
             too many pixels; or it is no regular file. The message names the file.
 
     Example:
@@ -309,7 +312,9 @@ def _read(file: IO[bytes], name: str, limit: int | None, texts: list[str]) -> De
             raise OSError(errno.ENOMEM, "too little memory for its pixels", name) from error
         # Pillow's decoders raise many types on broken files, SyntaxError among them.
         except Exception as error:
-            rescued = None if isinstance(error, _RefusedError) else _without_metadata(file, limit)
+            rescued = None
+            if not isinstance(error, _RefusedError):
+                rescued = _without_metadata(file, limit, texts)
             if rescued is None:
                 reason = _explained(error, file)
                 raise ValueError(f"`path` {reason}. Received: path={name!r}") from error
@@ -322,14 +327,11 @@ def _read(file: IO[bytes], name: str, limit: int | None, texts: list[str]) -> De
 def _decoded(file: IO[bytes], limit: int | None, texts: list[str]) -> DecodedImage:
     png = _Png.of(file)
     with _opened(file, limit) as picture:
-        animated = picture.format in ("PNG", "WEBP") and getattr(picture, "is_animated", False)
-        if animated:
-            raise _RefusedError("holds an animation; extract its frames first")
         picture.load()
         exif = _exif(picture, texts)
         profile = _profile(picture, file, png, texts)
         pixels, alpha = _samples(picture, file, png)
-        if picture.format == "GIF" and _has_more_frames(picture):
+        if picture.format in _ANIMATED_FORMATS and _has_more_frames(picture):
             texts.append("an animation, of which the first frame was read")
     upright = _UPRIGHT.get(exif.get(ExifTag.Orientation), np.asarray)
     software = exif.get(ExifTag.Software)
@@ -513,7 +515,7 @@ def _chunks(file: IO[bytes], wanted: tuple[bytes, ...]) -> Iterator[tuple[bytes,
             yield kind, b"", False
 
 
-def _without_metadata(file: IO[bytes], limit: int | None) -> DecodedImage | None:
+def _without_metadata(file: IO[bytes], limit: int | None, texts: list[str]) -> DecodedImage | None:
     """Decode a PNG file without the chunks that its pixels do not need, if that is possible."""
     for more in ((b"iCCP", *_COLOR_CHUNKS), ()):
         content, dropped = [_PNG_SIGNATURE], False
@@ -526,8 +528,11 @@ def _without_metadata(file: IO[bytes], limit: int | None) -> DecodedImage | None
             else:
                 dropped = True
         if dropped:
+            found: list[str] = []
             with contextlib.suppress(Exception):
-                return _decoded(io.BytesIO(b"".join(content)), limit, [])
+                image = _decoded(io.BytesIO(b"".join(content)), limit, found)
+                texts += found
+                return image
     return None
 
 

@@ -75,7 +75,7 @@ def class_folders(folder: str | os.PathLike[str]) -> list[str]:
 def class_files(
     folder: str | os.PathLike[str], classes: Sequence[str]
 ) -> tuple[list[tuple[Path, str]], Tally]:
-    """Find the image files of classes.
+    """Find the image files of classes: all that Keras finds, hidden ones in class folders too.
 
     Args:
         folder: The folder of the data set.
@@ -98,6 +98,7 @@ def class_files(
     walk = _Walk(Path(folder))
     for path in walk.entries(Path(folder))[0]:
         walk.left_out.add("outside the class folders", path.name)
+    walk.takes_hidden = True
     found = [(file, name) for name in classes for file in walk.files_below(Path(folder) / name)]
     return found, walk.finished()
 
@@ -107,6 +108,7 @@ class _Walk:
 
     def __init__(self, top: Path) -> None:
         self.left_out = Tally()
+        self.takes_hidden = False
         self.output: tuple[int, int] | None = None
         self._top = top
         self._kinds: Counter[str] = Counter()
@@ -142,7 +144,7 @@ class _Walk:
             return [], []
         for name in names:
             path = folder / name
-            if name.startswith("."):
+            if name.startswith(".") and not self.takes_hidden:
                 self.left_out.add("hidden", self._name(path))
                 continue
             try:
@@ -154,7 +156,7 @@ class _Walk:
                 folders.append(path)
             elif not stat.S_ISREG(mode):
                 self.left_out.add("pipe(s), socket(s) or device(s)", self._name(path))
-            elif path.suffix.lower() in READABLE_SUFFIXES:
+            elif name.lower().endswith(READABLE_SUFFIXES):
                 files.append(path)
             else:
                 self._first_of_kinds = self._first_of_kinds or self._name(path)

@@ -90,7 +90,7 @@ def batches_with_labels(data: Any, batch_size: int) -> Iterator[LabelledBatch]:
     Args:
         data: ``(images, labels)``, or a ``tf.data.Dataset``, a ``PyDataset`` (Keras 2:
             ``Sequence``) or another iterable of such batches or of single images with their
-            labels. Labels are integers.
+            labels. Labels are whole numbers, integers or floats.
         batch_size: Number of images in a batch, where ``data`` is not batched already.
 
     Yields:
@@ -149,8 +149,6 @@ def _stacked(singles: Sequence[LabelledBatch]) -> LabelledBatch:
 
 
 def _class_labels(labels: npt.NDArray[Any], count: int) -> npt.NDArray[np.integer]:
-    if labels.ndim == 2 and labels.shape[1] == 1:  # as keras.datasets.cifar10 has them
-        labels = labels[:, 0]
     return checked_classes(checked_labels(labels, count))
 
 

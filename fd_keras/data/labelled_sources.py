@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from fd_keras._checks import whole_numbers
 from fd_keras.data.files import Tally, check_regular
 from fd_keras.data.folders import class_files, class_folders
 from fd_keras.data.labelled import LARGEST_LABEL, checked_classes
@@ -115,6 +116,7 @@ def open_labelled_images(
             strict,
             left_out,
             reader.remarks,
+            np.array([label for _, label in found]),
         )
     if is_record_file(path):
         check_regular(path, "location")
@@ -138,6 +140,7 @@ def open_labelled_images(
         lambda: (functools.partial(finished, *pair) for pair in zip(images, labels)),
         len(images),
         strict,
+        groups=labels,
     )
 
 
@@ -172,10 +175,16 @@ def _labels_by_folder(
     path: Path, folders: Sequence[str], class_names: Sequence[str]
 ) -> dict[str, int]:
     label_of = {_normal(name): label for label, name in enumerate(class_names)}
-    for names, what in ((class_names, "`class_names`"), (folders, f"subdirectories of {path}")):
+    there = set(map(_normal, folders))
+    rules = (
+        (class_names, "`class_names` must name each subdirectory once."),
+        (folders, f"subdirectories of {path} must differ."),
+    )
+    for names, rule in rules:
         counts = Counter(map(_normal, names))
-        if twice := sorted(name for name, count in counts.items() if count > 1):
-            raise ValueError(f"{what} must differ. Received: {_first(twice)} more than once")
+        # Other classes may share a name, as two of ImageNet's do.
+        if twice := sorted(name for name, count in counts.items() if count > 1 and name in there):
+            raise ValueError(f"{rule} Received: {_first(twice)} more than once")
     if unknown := [name for name in folders if _normal(name) not in label_of]:
         raise ValueError(
             f"`class_names` must name every subdirectory of {path}. Received: class_names "
@@ -212,8 +221,8 @@ class _RecordLabels:
                 f"of {key!r} do not. Received: {name} with {len(values)} numbers, after records "
                 f"with {self._size}"
             )
-        if len(values) == 1 and isinstance(values[0], int):
-            label = values[0]
+        if len(values) == 1 and float(values[0]).is_integer():
+            label = int(values[0])
         elif len(values) > 1 and sorted(values) == [0] * (len(values) - 1) + [1]:
             label = values.index(1)
         else:
@@ -258,13 +267,14 @@ def _arrays(path: Path, location: str) -> tuple[npt.NDArray[Any], npt.NDArray[An
             "`location` must hold images (n, height, width, channels) as uint8, named 'x' or "
             f"'images', and labels, named 'y' or 'labels'. Received: {path} with {shapes}"
         )
-    if labels.size != len(images) or not np.issubdtype(labels.dtype, np.integer):
+    whole = whole_numbers(labels)
+    if labels.size != len(images) or whole is None:
         raise ValueError(
             f"`location` must hold one integer label per image. Received: {path} with "
             f"{len(images)} images and labels of shape {labels.shape}, {labels.dtype}"
         )
-    checked_classes(labels, os.fspath(path))
-    return images, labels.ravel()
+    checked_classes(whole, os.fspath(path))
+    return images, whole.ravel()
 
 
 def _fitted(image: ImageArray, shape: Sequence[int]) -> ImageArray:

@@ -9,7 +9,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -54,6 +54,8 @@ class ImageSource:
         strict: Stop at the first image that cannot be read, instead of skipping it.
         left_out: Files of a directory that are not among the images.
         remarks: What the latest iteration found in files beside their pixels.
+        groups: Class or folder of each image as an integer, ``(count,)``; ``None`` where that is
+            only known after reading.
 
     Example:
         >>> source = ImageSource("one", lambda: iter([lambda: np.zeros((8, 8, 3), np.uint8)]), 1)
@@ -67,12 +69,42 @@ class ImageSource:
     strict: bool = False
     left_out: Tally = field(default_factory=Tally)
     remarks: Tally = field(default_factory=Tally)
+    groups: npt.NDArray[np.integer] | None = None
     # Reasons, with the number of images and the first message for each.
     _skipped: dict[str, tuple[int, str]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         # Names of files may hold bytes that no text file can.
         self.name = os.fsencode(self.name).decode("utf-8", "backslashreplace")
+
+    def sampled(self, seed: int) -> ImageSource:
+        """The same images in an order whose beginning is a random sample, spread over the groups.
+
+        Of any number of images from the start, each group has its share, but for about one.
+
+        Args:
+            seed: Of the order.
+
+        Raises:
+            ValueError: There are no ``groups``.
+
+        Example:
+            >>> def loaders():
+            ...     return iter([lambda i=i: i for i in range(40)])
+            >>> source = ImageSource("numbers", loaders, 40, groups=np.repeat([0, 1], [10, 30]))
+            >>> first = list(source.sampled(1))[:8]
+            >>> sum(number < 10 for number in first), first != sorted(first)
+            (2, True)
+        """
+        if self.groups is None:
+            raise ValueError(f"`groups` must be known. Received: source {self.name!r}")
+        order = _spread_order(self.groups, seed)
+
+        def loaders() -> Iterator[Loader]:
+            every = list(self.loaders())
+            return (every[index] for index in order)
+
+        return replace(self, loaders=loaders, groups=self.groups[order])
 
     @property
     def skipped(self) -> list[str]:
@@ -101,6 +133,18 @@ class ImageSource:
                 self._skipped[reason] = count + 1, first
             else:
                 yield image
+
+
+def _spread_order(groups: npt.NDArray[np.integer], seed: int) -> npt.NDArray[np.integer]:
+    """Positions in a random order, each group spread evenly over the whole."""
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(groups))
+    place = np.empty(len(groups))
+    for group in np.unique(groups):
+        members = shuffled[groups[shuffled] == group]
+        # Each has a stretch of its own, in which its place is random.
+        place[members] = (np.arange(len(members)) + rng.random(len(members))) / len(members)
+    return np.argsort(place, kind="stable")
 
 
 class RecordError(ValueError):
@@ -239,7 +283,8 @@ def open_images(
     def loaders() -> Iterator[Loader]:
         return (functools.partial(convert, image) for image in array)
 
-    return ImageSource(path.name, loaders, len(array), strict)
+    groups = np.zeros(len(array), np.int64)
+    return ImageSource(path.name, loaders, len(array), strict, groups=groups)
 
 
 def unknown_location(location: str | os.PathLike[str], kinds: str) -> ValueError:
@@ -282,6 +327,7 @@ def _open_files(path: Path, reader: ImageReader, strict: bool) -> ImageSource:
         strict,
         left_out,
         reader.remarks,
+        np.unique([os.fsencode(file.parent) for file in files], return_inverse=True)[1],
     )
 
 

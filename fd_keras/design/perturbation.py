@@ -16,6 +16,7 @@ from fd_keras._checks import (
     checked_choice,
     checked_epsilons,
     is_real,
+    shown,
     validate_epsilon,
     validate_value_range,
 )
@@ -232,5 +233,5 @@ def _check_channels(channels: int, color_space: ColorSpace) -> None:
     if channels < 1 or (color_space == "ycbcr" and channels not in (1, 3)):
         raise ValueError(
             "`channels` must be positive, and 1 or 3 in YCbCr. "
-            f"Received: channels={channels}, color_space={color_space!r}"
+            f"Received: channels={channels}, color_space={shown(color_space)}"
         )

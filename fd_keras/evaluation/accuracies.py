@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras._checks import checked_labels
+from fd_keras._checks import checked_labels, shown
 
 # Typing alias: what ``accuracy_row`` returns.
 Row = Mapping[str, Any]
@@ -98,7 +98,7 @@ def wilson_interval(correct: int, count: int, *, confidence: float = 0.95) -> tu
     if not (count > 0 and 0 <= correct <= count):
         raise ValueError(
             "`correct` must be from 0 to `count`, and `count` at least 1. "
-            f"Received: correct={correct!r}, count={count!r}"
+            f"Received: correct={shown(correct)}, count={shown(count)}"
         )
     from scipy import stats  # slow to import
 
@@ -214,7 +214,7 @@ def check_rows(rows: Sequence[Row], *, splits: Sequence[str] = (TEST,)) -> None:
     """
     seen = set()
     for number, row in enumerate(rows):
-        received = f"Received: {row!r}"
+        received = f"Received: {shown(row)}"
         if not isinstance(row, Mapping):
             raise ValueError(f"`rows[{number}]` must be a dictionary. {received}")
         if missing := sorted(_KEYS - set(row)):

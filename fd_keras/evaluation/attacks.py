@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras._checks import SMALLEST_EPSILON, checked_labels
+from fd_keras._checks import SMALLEST_EPSILON, checked_labels, shown
 from fd_keras._extras import import_extra
 
 # Typing alias: called with the number of images just attacked.
@@ -74,7 +74,7 @@ class Attack:
     def __post_init__(self) -> None:
         if self.family not in _ART_CLASSES:
             raise ValueError(
-                f"`family` must be one of {ATTACK_FAMILIES}. Received: family={self.family!r}"
+                f"`family` must be one of {ATTACK_FAMILIES}. Received: family={shown(self.family)}"
             )
         if self.epsilon is not None:
             _checked_epsilon(self.epsilon)
@@ -398,7 +398,7 @@ def _checked_epsilon(epsilon: float) -> float:
     if not SMALLEST_EPSILON <= epsilon <= 255:
         raise ValueError(
             f"`epsilon` must be grey levels of 255, from {SMALLEST_EPSILON} to 255: for 0.0078 of "
-            f"pixels from 0 to 1, write 1.989. Received: epsilon={epsilon!r}"
+            f"pixels from 0 to 1, write 1.989. Received: epsilon={shown(epsilon)}"
         )
     return epsilon
 
@@ -408,8 +408,8 @@ def _checked_step(step: float, epsilon: float, iterations: int) -> float:
     if not min(SMALLEST_EPSILON, epsilon / iterations) <= step <= 255:
         raise ValueError(
             f"`step` must be grey levels of 255, at least {SMALLEST_EPSILON} unless `iterations` "
-            f"smaller steps reach `epsilon`. Received: step={step!r}, epsilon={epsilon!r}, "
-            f"iterations={iterations!r}"
+            f"smaller steps reach `epsilon`. Received: step={shown(step)}, "
+            f"epsilon={shown(epsilon)}, iterations={shown(iterations)}"
         )
     return step
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras._checks import shown
 from fd_keras._extras import import_extra
 from fd_keras.classifier import Classifier, as_logits
 from fd_keras.data.labelled import LabelledImages
@@ -61,7 +62,7 @@ def art_classifier(
     if not shape or None in shape:
         raise ValueError(
             "`input_shape` must be the shape of one image, as `model` does not tell. "
-            f"Received: input_shape={input_shape!r}"
+            f"Received: input_shape={shown(input_shape)}"
         )
     graph = tf.function(
         lambda x: as_logits(
@@ -152,7 +153,8 @@ def check_gradient(classifier: Classifier, images: LabelledImages) -> None:
         )
     raise ValueError(
         "`classifier` must have a gradient with respect to the images, which attacks follow, and "
-        f"it {fault} Received: classifier={getattr(classifier.model, 'name', classifier.model)!r}"
+        f"it {fault} Received: classifier="
+        f"{shown(getattr(classifier.model, 'name', classifier.model))}"
     )
 
 

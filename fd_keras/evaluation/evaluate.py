@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from fd_keras._checks import shown
 from fd_keras._console import progress_bars
 from fd_keras._files import default_cache_dir
 from fd_keras.classifier import Classifier
@@ -247,7 +248,7 @@ class _Evaluation:
         if not attacks:
             raise ValueError(
                 "`protocol` must have a gray-box attack without a limit, to choose settings by. "
-                f"Received: protocol={self._protocol.name!r} with limits={dict(limits)!r}"
+                f"Received: protocol={self._protocol.name!r} with limits={shown(dict(limits))}"
             )
         attacked = [AttackedImages(self._validation, attack) for attack in attacks]
         for images in attacked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from fd_keras._checks import checked_whole
+from fd_keras._checks import checked_whole, shown
 from fd_keras.evaluation.attacks import (
     ATTACK_FAMILIES,
     Attack,
@@ -60,7 +60,7 @@ class Protocol:
         if any(name not in _LIMITABLE for name in self.limits):
             raise ValueError(
                 f"`limits` must map some of {_LIMITABLE} to numbers of images. "
-                f"Received: limits={dict(self.limits)!r}"
+                f"Received: limits={shown(dict(self.limits))}"
             )
         limits = {
             name: checked_whole(f"limits[{name!r}]", count, 0)
@@ -183,7 +183,7 @@ def protocol_named(protocol: str | Protocol, limits: Mapping[str, int] | None = 
         if protocol not in PROTOCOLS:
             raise ValueError(
                 f"`protocol` must be a Protocol or one of {tuple(PROTOCOLS)}. "
-                f"Received: protocol={protocol!r}"
+                f"Received: protocol={shown(protocol)}"
             )
         protocol = PROTOCOLS[protocol]
     return protocol if limits is None else replace(protocol, limits=limits)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fd_keras._checks import shown
 from fd_keras._console import text_table
 from fd_keras._files import DocumentFormat
 from fd_keras._pages import render_page
@@ -132,7 +133,9 @@ class EvaluationReport:
             10 images
         """
         if format not in ("text", "markdown"):
-            raise ValueError(f"`format` must be 'text' or 'markdown'. Received: format={format!r}")
+            raise ValueError(
+                f"`format` must be 'text' or 'markdown'. Received: format={shown(format)}"
+            )
         models = self.grid.threat_models or [BENIGN]
         blocks = [_block(self.grid, model, format == "markdown") for model in models]
         counts = [row["count"] for row in self.rows]
@@ -162,6 +165,25 @@ class EvaluationReport:
         if path is not None:
             _FORMAT.write(path, content, rows=_LISTS)
         return _FORMAT.text(content, rows=_LISTS)
+
+    @staticmethod
+    def is_file(path: str | os.PathLike[str]) -> bool:
+        """Whether the ``format`` entry of a JSON file is that of an evaluation report.
+
+        Args:
+            path: The file.
+
+        Raises:
+            OSError: It cannot be read.
+
+        Example:
+            >>> import tempfile
+            >>> path = tempfile.mkdtemp() + "/report.json"
+            >>> _ = EvaluationReport([]).to_json(path)
+            >>> EvaluationReport.is_file(path)
+            True
+        """
+        return _FORMAT.recognises(path)
 
     @classmethod
     def from_json(cls, source: str | os.PathLike[str]) -> EvaluationReport:
@@ -237,7 +259,7 @@ def _plain_json(name: str, value: Any) -> Any:
 
     kind = dict if name == "settings" else list
     if not isinstance(value, Mapping if kind is dict else Sequence) or isinstance(value, str):
-        raise ValueError(f"`{name}` must be a {kind.__name__}. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be a {kind.__name__}. Received: {name}={shown(value)}")
     try:
         return json.loads(json.dumps(kind(value), allow_nan=False, default=plain))
     except (TypeError, ValueError) as error:
@@ -247,7 +269,7 @@ def _plain_json(name: str, value: Any) -> Any:
 def _check_entries(name: str, entries: Sequence[Any], keys: Sequence[str]) -> None:
     for number, entry in enumerate(entries):
         if not isinstance(entry, Mapping):
-            raise ValueError(f"`{name}[{number}]` must be a dictionary. Received: {entry!r}")
+            raise ValueError(f"`{name}[{number}]` must be a dictionary. Received: {shown(entry)}")
         if missing := [key for key in keys if key not in entry]:
             raise ValueError(
                 f"`{name}[{number}]` must have the keys {missing} too. Received: {sorted(entry)}"
@@ -255,7 +277,7 @@ def _check_entries(name: str, entries: Sequence[Any], keys: Sequence[str]) -> No
         if entry.get("threat_model", "benign") not in THREAT_MODELS:
             raise ValueError(
                 f"`{name}[{number}]` must have a threat_model of {list(THREAT_MODELS)}. "
-                f"Received: threat_model={entry['threat_model']!r}"
+                f"Received: threat_model={shown(entry['threat_model'])}"
             )
 
 
@@ -268,12 +290,15 @@ def _check_details(
         time = entry["ms_per_image"]
         if time is not None and not (is_number(time) and time >= 0):
             raise ValueError(
-                f"`defences` must have ms_per_image as milliseconds or None. Received: {entry!r}"
+                "`defences` must have ms_per_image as milliseconds or None. "
+                f"Received: {shown(entry)}"
             )
     for entry in checks:
         # 0, 1 or "false" in the place of a truth value would let a failure pass for a success.
         if not isinstance(entry["passed"], bool):
-            raise ValueError(f"`checks` must have passed as True or False. Received: {entry!r}")
+            raise ValueError(
+                f"`checks` must have passed as True or False. Received: {shown(entry)}"
+            )
     for entry in detection:
         shares = [entry["auc"], entry["detection_rate"], entry["false_positive_rate"]]
         roc = entry["roc"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -17,9 +18,13 @@ import keras
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras._checks import shown
+from fd_keras._compat import last_activation
 from fd_keras._extras import import_extra
 from fd_keras._version import __version__
+from fd_keras.classifier import known_threshold
 from fd_keras.export.recording import distillation_layers
+from fd_keras.protection import named_outputs
 
 # No server looks for anything in this directory but for warm-up requests.
 _EXTRAS = "assets.extra"
@@ -63,6 +68,9 @@ def write_archive(
         endpoints: Signatures by name.
         directory: Where to write; must not exist.
 
+    Raises:
+        OSError: There is no room for it.
+
     Example:
         >>> import tempfile
         >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
@@ -82,7 +90,12 @@ def write_archive(
         archive.track(owner)
         for name, endpoint in endpoints.items():
             archive.add_endpoint(name, endpoint.function, [endpoint.input])
-        archive.write_out(os.fspath(directory))
+        try:
+            archive.write_out(os.fspath(directory))
+        except tf.errors.ResourceExhaustedError as error:
+            if (full := os.strerror(errno.ENOSPC)) not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, full, os.fspath(directory)) from error
 
 
 def _resources(tracked: Sequence[Any]) -> list[Any]:
@@ -130,7 +143,9 @@ def _silence() -> Iterator[None]:
 
 
 def export_details(model: keras.Model, labels: Labels | None, **more: Any) -> dict[str, Any]:
-    """The value range, tables, labels and version that exported files hold, as JSON types.
+    """What exported files hold about themselves, as JSON types: value range, tables, labels.
+
+    A single output that decides between two classes has its threshold in ``thresholds``.
 
     Args:
         model: The model that is exported.
@@ -155,6 +170,7 @@ def export_details(model: keras.Model, labels: Labels | None, **more: Any) -> di
         "value_range": list(layers[0].value_range) if layers else None,
         "tables": [layer.quantization_table.to_dict() for layer in layers],
         "labels": None if labels is None else _label_names(labels, _class_counts(model)),
+        "thresholds": _thresholds(model),
         **more,
     }
 
@@ -165,14 +181,14 @@ def _label_names(labels: Labels, classes: set[int]) -> list[str]:
             names = Path(labels).read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"`labels` must be a text file in UTF-8 ({error}). Received: labels={labels!r}"
+                f"`labels` must be a text file in UTF-8 ({error}). Received: labels={shown(labels)}"
             ) from error
     else:
         names = list(labels)
     one_line = all(isinstance(n, str) and n.strip() and len(n.splitlines()) == 1 for n in names)
     if not names or not one_line:
         raise ValueError(
-            f"`labels` must be one line of text for each class. Received: labels={labels!r}"
+            f"`labels` must be one line of text for each class. Received: labels={shown(labels)}"
         )
     if classes and len(names) not in classes:
         count = " or ".join(map(str, sorted(classes)))
@@ -183,19 +199,31 @@ def _label_names(labels: Labels, classes: set[int]) -> list[str]:
     return names
 
 
-def _class_counts(model: keras.Model) -> set[int]:
-    """The numbers of classes that the outputs may have; none where their shapes do not tell."""
+def _declared_outputs(model: keras.Model) -> dict[str, Any]:
+    """Symbolic outputs by the names that exported files give them, without distilled images."""
     # A sequential model that was not called has `outputs` alone.
     structure = getattr(model, "output", None)
-    outputs = structure if isinstance(structure, dict) else {"": model.outputs}
-    shapes = [
-        tuple(output.shape)
-        for name, part in outputs.items()
-        if name != "distilled"
-        for output in tf.nest.flatten(part)
-    ]
+    if structure is None:
+        structure = model.outputs if len(model.outputs) > 1 else model.outputs[0]
+    return {name: part for name, part in named_outputs(structure).items() if name != "distilled"}
+
+
+def _class_counts(model: keras.Model) -> set[int]:
+    """The numbers of classes that the outputs may have; none where their shapes do not tell."""
+    outputs = tf.nest.flatten(_declared_outputs(model))
+    shapes = [tuple(output.shape) for output in outputs]
     # A single number for each image decides between two classes.
     return {max(shape[-1], 2) for shape in shapes if len(shape) > 1 and shape[-1] is not None}
+
+
+def _thresholds(model: keras.Model) -> dict[str, float]:
+    """What outputs of one number for each image must exceed for class 1, where that is known."""
+    found = {
+        name: known_threshold(name, last_activation(output))
+        for name, output in _declared_outputs(model).items()
+        if tuple(getattr(output, "shape", ()))[1:] == (1,)
+    }
+    return {name: threshold for name, threshold in found.items() if threshold is not None}
 
 
 def write_extras(version: Path, details: dict[str, Any]) -> None:

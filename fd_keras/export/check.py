@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtrc
 
-from fd_keras._checks import checked_labels
-from fd_keras.classifier import SIGMOIDS
+from fd_keras._checks import checked_labels, shown
+from fd_keras.classifier import SIGMOIDS, known_threshold
 from fd_keras.export.quantization import Quantization
 from fd_keras.export.runtimes import Arrays, Run
 from fd_keras.kernels import TOLERANCE
@@ -144,14 +144,14 @@ def rule_of(
 def _threshold_rule(
     name: str, outputs: npt.NDArray[Any], activation: str | None, where: str
 ) -> Rule:
-    if name in ("logits", "probabilities"):
-        probability, why = name == "probabilities", " as it is named"
-    elif activation is not None:
-        probability, why = activation in SIGMOIDS, f", as its activation is {activation}"
-    else:
+    threshold = known_threshold(name, activation)
+    if threshold is None:
         probability = bool(outputs.min() >= 0 and outputs.max() <= 1)
-        why = ", as all lie from 0 to 1" if probability else ""
-    threshold, kind = (0.5, "probability") if probability else (0.0, "logit")
+        threshold, why = (0.5, ", as all lie from 0 to 1") if probability else (0.0, "")
+    else:
+        named = name in ("logits", "probabilities")
+        why = " as it is named" if named else f", as its activation is {activation}"
+    kind = "probability" if threshold else "logit"
     return Rule("threshold", f"above {threshold:g}{where}, taken for a {kind}{why}", threshold)
 
 
@@ -510,7 +510,7 @@ def classifying(rules: Mapping[str, Rule], output: str | None = None) -> str:
         return (named or deciding)[0]
     raise ValueError(
         "`output` must name the output that the `labels` are of, one of "
-        f"{deciding or 'which there is none'}. Received: output={output!r} for outputs "
+        f"{deciding or 'which there is none'}. Received: output={shown(output)} for outputs "
         f"{sorted(rules)}"
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy.typing as npt
 
+from fd_keras._checks import shown
 from fd_keras._files import held
 from fd_keras.detection import DistillationDetector, TamperDetector, ThresholdDetector
 from fd_keras.export.archive import (
@@ -101,6 +102,7 @@ def export_saved_model(
 
     Raises:
         FileExistsError: The version exists already.
+        OSError: There is no room for it.
         ValueError: An argument does not fit, ``model`` is not built, or another export writes to
             ``directory``.
         ImportError: ``warmup`` needs the extra ``export``.
@@ -175,7 +177,9 @@ def new_version(
         raise ValueError(f"`directory` must be a directory. Received: directory={base}")
     whole = isinstance(version, int) and not isinstance(version, bool)
     if version is not None and not (whole and version > 0):
-        raise ValueError(f"`version` must be a positive integer. Received: version={version!r}")
+        raise ValueError(
+            f"`version` must be a positive integer. Received: version={shown(version)}"
+        )
     with held(base, leftovers=_LEFTOVERS):
         if version is None:
             version = 1 + max((int(path.name) for path in versions(base)), default=0)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras._checks import shown
 from fd_keras.certification import radii
 from fd_keras.detection import ThresholdDetector
 from fd_keras.export.archive import Endpoint
@@ -332,7 +333,9 @@ def image_decoder(
         1.0
     """
     if resize not in _RESIZE_POLICIES:
-        raise ValueError(f"`resize` must be one of {_RESIZE_POLICIES}. Received: resize={resize!r}")
+        raise ValueError(
+            f"`resize` must be one of {_RESIZE_POLICIES}. Received: resize={shown(resize)}"
+        )
     _, height, width, channels = spec.shape
     low, high = value_range
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import checked
+from fd_keras._checks import checked, shown
 from fd_keras._files import atomic_path, held
 from fd_keras.data.batches import image_batches
 from fd_keras.export.archive import EXCLUSIVE, Endpoint, Labels, export_details, write_archive
@@ -118,7 +118,7 @@ def export_tflite(
     int8_error = float(checked("int8_error", int8_error, 0, 1))
     if quantize not in QUANTIZATIONS:
         raise ValueError(
-            f"`quantize` must be one of {QUANTIZATIONS}. Received: quantize={quantize!r}"
+            f"`quantize` must be one of {QUANTIZATIONS}. Received: quantize={shown(quantize)}"
         )
     model, path = exportable(model), Path(path)
     _refuse_signal_method(model)

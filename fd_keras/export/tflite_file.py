@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,28 @@ _BUILTIN_NAMES = {
     code: name for name, code in vars(schema.BuiltinOperator).items() if name.isupper()
 }
 _TYPE_NAMES = {code: name for name, code in vars(schema.TensorType).items() if name.isupper()}
+
+
+def is_export(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a TFLite file that ``export_tflite`` wrote.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: It cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     is_export(file.name)
+        False
+    """
+    content = Path(path).read_bytes()
+    try:
+        return bool(TFLiteFile(content).details)
+    except Exception:  # the reader raises many types on files that are damaged
+        return False
 
 
 class TFLiteFile:

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras._checks import check_range, shown
 from fd_keras._compat import last_activation
 from fd_keras.certification import certify
-from fd_keras.classifier import check_range
 from fd_keras.export.archive import (
     found_export,
     is_saved_model,
@@ -138,7 +138,7 @@ def verify_export(
     if (labels is None) != (threat_model is None):
         raise ValueError(
             "`labels` and `threat_model` belong together: an accuracy means nothing without the "
-            f"attack. Received: threat_model={threat_model!r}, labels={labels!r}"
+            f"attack. Received: threat_model={shown(threat_model)}, labels={shown(labels)}"
         )
     classes = None if labels is None else np.asarray(labels)
     expected = replace(run_keras(model, batch), radii=_certified_radii(model, batch))

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 from keras.src.saving.serialization_lib import in_safe_mode  # Keras exports no such function
 
+from fd_keras._checks import shown
 from fd_keras.export.archive import is_saved_model
 from fd_keras.export.signatures import SERVING
 
@@ -74,8 +75,9 @@ def wrap_saved_model(
     if spec.shape.rank not in (None, 4) or shape.rank != 3 or shape[-1] is None:
         raise ValueError(
             f"`signature` must take batches of images, (batch, height, width, channels); give "
-            f"input_shape where it leaves the channels open. Received: signature={signature!r}, "
-            f"which takes {spec.shape}, and input_shape={input_shape!r}"
+            "input_shape where it leaves the channels open. "
+            f"Received: signature={shown(signature)}, which takes {spec.shape}, and "
+            f"input_shape={shown(input_shape)}"
         )
     images = keras.Input(tuple(shape), dtype=spec.dtype.name)
     return keras.Model(images, layer(images), name="wrapped")
@@ -125,14 +127,14 @@ class SavedModelLayer(keras.layers.Layer):
         if signature not in self.loaded.signatures:
             raise ValueError(
                 f"`signature` must be one of {sorted(self.loaded.signatures)}. "
-                f"Received: signature={signature!r}"
+                f"Received: signature={shown(signature)}"
             )
         self._serve = self.loaded.signatures[signature]
         inputs = self._serve.structured_input_signature[1]
         if len(inputs) != 1:
             raise ValueError(
-                f"`signature` must take one batch of images. Received: signature={signature!r}, "
-                f"which takes {sorted(inputs)}"
+                "`signature` must take one batch of images. "
+                f"Received: signature={shown(signature)}, which takes {sorted(inputs)}"
             )
         ((self._input_name, self.input_spec_of_signature),) = inputs.items()
 
@@ -186,5 +188,5 @@ def _loaded(directory: str) -> Any:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"`directory` must hold a whole SavedModel ({reason}). Received: "
-            f"directory={directory!r}"
+            f"directory={shown(directory)}"
         ) from error

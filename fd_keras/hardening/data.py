@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fd_keras.classifier import Classifier, check_range
+from fd_keras._checks import check_range
+from fd_keras.classifier import Classifier
 from fd_keras.data.batches import described
 from fd_keras.data.labelled import LabelledImages, batches_with_labels
 

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from fd_keras._checks import checked, checked_whole
+from fd_keras._checks import checked, checked_whole, shown
 from fd_keras._console import Advance, bar, progress_bars
 from fd_keras._files import DocumentFormat, RunDirectory
 from fd_keras.classifier import Classifier
@@ -300,7 +300,7 @@ class _Progress(keras.callbacks.Callback):
 
 def _settings(name: str, given: Settings | None, kind: type[Settings]) -> Settings:
     if given is not None and not isinstance(given, kind):
-        raise TypeError(f"`{name}` must be a {kind.__name__}. Received: {name}={given!r}")
+        raise TypeError(f"`{name}` must be a {kind.__name__}. Received: {name}={shown(given)}")
     return kind() if given is None else given
 
 

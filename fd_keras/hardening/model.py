@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fd_keras._checks import shown
 from fd_keras._compat import descend, optimizer_variables, reason_of, seed_random_layers
 from fd_keras.classifier import Classifier
 from fd_keras.hardening.layer import TrainingDistillation
@@ -317,7 +318,7 @@ def classifier_behind(
         (0.0, 1.0)
     """
     if not isinstance(layer, FeatureDistillation):
-        raise TypeError(f"`layer` must be a FeatureDistillation. Received: layer={layer!r}")
+        raise TypeError(f"`layer` must be a FeatureDistillation. Received: layer={shown(layer)}")
     if layer.data_format != "channels_last":
         raise ValueError(
             "`layer` must take images with channels last. "
@@ -327,7 +328,7 @@ def classifier_behind(
     if not isinstance(model, keras.Model):
         raise ValueError(
             "`classifier` must be a Classifier or a Keras model. "
-            f"Received: classifier={classifier!r}"
+            f"Received: classifier={shown(classifier)}"
         )
     shape = image_shape_of(model)
     if shape is None or not model.weights:
@@ -394,9 +395,16 @@ def _images_and_labels(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
             f"Received: images of shape {images.shape}"
         )
     labels = tf.convert_to_tensor(labels)
-    if not labels.dtype.is_integer or (labels.shape.rank == 2 and labels.shape[1] != 1):
+    numbers = labels.dtype.is_integer or labels.dtype.is_floating
+    if not numbers or (labels.shape.rank == 2 and labels.shape[1] != 1):
         raise ValueError(
             "`train_data` must yield integer labels (batch,). "
             f"Received: labels of shape {labels.shape} and dtype {labels.dtype.name}"
         )
+    if labels.dtype.is_floating:
+        message = "`train_data` must yield labels that are whole numbers"
+        with tf.control_dependencies(
+            [tf.debugging.assert_equal(labels, tf.round(labels), message)]
+        ):
+            labels = tf.cast(labels, tf.int64)
     return tf.cast(images, tf.float32), tf.reshape(labels, (-1,))

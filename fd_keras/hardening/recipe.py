@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from fd_keras._checks import checked, checked_whole, validate_epsilon
+from fd_keras._checks import checked, checked_whole, shortened, shown, validate_epsilon
 from fd_keras.kernels import GRADIENTS, Gradient
 
 # Typing alias: a batch of images and a seed of two integers, to other images.
@@ -77,7 +77,7 @@ class Recipe:
         if self.attack_gradient not in GRADIENTS:
             raise ValueError(
                 f"`attack_gradient` must be one of {GRADIENTS}. "
-                f"Received: attack_gradient={self.attack_gradient!r}"
+                f"Received: attack_gradient={shown(self.attack_gradient)}"
             )
         if self.averaging == 1:
             raise ValueError(
@@ -160,17 +160,18 @@ class Training:
                     known(value)
             except (ValueError, TypeError) as error:
                 raise ValueError(
-                    f"`{name}` must be one that Keras knows ({error}). Received: {name}={value!r}"
+                    f"`{name}` must be one that Keras knows ({shortened(str(error))}). "
+                    f"Received: {name}={shown(value)}"
                 ) from error
         if self.augment is not None and not callable(self.augment):
             raise TypeError(
                 "`augment` must be a function of images and a seed. "
-                f"Received: augment={self.augment!r}"
+                f"Received: augment={shown(self.augment)}"
             )
         callbacks = tuple(self.callbacks)
         if not all(isinstance(callback, keras.callbacks.Callback) for callback in callbacks):
             raise TypeError(
-                f"`callbacks` must be Keras callbacks. Received: callbacks={self.callbacks!r}"
+                f"`callbacks` must be Keras callbacks. Received: callbacks={shown(self.callbacks)}"
             )
         object.__setattr__(self, "callbacks", callbacks)
 

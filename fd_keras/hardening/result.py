@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from fd_keras._checks import validate_value_range
+from fd_keras._checks import shown, validate_value_range
 from fd_keras._compat import reason_of
 from fd_keras._console import text_table
 from fd_keras._files import DocumentFormat, locked
@@ -115,7 +115,7 @@ class HardenResult:
                 return float(row["accuracy"])
         raise ValueError(
             "`subject` and `threat_model` must be those of a row. "
-            f"Received: subject={subject!r}, threat_model={threat_model!r}"
+            f"Received: subject={shown(subject)}, threat_model={shown(threat_model)}"
         )
 
     def save(self, directory: str | os.PathLike[str]) -> None:

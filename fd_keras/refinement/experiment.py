@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from fd_keras._checks import check_pixels, checked_whole
+from fd_keras._checks import check_pixels, checked_whole, shown
 from fd_keras._console import progress_bars
 from fd_keras._files import default_cache_dir
 from fd_keras.classifier import Classifier
@@ -218,7 +218,7 @@ def split(
         protocol = attacks
         if not protocol.gray_box:
             raise ValueError(
-                f"`protocol` must have gray-box attacks. Received: protocol={protocol!r}"
+                f"`protocol` must have gray-box attacks. Received: protocol={shown(protocol)}"
             )
     else:
         chosen, given = _with_given_attacks(classifier, data, attacks, max_images)
@@ -228,7 +228,7 @@ def split(
     if unknown or any(count < 1 for count in limits.values()):
         raise ValueError(
             "`limits` of the protocol must map families of its gray-box attacks to whole numbers. "
-            f"Received: limits={dict(limits)!r}"
+            f"Received: limits={shown(dict(limits))}"
         )
     if len(chosen) < 2:
         raise ValueError(

@@ -32,6 +32,7 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine import trial as trials
 
+from fd_keras._checks import shown
 from fd_keras._files import atomic_path
 
 ORACLES = ("bayesian", "random", "hyperband", "grid")
@@ -212,7 +213,7 @@ def make_oracle(name: str, hyperparameters: Any, **settings: Any) -> Any:
         'score'
     """
     if name not in ORACLES:
-        raise ValueError(f"`oracle` must be one of {ORACLES}. Received: oracle={name!r}")
+        raise ValueError(f"`oracle` must be one of {ORACLES}. Received: oracle={shown(name)}")
     if name == "bayesian":
         # Enough to tell the axes apart; Keras Tuner's own three times as many leave it no time.
         points = len(settings.get("starting_points", ())) + len(hyperparameters.space) + 1

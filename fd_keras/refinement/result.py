@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fd_keras._checks import shown
 from fd_keras._console import text_table
 from fd_keras._files import DocumentFormat
 from fd_keras.evaluation.accuracies import BENIGN, THREAT_MODELS
@@ -114,7 +115,7 @@ class RefineResult:
         if not within:
             raise ValueError(
                 "`max_benign_loss` must leave a table of the front. "
-                f"Received: max_benign_loss={max_benign_loss!r}"
+                f"Received: max_benign_loss={shown(max_benign_loss)}"
             )
         return max(within, key=lambda point: point[0])[1]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras._checks import checked
+from fd_keras._checks import checked, shown
 from fd_keras.dct import BLOCK_SIZE, ColorSpace
 from fd_keras.design import design_table, rank_bands
 from fd_keras.presets import preset_table
@@ -202,7 +202,7 @@ def _by_color_space(statistics: Statistics) -> dict[ColorSpace, CoefficientStati
     if not found or any(name != measured.color_space for name, measured in found.items()):
         raise ValueError(
             "`statistics` must be CoefficientStatistics, or map colour spaces to some measured in "
-            f"them. Received: statistics={statistics!r}"
+            f"them. Received: statistics={shown(statistics)}"
         )
     return found
 

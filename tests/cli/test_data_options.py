@@ -11,8 +11,9 @@ from PIL import Image
 
 import fd_keras_cli
 from fd_keras_cli.console import echo, print_error, printable
-from fd_keras_cli.models import class_count
+from fd_keras_cli.models import class_count, model_images
 from fd_keras_cli.options import read_class_names
+from fd_keras_cli.words import set_options
 
 # Its set-up of logging closes standard error, if it is first imported where that is captured.
 pytest.importorskip("art")
@@ -83,11 +84,9 @@ class TestClasses:
         [
             ("café\nchien".encode("latin-1"), r"UTF-8\. Received: --classes .*classes\.txt"),
             ("cat\ndog".encode("utf-16"), "UTF-8"),
-            (b"cat\ndog\ncat\n", r"each class once\..*classes\.txt with \['cat'\]"),
-            ("caf\u00e9\ncafe\u0301".encode(), "each class once"),
             (b"\n \n", "must name a class per line"),
         ],
-        ids=["latin-1", "UTF-16", "twice", "twice in other forms", "empty"],
+        ids=["latin-1", "UTF-16", "empty"],
     )
     def test_files_that_are_refused(self, tmp_path, content, message):
         (tmp_path / "classes.txt").write_bytes(content)
@@ -109,6 +108,12 @@ class TestClasses:
         assert code == 1
         assert "`--classes` must name every subdirectory" in errors
         assert "Received: --classes without ['green']" in errors
+        (tmp_path / "classes.txt").write_text("green\nblue\ngreen\n")
+        code, _, errors = run(
+            command, model, folder, "--out", out, "--classes", tmp_path / "classes.txt"
+        )
+        assert code == 1
+        assert "`--classes` must name each subdirectory once. Received: ['green'] more" in errors
 
     def test_number_of_classes(self):
         def model(*layers):
@@ -136,6 +141,75 @@ def test_keys_of_records_are_named_once(run, model, records, tmp_path, command):
     assert "Traceback" not in errors
     assert "names another" not in errors
     assert "label" in errors  # 9 is none of the three classes
+
+
+@pytest.fixture
+def sorted_folder(tmp_path, rng):
+    """Eight images of each of three classes, the first class first."""
+    for name in ("blue", "green", "red"):
+        (tmp_path / "sorted" / name).mkdir(parents=True)
+        for number in range(8):
+            image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+            image.save(tmp_path / "sorted" / name / f"{number}.png")
+    return tmp_path / "sorted"
+
+
+SAMPLE = "images in sorted, at most 6 are used: a random sample, spread over 3 classes or folders"
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [("evaluate", "fd_keras.evaluation.evaluate"), ("refine", "fd_keras.refinement.refine")],
+)
+def test_a_limited_number_of_images_is_a_sample(
+    run, model, sorted_folder, tmp_path, monkeypatch, command, function
+):
+    """All were of the first class."""
+    taken = []
+
+    def stop(classifier, data, *_, **__):
+        taken.append([label for _, label in data])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(function, stop)
+    arguments = (command, model, sorted_folder, "--out", tmp_path / "out", "--max-images")
+    assert f"Of 24 {SAMPLE} (seed 1)" in run(*arguments, 6)[2]
+    run(*arguments, 6, "--seed", 2)
+    assert [sorted(labels[:6]) for labels in taken] == [[0, 0, 1, 1, 2, 2]] * 2
+    assert "sample" not in run(*arguments, 24)[2]
+    assert taken[2] == [0] * 8 + [1] * 8 + [2] * 8
+
+
+def test_a_limited_number_of_images_to_harden_with_is_a_sample(
+    run, model, sorted_folder, tmp_path, monkeypatch
+):
+    taken = []
+
+    def stop(classifier, layer, *data, **__):
+        taken.extend(sorted(part[1].tolist()) for part in data[:2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fd_keras.harden", stop)
+    limits = ("--max-images", 6, "--max-validation-images", 3)
+    paths = (model, sorted_folder, "--validation-data", sorted_folder, "--out", tmp_path / "out")
+    assert f"Of 24 {SAMPLE} (seed 1)" in run("harden", *paths, *limits)[2]
+    assert taken == [[0, 0, 1, 1, 2, 2], [0, 1, 2]]
+
+
+def test_images_to_measure_and_to_prove_with_are_samples(
+    run, sorted_folder, tmp_path, monkeypatch, records
+):
+    out = ("--epsilon", 2, "--out", tmp_path / "table.json", "--limit", 6)
+    assert f"Of 24 {SAMPLE} (seed 1)" in run("calibrate", sorted_folder, *out)[2]
+    _, _, errors = run("calibrate", records, *out, "--image-key", "jpeg")
+    assert f"Of the images in {records.name}, the first 6 are used" in errors
+    monkeypatch.setattr("fd_keras_cli.models._IMAGE_LIMIT", 3)
+    several = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    images = model_images(str(sorted_folder), several)
+    files = [sorted((sorted_folder / name).iterdir()) for name in ("blue", "green", "red")]
+    known = [{np.asarray(Image.open(file)).tobytes() for file in group} for group in files]
+    found = [np.uint8(image).tobytes() for image in images]
+    assert [sum(content in group for content in found) for group in known] == [1, 1, 1]
 
 
 def test_images_of_exports(run, model, records, tmp_path):
@@ -198,7 +272,8 @@ def test_what_a_terminal_would_obey_is_escaped(capsys, text, shown):
     ("text", "shown"),
     [
         ("`path` holds no. Received: path='x'", "the file holds no. Received: 'x'"),
-        ("`location` is none. Received: location='x'", "`DATA` is none. Received: DATA='x'"),
+        ("`location` is none. Received: location='x'", "`DATA` is none. Received: DATA 'x'"),
+        ("give image_key or `label_key`", "give --image-key or `label_key`"),
         ("max_pixels raises it", "--max-pixels raises it"),
         ("`class_names` must", "`--classes` must"),
         ("/data/max_pixels/a.max_pixels", "/data/max_pixels/a.max_pixels"),
@@ -206,5 +281,35 @@ def test_what_a_terminal_would_obey_is_escaped(capsys, text, shown):
     ],
 )
 def test_arguments_become_options(capsys, text, shown):
+    options = {
+        "data": "DATA",
+        "classes": "--classes",
+        "max_pixels": "--max-pixels",
+        "image_key": "--image-key",
+    }
+    set_options(options)
     print_error(text)
     assert capsys.readouterr().err == f"Error: {shown}\n"
+    set_options({})
+
+
+def test_messages_name_the_option_that_the_data_came_by(run, model, folder, tmp_path):
+    """All were called DATA."""
+    (tmp_path / "none").mkdir()
+    (tmp_path / "out.tflite").write_bytes(b"no flatbuffer")
+    out = ("--out", tmp_path / "out")
+    commands = {
+        "--images": ("verify", tmp_path / "out.tflite", model, "--images"),
+        "--representative": ("export", model, *out, "--representative"),
+        "TRAIN_DATA": ("harden", model, *out),
+        "DATA": ("calibrate", "--epsilon", 2, "--out", tmp_path / "table.json"),
+    }
+    for name, arguments in commands.items():
+        code, _, errors = run(*arguments, tmp_path / "none")
+        assert code == 1
+        assert f"`{name}` must hold" in errors
+        assert f"Received: {name} '{tmp_path}/none'" in errors
+    (tmp_path / "classes.txt").write_text("red\nblue\ngreen\n")
+    classes = ("--classes", tmp_path / "classes.txt")
+    harden = ("harden", model, folder, *out, *classes, "--validation-data", tmp_path / "none")
+    assert f"Received: --validation-data '{tmp_path}/none'" in run(*harden)[2]

@@ -107,7 +107,7 @@ def test_files_of_others_are_not_replaced(run, files, unread, model, name):
     before = {path: path.read_bytes() for path in files.iterdir()}
     code, _, err = run(files / model, files / "train.npz", "--out", files, "--overwrite")
     assert code == 1
-    assert "which is of no earlier result and would be replaced" in err
+    assert "which this command did not write and would replace" in err
     assert f"Received: --out {files}" in err
     assert {path: path.read_bytes() for path in files.iterdir()} == before
 

@@ -67,6 +67,23 @@ def test_files_of_other_origin_are_not_overwritten(files, run, tmp_path, command
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [path]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "Interrupted; the same command goes on from here"),
+        (["--overwrite"], "Interrupted; the same command without --overwrite goes on from here"),
+    ],
+)
+def test_an_interrupted_command_says_how_to_go_on(files, run, monkeypatch, options, message):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fd_keras.refinement.refine", interrupted)
+    code, _, errors = run("refine", *files, *options)
+    assert code == 130
+    assert message in errors
+
+
 def test_tune_is_a_hidden_old_name(monkeypatch, run):
     monkeypatch.setenv("COLUMNS", "200")
     assert not [line for line in run("--help")[1].splitlines() if line.split()[1:2] == ["tune"]]

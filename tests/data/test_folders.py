@@ -38,6 +38,7 @@ def test_classes_and_files_are_those_of_keras(tmp_path, put):
     put("top.png", "b/1.png", "b/2.JPG", "b/deep/er/3.bmp", "b/deep-er/4.gif", "b/deep.png")
     put("B/5.PnG", "a b/6.jpeg", "a-b/7.png", ".hidden/8.png", "elsewhere/9.png", "e\u0301/10.png")
     put("b/notes.txt", "b/x.png.part", "a/y.tif")
+    put("b/.hidden.png", "b/.png", "a b/.ipynb_checkpoints/6-checkpoint.jpeg")
     for name in ("empty", ".ipynb_checkpoints", "z"):
         (tmp_path / name).mkdir()
     (tmp_path / "linked").symlink_to(tmp_path / "b")

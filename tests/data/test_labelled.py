@@ -28,6 +28,9 @@ DATA = {
     "column of labels": lambda: (IMAGES, LABELS[:, np.newaxis]),
     "dataset": lambda: tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(2),
     "unbatched dataset": lambda: tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)),
+    "floats": lambda: (IMAGES, LABELS.astype(np.float16)),
+    "column of floats": lambda: (IMAGES, LABELS[:, np.newaxis].astype(np.float32)),
+    "unbatched floats": lambda: zip(IMAGES, LABELS.astype(float)),
     "unbatched column": lambda: zip(IMAGES, LABELS[:, np.newaxis]),
     "PyDataset": Pairs,
     "list of batches": lambda: [(IMAGES[i : i + 2], LABELS[i : i + 2]) for i in (0, 2, 4)],
@@ -41,8 +44,22 @@ def test_every_kind_of_data_gives_the_same_batches(kind):
     batches = list(batches_with_labels(DATA[kind](), 2))
     assert [len(images) for images, _ in batches] == [2, 2, 1]
     np.testing.assert_array_equal(np.concatenate([images for images, _ in batches]), IMAGES)
-    np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), LABELS)
+    labels = np.concatenate([labels for _, labels in batches])
+    np.testing.assert_array_equal(labels, LABELS)
+    assert np.issubdtype(labels.dtype, np.integer)
     assert {images.dtype for images, _ in batches} == {np.dtype(np.uint8)}
+
+
+def test_binary_labels_of_keras_directories(tmp_path):
+    """They are float32 of shape (batch, 1), and were refused."""
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        keras.utils.save_img(tmp_path / name / "1.png", np.zeros((4, 4, 3)))
+    data = keras.utils.image_dataset_from_directory(
+        tmp_path, label_mode="binary", image_size=(4, 4), shuffle=False, verbose=False
+    )
+    ((_, labels),) = batches_with_labels(data, 2)
+    assert labels.tolist() == [0, 1]
 
 
 def test_images_of_other_shapes_start_a_batch_of_their_own():
@@ -57,6 +74,8 @@ def test_images_of_other_shapes_start_a_batch_of_their_own():
         ((IMAGES, LABELS[:4]), ValueError, "one label per image. Received: 5 images and 4 labels"),
         ([(IMAGES, LABELS[:4])], ValueError, "`labels` must be one integer class per image"),
         ((IMAGES, LABELS / 2), ValueError, "dtype float64"),
+        ((IMAGES, np.full(5, np.nan)), ValueError, "dtype float64"),
+        ((IMAGES, LABELS > 2), ValueError, "dtype bool"),
         ([(IMAGES, np.eye(5, dtype=int))], ValueError, "`labels` must be one integer class"),
         ((IMAGES, LABELS - 1), ValueError, "between 0 and 2147483647. Received: labels from -1"),
         (

@@ -63,13 +63,21 @@ def test_strict_names_the_broken_file(folder):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["cat", "dog", "cat"], r"`class_names` must differ. Received: \['cat'\] more than once"),
-        (["cat", "e\u0301", "\u00e9", "dog"], "`class_names` must differ"),
+        (["cat", "dog", "cat"], r"each subdirectory once. Received: \['cat'\] more than once"),
+        (["cat", "e\u0301", "\u00e9", "dog"], r"once. Received: \['\u00e9'\] more than once"),
     ],
 )
 def test_class_names_that_are_not_distinct(folder, names, message):
+    (folder / "\u00e9").mkdir()
     with pytest.raises(ValueError, match=message):
         open_labelled_images(folder, SHAPE, class_names=names)
+
+
+def test_classes_without_a_folder_may_share_a_name(folder):
+    """ImageNet has two cranes, the bird and the machine."""
+    names = ["crane", "dog", "crane", "cat"]
+    labels = [label for _, label in open_labelled_images(folder, SHAPE, class_names=names)]
+    assert labels == [3, 3, 1]
 
 
 def test_class_names_of_another_normal_form(folder):
@@ -144,6 +152,12 @@ def test_one_hot_labels_of_records(write, kind):
     assert labels_of(write(*(example(GREY, label=label) for label in one_hot))) == [0, 2, 1]
 
 
+def test_whole_floats_are_labels(write, tmp_path):
+    assert labels_of(write(*(example(GREY, label=[label]) for label in (2.0, 0.0)))) == [2, 0]
+    np.savez(tmp_path / "data.npz", x=np.zeros((2, *SHAPE), np.uint8), y=np.float32([[2], [0]]))
+    assert labels_of(tmp_path / "data.npz") == [2, 0]
+
+
 @pytest.mark.parametrize(
     ("label", "received"),
     [
@@ -151,7 +165,7 @@ def test_one_hot_labels_of_records(write, kind):
         ([0, 0], r"#0 with \[0, 0\]"),
         ([0, 2], r"#0 with \[0, 2\]"),
         ([0.5, 0.5], r"holds floats"),
-        ([2.0], r"holds floats.*#0 with \[2.0\]"),
+        ([2.5], r"holds floats.*#0 with \[2.5\]"),
         ([b"red"], r"holds bytes; convert it.*label_key.*#0 with \[b'red'\] and 1 more"),
         ([-1], r"lie between 0 and 2147483647. Received: .*#0 with -1"),
         ([2**40], r"lie between 0 and 2147483647. Received: .*#0 with 1099511627776"),
@@ -216,7 +230,7 @@ def test_records(write, rng):
         ({"x": np.zeros((3, 4, 4, 3), np.uint8)}, "`location` must hold images"),
         ({"x": np.zeros((3, 4, 4, 3)), "y": np.zeros(3, int)}, "uint8"),
         ({"x": np.zeros((3, 4, 4, 3), np.uint8), "y": np.zeros(2, int)}, "one integer label"),
-        ({"x": np.zeros((3, 4, 4, 3), np.uint8), "y": np.zeros(3)}, "one integer label"),
+        ({"x": np.zeros((3, 4, 4, 3), np.uint8), "y": np.ones(3) / 2}, "one integer label"),
     ],
 )
 def test_arrays_that_do_not_fit(tmp_path, arrays, message):

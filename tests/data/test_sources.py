@@ -6,9 +6,11 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from fd_keras.data.sources import open_images
+from fd_keras.data.sources import ImageSource, open_images
 
 
 @pytest.fixture
@@ -296,3 +298,28 @@ def test_record_that_is_no_example(photos, tmp_path):
     assert "a.tfrecord#0" in source.skipped[0]
     with pytest.raises(ValueError, match="a.tfrecord#0"):
         list(open_images(path, strict=True))
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 9))
+@settings(deadline=None)
+def test_the_beginning_of_a_sample_is_spread_over_the_groups(groups, seed):
+    def loaders():
+        return iter([lambda index=index: index for index in range(len(groups))])
+
+    groups = np.array(groups)
+    source = ImageSource("numbers", loaders, len(groups), groups=groups)
+    order = list(source.sampled(seed))
+    assert sorted(order) == list(range(len(groups)))
+    assert list(source.sampled(seed)) == order == list(source.sampled(seed))
+    for group in range(5):
+        met = np.cumsum(groups[order] == group)
+        share = np.arange(1, len(groups) + 1) * np.mean(groups == group)
+        # One for its own place, and one for that of each group.
+        assert np.abs(met - share).max() <= 1 + len(np.unique(groups))
+    assert len({tuple(source.sampled(seed)) for seed in range(9)}) > (len(groups) > 3)
+
+
+def test_folders_of_images_are_groups(folder):
+    assert open_images(folder).groups.tolist() == [0, 1, 0, 0]
+    np.savez(folder / "data.npz", x=np.zeros((5, 8, 8, 3), np.uint8))
+    assert open_images(folder / "data.npz").groups.tolist() == [0] * 5

@@ -139,7 +139,7 @@ def test_uint8_images_can_be_attacked(weights):
     ("labels", "message"),
     [
         ([0, 1], "`labels` must be one integer class per image"),
-        ([0.0, 1, 0, 1, 0], "`labels` must be one integer class per image"),
+        ([0.5, 1, 0, 1, 0], "`labels` must be one integer class per image"),
         (np.eye(5, 2, dtype=int), "`labels` must be one integer class per image"),
         ([0, 1, 2, 0, 0], "`labels` must lie from 0 to 1"),
         ([0, 1, -1, 0, 0], "`labels` must lie from 0 to 1"),

@@ -4,6 +4,7 @@ No TF Serving binary is installable here. The two servers below answer the same 
 methods from the exported SavedModel, so what the clients send is parsed as TF Serving would.
 """
 
+import argparse
 import base64
 import concurrent.futures
 import http.server
@@ -119,7 +120,54 @@ def test_rest_client(model, signatures, files, home, tmp_path):
     assert_same_lines(text, model, files)
     assert_same_lines(elsewhere, model, files, names=None)
     assert_same_lines(mine, model, files, names="abcde")
-    assert "names 2 classes, and the model has 5; give --labels" in failed.value.stderr
+    assert "names of 2 classes, and the model has 5; give --labels" in failed.value.stderr
+
+
+sys.path.insert(0, str(EXPORT))
+import decisions  # noqa: E402
+
+
+def described(outputs, details, *options):
+    parser = argparse.ArgumentParser()
+    decisions.add_options(parser, "")
+    return decisions.described(outputs, details, parser.parse_args(options))
+
+
+@pytest.mark.parametrize(("activation", "threshold"), [("sigmoid", 0.5), (None, 0.0)])
+def test_single_outputs_are_decided_at_the_threshold_of_the_export(activation, threshold, tmp_path):
+    head = keras.layers.Dense(1, activation=activation)
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), head])
+    fd_keras.export_saved_model(model, tmp_path, labels=["cat", "dog"], verify=False)
+    details = decisions.exported_details(tmp_path)
+    assert details["thresholds"] == {"predictions": threshold}
+    rows = [[threshold + 0.2], [threshold - 0.2], [threshold]]
+    rule = f"class 1 above {threshold:g}"
+    expected = [
+        f"class 1 (dog), output {threshold + 0.2:.4g}, {rule}",
+        f"class 0 (cat), output {threshold - 0.2:.4g}, {rule}",
+        f"class 0 (cat), output {threshold:.4g}, {rule}",
+    ]
+    assert described({"predictions": rows}, details) == expected
+    # A flat list, and a name that the server does not say.
+    assert described({"anything": [row[0] for row in rows]}, details) == expected
+    assert described({"predictions": rows}, details, "--threshold", "9")[0].startswith("class 0")
+
+
+@pytest.mark.parametrize(("row", "kind"), [([0.7], "probability"), ([7.0], "logit")])
+def test_single_outputs_of_unknown_kind_are_told_by_their_values(row, kind, capsys):
+    (line,) = described({"predictions": [row]}, {})
+    assert line.startswith("class 1, output")
+    assert f"taken for a {kind}" in capsys.readouterr().err
+
+
+def test_several_outputs_are_chosen_by_name():
+    outputs = {"size": [[5.0]], "kind": [[0.1, 0.9]]}
+    with pytest.raises(SystemExit, match="--output must name one of kind, size"):
+        described(outputs, {})
+    assert described(outputs, {}, "--output", "kind") == ["class 1, score 0.9"]
+    assert described({**outputs, "logits": [[2, 1]]}, {}) == ["class 0, score 2"]
+    with pytest.raises(SystemExit, match="no scores of classes"):
+        described({"predictions": [[[[0.1]]]]}, {})
 
 
 def test_grpc_client(model, signatures, files, home):

@@ -1,9 +1,11 @@
 """Directories that exports write to: one export at a time, and nothing that killed ones left."""
 
+import errno
 import threading
 
 import keras
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from fd_keras import export_saved_model, export_tflite
@@ -71,3 +73,20 @@ def test_what_killed_exports_left_is_removed_and_nothing_else(model, tmp_path):
     export_tflite(model, tmp_path / "model.tflite", verify=False)
     kept = [f".{HEX}.png", f".{HEX[1:]}.tflite", "other.tflite", "served"]
     assert names(tmp_path) == sorted([*kept, "model.tflite", "elsewhere.tflite"])
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(model, tmp_path, monkeypatch):
+    """It was TensorFlow's error, of another kind and without an end."""
+
+    def write_out(archive, directory):
+        text = f"{{{{function_node __wrapped__SaveV2}}}} {directory}; No space left on device"
+        raise tf.errors.ResourceExhaustedError(None, None, text)
+
+    # Keras 3 returns an object of another class.
+    monkeypatch.setattr(type(keras.export.ExportArchive()), "write_out", write_out)
+    for export, target in ((export_saved_model, "sm"), (export_tflite, "model.tflite")):
+        with pytest.raises(OSError, match="No space left on device") as error:
+            export(model, tmp_path / target, verify=False)
+        assert error.value.errno == errno.ENOSPC
+        assert error.value.filename
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -69,6 +69,12 @@ def test_run_tflite_takes_value_range_and_class_names_from_the_file(photos, tmp_
     assert run("--value-range", "0", "255", "--labels", "mine.txt")[0].startswith(
         "photo.png: class 0 (a),"
     )
+    last = keras.layers.Dense(1, "sigmoid", kernel_initializer="zeros", bias_initializer="ones")
+    binary = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), last])
+    fd_keras.export_tflite(
+        fd_keras.protect(binary, layer), path, labels=["no", "yes"], verify=False
+    )
+    assert run()[0] == "photo.png: class 1 (yes), output 0.7311, class 1 above 0.5\n"
     path.write_bytes(path.read_bytes()[:200])
     output, errors = run()
     assert output == ""

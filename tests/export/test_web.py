@@ -170,6 +170,20 @@ def test_the_page_shows_image_distilled_image_and_prediction(browse, site, model
     assert len(found["classes"].splitlines()) == 5
 
 
+@pytest.mark.parametrize(("activation", "bias"), [("sigmoid", 1.0), (None, 0.2)])
+def test_the_page_decides_a_single_output(activation, bias, browse, site, model, crops):
+    head = keras.layers.Dense(1, activation, kernel_initializer="zeros")
+    body = keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.Flatten(), head])
+    head.bias.assign([bias])
+    protected = fd_keras.protect(body, model.layers[1])
+    path = site / "model.tflite"
+    fd_keras.export_tflite(protected, path, labels=["no", "yes"], single_image=True, verify=False)
+    Image.fromarray(crops[0]).save(site / "example.png")
+    found = browse("page.html")["classes"].splitlines()
+    share = 100 / (1 + np.exp(-bias))
+    assert found == [f"yes\t{share:.1f} %", f"no\t{100 - share:.1f} %"]
+
+
 def test_the_page_shows_a_detectors_score(browse, site, model, crops):
     _, layer, classifier = model.layers
     detector = fd_keras.DistillationDetector(classifier, layer)

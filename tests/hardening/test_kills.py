@@ -309,6 +309,23 @@ def test_files_of_others_are_not_taken_for_a_training(harden, tmp_path, name):
     assert len(list((tmp_path / "run").iterdir())) == 1
 
 
+def test_a_training_of_an_earlier_version_is_refused(harden, tmp_path):
+    """Its mark was plain settings, and its state a folder of Keras' `BackupAndRestore`."""
+    run = tmp_path / "run"
+    (run / "backup").mkdir(parents=True)
+    for name in ("best.npz", "best_table.json", "history.json", "backup/latest.weights.h5"):
+        (run / name).write_bytes(b"{}")
+    (run / "hardening.json").write_text('{"seed": 1}')
+    for overwrite in (False, True):
+        message = "holds a hardening.json that marks no training of this version.*choose another"
+        with pytest.raises(ValueError, match=message):
+            harden(overwrite=overwrite)
+    (run / "hardening.json").unlink()
+    with pytest.raises(ValueError, match="holds history.json, and no hardening.json says"):
+        harden()
+    assert len([path for path in run.rglob("*") if path.is_file()]) == 4
+
+
 def test_links_in_the_places_of_files_are_refused(harden, tmp_path):
     harden(epochs=1)
     for name in ("state.npz", ".state.npz", "history.json", "logs/train", "logs"):

@@ -134,3 +134,21 @@ def test_probabilities_train_as_their_logits_do(digits, layer):
         ).history
         losses.append(history["loss"][0])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_whole_floats_are_labels(digits, layer):
+    _, train, _ = digits
+    recipe = Recipe(epsilon=0)
+    columns = np.float32(train.labels)[:, np.newaxis]
+    weights = []
+    for labels in (train.labels, columns, columns + 0.5):
+        training = HardeningModel(digits[0], layer, recipe)
+        training.compile("sgd")
+        if labels[0] % 1:
+            with pytest.raises(tf.errors.InvalidArgumentError, match="labels that are whole numb"):
+                training.fit(train.images, labels, batch_size=60, verbose=0)
+        else:
+            training.fit(train.images, labels, batch_size=60, verbose=0, shuffle=False)
+            weights.append(training.get_weights())
+    for one, other in zip(*weights):
+        np.testing.assert_array_equal(one, other)

@@ -13,7 +13,7 @@ import PIL
 import tensorflow as tf
 from PIL import Image, features
 
-from fd_keras._checks import checked_whole
+from fd_keras._checks import checked_whole, shown
 from fd_keras.dct import BLOCK_SIZE
 from fd_keras.evaluation.defences.base import Defence, ImageArray, draw_by_draw, image_by_image
 from fd_keras.evaluation.defences.distillation import smooth_distillation
@@ -54,7 +54,7 @@ def jpeg_compression(quality: int = 75, *, subsampling: Subsampling = "4:2:0") -
     quality = checked_whole("quality", quality, 1, 100)
     if subsampling not in ("4:2:0", "4:4:4"):
         raise ValueError(
-            f"`subsampling` must be '4:2:0' or '4:4:4'. Received: subsampling={subsampling!r}"
+            f"`subsampling` must be '4:2:0' or '4:4:4'. Received: subsampling={shown(subsampling)}"
         )
     suffix = "" if subsampling == "4:2:0" else f" {subsampling}"
     return Defence(
@@ -96,7 +96,7 @@ def stochastic_local_quantisation(
     """
     values = tuple(checked_whole("qualities", quality, 1, 100) for quality in qualities)
     if not values:
-        raise ValueError(f"`qualities` must hold a quality. Received: qualities={qualities!r}")
+        raise ValueError(f"`qualities` must hold a quality. Received: qualities={shown(qualities)}")
     label = "20-80" if values == _SHIELD_QUALITIES else "/".join(map(str, values))
 
     def quantise(image: ImageArray, generator: np.random.Generator) -> npt.NDArray[np.uint8]:

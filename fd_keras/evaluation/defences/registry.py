@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from fd_keras._checks import shown
 from fd_keras.evaluation.defences.base import Defence, no_defence
 from fd_keras.evaluation.defences.compression import (
     jpeg_compression,
@@ -100,7 +101,7 @@ def defence(
     if not isinstance(spec, (str, os.PathLike)):
         raise TypeError(
             "`spec` must be a name, a path, a QuantizationTable, a FeatureDistillation layer "
-            f"or a Defence. Received: spec={spec!r}"
+            f"or a Defence. Received: spec={shown(spec)}"
         )
     text = os.fspath(spec)
     kind, _, rest = text.partition(":")
@@ -111,7 +112,7 @@ def defence(
     raise ValueError(
         f"`spec` must be one of {', '.join(map(_usage, _PARAMETERS))}, a preset table "
         f"({', '.join(name for name in PRESETS if name not in _PARAMETERS)}) or an existing "
-        f"JSON file of a table. Received: spec={text!r}"
+        f"JSON file of a table. Received: spec={shown(text)}"
     )
 
 
@@ -142,7 +143,8 @@ def _arguments(text: str, kind: str, rest: str) -> list[Any]:
     mistyped = any(isinstance(value, str) and value.count(":") != 2 for value in values)
     if mistyped or (len(values) > len(names) and "..." not in names):
         raise ValueError(
-            f"`spec` must be {_usage(kind)}, with numbers after the colon. Received: spec={text!r}"
+            f"`spec` must be {_usage(kind)}, with numbers after the colon. "
+            f"Received: spec={shown(text)}"
         )
     return values
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from fd_keras._checks import checked_whole
+from fd_keras._checks import checked_whole, shown
 from fd_keras.evaluation.defences.base import Defence, ImageArray, draw_by_draw, image_by_image
 
 # Primal and dual step of the solver. Their product times 8, the squared norm of the gradient
@@ -59,9 +59,9 @@ def total_variation(
         with Applications to Imaging", 2011.
     """
     if not 0 <= drop < 1:
-        raise ValueError(f"`drop` must be from 0 to below 1. Received: drop={drop!r}")
+        raise ValueError(f"`drop` must be from 0 to below 1. Received: drop={shown(drop)}")
     if not 0 < weight < math.inf:
-        raise ValueError(f"`weight` must be positive and finite. Received: weight={weight!r}")
+        raise ValueError(f"`weight` must be positive and finite. Received: weight={shown(weight)}")
     iterations = checked_whole("iterations", iterations, 1)
     seed = checked_whole("seed", seed, 0)
 
