@@ -31,7 +31,7 @@ from fd_keras.dct import (
 )
 from fd_keras.kernels import coefficients, dct_basis, pad_to_blocks, to_grey_levels
 from fd_keras.presets import TableLike, as_table
-from fd_keras.tables import QuantizationTable
+from fd_keras.tables import QuantizationTable, check_rounds
 
 Norm = Literal["inf", "2"]
 
@@ -175,7 +175,8 @@ def certify(
         The radii, in grey levels of 255.
 
     Raises:
-        ValueError: The images do not fit the table, or are not finite.
+        ValueError: The images do not fit the table or are not finite, or the table belongs to soft
+            thresholding, behind which every perturbation may change the image.
 
     Example:
         >>> from fd_keras.encoding import encode
@@ -190,6 +191,7 @@ def certify(
         "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019.
     """
     pixels, table = grey_level_batch(images, value_range), as_table(table)
+    check_rounds(table)
     steps = table.steps_for(pixels.shape[-1])
     found = [
         _radii(image[np.newaxis], steps, table.color_space, table.cycle_spins) for image in pixels
@@ -239,6 +241,7 @@ def certified_table(
     steps = np.ceil(steps) if whole_steps else steps
     base = None if at_least is None else as_table(at_least)
     if base is not None:
+        check_rounds(base, "at_least")
         if base.color_space != space or base.cycle_spins != 1:
             raise ValueError(
                 f"`at_least` must be a table in color_space={space!r} with one block grid. "

@@ -20,7 +20,7 @@ from fd_keras.jpeg import encode_jpeg, rounded_table
 from fd_keras.kernels import dct_basis, distil
 from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import TableLike, as_table
-from fd_keras.tables import QuantizationTable
+from fd_keras.tables import QuantizationTable, check_rounds
 
 FloatArray = npt.NDArray[np.float32]
 Steps = npt.NDArray[np.float64]
@@ -67,6 +67,7 @@ def encode(
     """
     low, high = validate_value_range(value_range)
     table = as_table(table)
+    check_rounds(table)
     if table.cycle_spins != 1:
         raise ValueError(
             "`table` must have one block grid, since no image lies on the lattices of several: "

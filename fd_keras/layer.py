@@ -301,10 +301,11 @@ class FeatureDistillation(keras.layers.Layer):
     ) -> None:
         """Measure benign images, and design a table for perturbations of a given size.
 
-        The table is designed by ``fd_keras.design_table`` in the layer's colour space and with
-        its cycle spins, and replaces the layer's table. Statistics of earlier calls are discarded.
-        As in Keras' preprocessing layers, ``update_state`` and ``finalize_state`` do the same in
-        parts. A saved layer keeps its table, but not statistics that were not yet finalised.
+        The table is designed by ``fd_keras.design_table`` in the layer's colour space, with its
+        cycle spins and for its quantiser, and replaces the layer's table. Statistics of earlier
+        calls are discarded. As in Keras' preprocessing layers, ``update_state`` and
+        ``finalize_state`` do the same in parts. A saved layer keeps its table, but not statistics
+        that were not yet finalised.
 
         Args:
             data: Benign images in the layer's ``value_range`` and ``data_format``: an array,
@@ -314,7 +315,8 @@ class FeatureDistillation(keras.layers.Layer):
                 layer's ``value_range``: 2 means 2/255. From 0.1 to 255.
             batch_size: Number of images in a batch, where ``data`` is not batched already.
             steps: Maximum number of batches; ``None``: all.
-            **design: Further arguments of ``design_table``, except ``cycle_spins``.
+            **design: Further arguments of ``design_table``, except ``cycle_spins`` and
+                ``quantizer``.
 
         Raises:
             ValueError: There is no image, an image does not fit the layer, or the requirements on
@@ -331,7 +333,7 @@ class FeatureDistillation(keras.layers.Layer):
             Liu et al., CVPR 2019, section 3.2.
         """
         validate_epsilon(epsilon)
-        self._refuse_cycle_spins(design)
+        self._refuse_settings(design)
         self.reset_state()
         axis = -3 if self.data_format == "channels_first" else -1
         batches = image_batches(data, batch_size=batch_size, steps=steps, channel_axis=axis)
@@ -374,29 +376,34 @@ class FeatureDistillation(keras.layers.Layer):
         Args:
             epsilon: Size of the perturbation of a pixel in grey levels of 255, as for ``adapt``;
                 ``None``: nothing is done.
-            **design: Further arguments of ``design_table``, except ``cycle_spins``.
+            **design: Further arguments of ``design_table``, except ``cycle_spins`` and
+                ``quantizer``.
 
         Raises:
             ValueError: Nothing was measured, or as for ``design_table``.
         """
         if epsilon is None:
             return  # Keras 2 calls this on every layer after `set_weights`
-        self._refuse_cycle_spins(design)
+        self._refuse_settings(design)
         if self._statistics is None:
             raise ValueError("`update_state` must have measured images first.")
         statistics = self._statistics.with_provenance(
             {"source": "adapt", **self._statistics.provenance}
         )
-        table = design_table(statistics, epsilon, cycle_spins=self.cycle_spins, **design)
-        self.set_quantization_table(table.with_settings(quantizer=self.quantizer))
+        self.set_quantization_table(design_table(statistics, epsilon, **self._settings(), **design))
         self.reset_state()
 
-    def _refuse_cycle_spins(self, design: Mapping[str, Any]) -> None:
-        if "cycle_spins" in design:
-            raise ValueError(
-                f"`cycle_spins` must be left to the layer, which has {self.cycle_spins}; make a "
-                f"new layer for others. Received: cycle_spins={design['cycle_spins']!r}"
-            )
+    def _settings(self) -> dict[str, Any]:
+        """What the layer decides of a table that is designed for it."""
+        return {"cycle_spins": self.cycle_spins, "quantizer": self.quantizer}
+
+    def _refuse_settings(self, design: Mapping[str, Any]) -> None:
+        for name, value in self._settings().items():
+            if name in design:
+                raise ValueError(
+                    f"`{name}` must be left to the layer, which has {value!r}; make a new layer "
+                    f"for another one. Received: {name}={design[name]!r}"
+                )
 
     def _channels(self, input_shape: Sequence[int | None]) -> int:
         shape = tuple(tf.TensorShape(input_shape).as_list())

@@ -299,6 +299,27 @@ def _validated_steps(steps: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return array
 
 
+def check_rounds(table: QuantizationTable, name: str = "table") -> None:
+    """Refuse a table whose coefficients are not rounded to multiples of their steps.
+
+    Args:
+        table: The table.
+        name: Of the caller's argument.
+
+    Raises:
+        ValueError: It belongs to soft thresholding.
+
+    Example:
+        >>> check_rounds(QuantizationTable(np.ones((8, 8))))
+    """
+    if table.quantizer != "round":
+        raise ValueError(
+            f"`{name}` must round, because JPEG files, encoded images and certificates need "
+            "multiples of steps, of which soft thresholding knows none. "
+            f"Received: {name}={table!r}"
+        )
+
+
 def frozen_json(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
     """Make a read-only copy that is equal to what JSON reads back.
 

@@ -34,6 +34,13 @@ class ColorSpaceName(str, Enum):
     YCBCR = "ycbcr"
 
 
+class QuantizerName(str, Enum):
+    """Choices of ``--quantizer``."""
+
+    ROUND = "round"
+    SOFT = "soft"
+
+
 def calibrate(
     data: Annotated[
         str,
@@ -71,6 +78,10 @@ def calibrate(
         int | None,
         typer.Option(min=1, max=64, help="Number of block grids to average over; 1 if not given."),
     ] = None,
+    quantizer: Annotated[
+        QuantizerName,
+        typer.Option(help="What steps do: round coefficients, or soft-threshold them by half."),
+    ] = QuantizerName.ROUND,
     channels: Annotated[
         int | None, typer.Option(min=1, max=3, help="Convert images to grey (1) or colour (3).")
     ] = None,
@@ -115,6 +126,7 @@ def calibrate(
             measured,
             epsilon,
             as_bands=as_bands,
+            quantizer=quantizer.value,
             **{name: value for name, value in chosen.items() if value is not None},
         )
     if statistics is not None:

@@ -17,7 +17,8 @@ from fd_keras.certification import (
     nominal_radius,
 )
 from fd_keras.dct import RGB_TO_YCBCR, TIE_OFFSET, level_shift
-from fd_keras.encoding import encode
+from fd_keras.encoding import encode, make_pipeline
+from fd_keras.jpeg import encode_jpeg, rounded_table
 from fd_keras.kernels import coefficients
 
 BASIS = dctn(np.eye(64).reshape(64, 8, 8), axes=(1, 2), norm="ortho")  # pixel, u, v
@@ -214,3 +215,22 @@ def test_what_is_no_image_is_refused(images, problem):
 def test_certified_table_refuses_what_is_no_size(epsilon):
     with pytest.raises(ValueError, match="`epsilon`"):
         certified_table(epsilon)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda table: certify(np.zeros((8, 8, 3)), table),
+        lambda table: encode(np.zeros((8, 8, 3)), table),
+        lambda table: certified_table(2, color_space=table.color_space, at_least=table),
+        lambda table: encode_jpeg(np.zeros((8, 8, 3), np.uint8), table),
+        lambda table: rounded_table(table),
+        lambda table: make_pipeline("two-pass", table),
+    ],
+)
+def test_soft_thresholding_has_no_lattice(use):
+    table = QuantizationTable(np.full((8, 8), 16.0), "ycbcr", quantizer="soft")
+    with pytest.raises(ValueError, match=r"must round, .* soft thresholding .*quantizer='soft'"):
+        use(table)
+    use(table.with_settings(quantizer="round"))
+    assert make_pipeline("one-pass", table).layer().quantizer == "soft"
