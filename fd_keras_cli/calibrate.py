@@ -17,7 +17,7 @@ from fd_keras_cli.console import (
     quiet_libraries,
     report_source,
 )
-from fd_keras_cli.options import ImageKey, MaxPixels, Strict, path_option
+from fd_keras_cli.options import ImageKey, MaxPixels, QuantizerName, Strict, path_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,13 +32,6 @@ class ColorSpaceName(str, Enum):
 
     RGB = "rgb"
     YCBCR = "ycbcr"
-
-
-class QuantizerName(str, Enum):
-    """Choices of ``--quantizer``."""
-
-    ROUND = "round"
-    SOFT = "soft"
 
 
 def calibrate(

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+
+class QuantizerName(str, Enum):
+    """Choices of ``--quantizer``."""
+
+    ROUND = "round"
+    SOFT = "soft"
 
 
 def path_argument(value: str) -> Path:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,11 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 # Typing alias: number of correct images and of all images, for benign ones and each attack.
 Counts = Mapping[str, tuple[int, int]]
+
+# Which attacks a search counts: all of them, or those that know the table.
+Objective = Literal["all", "adaptive"]
+
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 _ADAPTIVE = ", adaptive"
 # Bits per pixel are estimated on so many images: a number to compare tables by.
@@ -103,6 +108,24 @@ class Accuracies:
         """Mean accuracy over the gray-box attacks; 0 without any."""
         return self._mean([name for name in self.attacks if threat_model(name) == "gray-box"])
 
+    @property
+    def adaptive(self) -> float:
+        """Mean accuracy over the adaptive attacks; 0 without any."""
+        return self._mean([name for name in self.attacks if threat_model(name) == "adaptive"])
+
+    def counted(self, objective: Objective) -> float:
+        """Mean accuracy over the attacks that an objective counts.
+
+        Args:
+            objective: ``"all"`` or ``"adaptive"``.
+
+        Example:
+            >>> found = Accuracies({"FGSM": (4, 10), "PGD, adaptive": (2, 10)})
+            >>> round(found.counted("all"), 2), found.counted("adaptive")
+            (0.3, 0.2)
+        """
+        return self.attacked if objective == "all" else self.adaptive
+
     def of(self, name: str) -> float:
         """Accuracy on benign images or under one attack."""
         correct, count = self.counts[name]
@@ -169,7 +192,7 @@ class TableScore:
         """
         return self.benign_loss <= max_benign_loss + 1e-9
 
-    def objective(self, max_benign_loss: float) -> float:
+    def objective(self, max_benign_loss: float, counted: Objective = "all") -> float:
         """Accuracy under attack of a feasible table; minus the excess loss of any other.
 
         So every infeasible table scores below every feasible one, by a finite number that says
@@ -178,6 +201,7 @@ class TableScore:
 
         Args:
             max_benign_loss: Permitted share of benign images, from 0 to 1.
+            counted: Which attacks count.
 
         Returns:
             A number from -1 to 1.
@@ -188,7 +212,7 @@ class TableScore:
             (-0.4, 1.0)
         """
         if self.feasible(max_benign_loss):
-            return self.accuracy
+            return self.accuracies.counted(counted)
         return max_benign_loss - self.benign_loss
 
 

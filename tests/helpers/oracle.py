@@ -42,7 +42,7 @@ def tie_distance(coefficients, step):
     return step * np.abs(scaled - np.round(scaled))
 
 
-def distil_plane(plane, steps, offset, quantizer):
+def distil_plane(plane, steps, offset, quantizer="round"):
     """One channel on one block grid; also each pixel's distance from a tie in its block."""
     (height, width), (dy, dx) = plane.shape, offset
     bottom, right = -(height + dy) % 8, -(width + dx) % 8
