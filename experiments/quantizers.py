@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from experiments.harness import argument_parser, parsed, write_json, write_text
 from experiments.networks import RUNS, classifier_and_data
-from fd_keras import QuantizationTable
+from fd_keras import QuantizationTable, preset_table
 from fd_keras._console import text_table
 from fd_keras._files import atomic_path
 from fd_keras.data.labelled import array_hash
@@ -52,6 +52,7 @@ FAMILIES = {
     "soft, 4 grids": ("soft", 4),
     "soft, 16 grids": ("soft", 16),
 }
+PRESET = "soft8"
 COLORS = dict(zip(FAMILIES, ("blue", "ochre", "orange", "violet")))
 BATCH = 50
 SEED = 1
@@ -94,7 +95,7 @@ class Subject:
             alone = attackable(self.classifier, images.shape[1:])
             return attack.generate(alone, images, labels)
 
-        return self._kept(["gray-box", attack.to_dict()], indices, None, attacked)
+        return self.kept(["gray-box", attack.to_dict()], indices, None, attacked)
 
     def withstands_pgd(self, table, epsilon, indices):
         """Which images are still right after PGD through the table, with every gradient."""
@@ -117,20 +118,18 @@ class Subject:
             )
             return attack.generate(through, images, labels)
 
-        pixels = self._kept(["adaptive", attack.to_dict()], indices, table, attacked)
+        pixels = self.kept(["adaptive", attack.to_dict()], indices, table, attacked)
         return self.right(table, pixels, indices)
 
     def _pgd(self, table, epsilon, gradient, indices):
         def withstood():
-            attack = self._attack(
-                *(table is None or (table.quantizer, table.cycle_spins), epsilon, gradient)
-            )
-            steps = tf.constant(np.ones((3, 8, 8)) if table is None else table.steps, tf.float32)
-            attacked = attack(self.images[indices], np.int32(self.labels[indices]), steps)
+            attack = self._attack(_settings(table), epsilon, gradient)
+            labels = np.int32(self.labels[indices])
+            attacked = attack(self.images[indices], labels, _steps(table))
             return self.right(table, attacked.numpy(), indices)
 
         what = ["PGD, right after it", epsilon, ITERATIONS, gradient]
-        return self._kept(what, indices, table, withstood)
+        return self.kept(what, indices, table, withstood)
 
     @functools.cache  # noqa: B019 - there is one subject at a time
     def _attack(self, settings, epsilon, gradient):
@@ -140,7 +139,7 @@ class Subject:
         @tf.function(input_signature=signature)
         def attack(images, labels, steps):
             def logits(x):
-                if settings is not True:
+                if settings:
                     x = _distilled(x, steps, *settings, gradient)
                 return self.classifier.logits_of(self._fast(x, training=False))
 
@@ -155,15 +154,9 @@ class Subject:
         return attack
 
     def _classes(self, images, table=None):
-        return np.concatenate(
-            [
-                self._graph(table and (table.quantizer, table.cycle_spins))(
-                    images[start : start + BATCH],
-                    tf.constant(np.ones((3, 8, 8)) if table is None else table.steps, tf.float32),
-                )
-                for start in range(0, len(images), BATCH)
-            ]
-        )
+        graph, steps = self._graph(_settings(table)), _steps(table)
+        starts = range(0, len(images), BATCH)
+        return np.concatenate([graph(images[start : start + BATCH], steps) for start in starts])
 
     @functools.cache  # noqa: B019
     def _graph(self, settings):
@@ -174,7 +167,7 @@ class Subject:
 
         return classes
 
-    def _kept(self, what, indices, table, compute):
+    def kept(self, what, indices, table, compute):
         origin = {
             "quantizers": what,
             "model": self.classifier.fingerprint,
@@ -183,6 +176,15 @@ class Subject:
             "seed": SEED,
         }
         return self._store.array(origin, compute)
+
+
+def _settings(table):
+    """What a graph is built for."""
+    return table and (table.quantizer, table.cycle_spins)
+
+
+def _steps(table):
+    return tf.constant(np.ones((3, 8, 8)) if table is None else table.steps, tf.float32)
 
 
 def _distilled(images, steps, quantizer, spins, gradient="straight-through"):
@@ -203,13 +205,17 @@ def chosen_step(subject, family, target):
     def kept(step):
         return subject.right(table_of(family, step), images, subject.chosen_on).mean() >= target
 
-    low, high = -1, len(STEPS)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if kept(STEPS[middle]) else (low, middle)
-    if low < 0:
-        raise ValueError(f"no step of {family} keeps {target} of the images")
-    return STEPS[low]
+    def found():
+        low, high = -1, len(STEPS)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if kept(STEPS[middle]) else (low, middle)
+        if low < 0:
+            raise ValueError(f"no step of {family} keeps {target} of the images")
+        return np.array(STEPS[low])
+
+    what = ["largest step", FAMILIES[family], CHROMA, list(STEPS), target]
+    return float(subject.kept(what, subject.chosen_on, None, found))
 
 
 def figure(right):
@@ -245,13 +251,15 @@ def run(network, arguments):
     families = dict(list(FAMILIES.items())[:2]) if arguments.smoke else FAMILIES
     alone = {"family": NONE, "target": 1.0, "step": None}
     rows = [{**alone, "figures": row_of(subject, None, attacks, arguments)}]
+    preset = row_of(subject, preset_table(PRESET), attacks, arguments)
+    rows.append({"family": PRESET, "target": None, "step": None, "figures": preset})
     for target in TARGETS[:1] if arguments.smoke else TARGETS:
         for family in families:
             step = chosen_step(subject, family, target)
             found = row_of(subject, table_of(family, step), attacks, arguments)
             rows.append({"family": family, "target": target, "step": step, "figures": found})
             print(rows[-1], flush=True)
-            yield sorted(rows, key=lambda row: -row["target"])
+            yield sorted(rows, key=lambda row: -(row["target"] or 0))
 
 
 def share(figures, name):
@@ -282,11 +290,7 @@ def page(results):
         table = []
         for row in found["rows"]:
             figures = row["figures"]
-            cells = [
-                f"{row['target']:g}",
-                row["family"],
-                "" if row["step"] is None else row["step"],
-            ]
+            cells = [row[key] or "" for key in ("target", "family", "step")]
             cells += [percent(figures["benign"]), f"{100 * gray_mean(figures):.1f}"]
             table.append([str(c) for c in cells] + [percent(figures[name]) for name in names])
         heads = ["chosen for", "layer", "luma step", "benign", "gray-box", *names]

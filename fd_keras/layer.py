@@ -72,9 +72,9 @@ class FeatureDistillation(keras.layers.Layer):
 
     Args:
         quantization_table: Preset name (``"liu2019"``, ``"zigzag15"``, ``"balanced"``,
-            ``"jpeg"``, ``"jpeg:<quality>"``), path of a table's JSON file, steps of shape
-            ``(8, 8)`` or ``(channels, 8, 8)``, or a ``QuantizationTable``. Steps are on the
-            0..255 pixel scale.
+            ``"soft8"``, ``"jpeg"``, ``"jpeg:<quality>"``), path of a table's JSON file, steps of
+            shape ``(8, 8)`` or ``(channels, 8, 8)``, or a ``QuantizationTable``. Steps are on
+            the 0..255 pixel scale.
         color_space: ``"rgb"``: quantise the channels as they are. ``"ycbcr"``: quantise
             full-range JFIF Y, Cb, Cr of an RGB image, or a grey image as Y. ``None``: that of
             the table.

@@ -98,7 +98,8 @@ def plot_table(table: QuantizationTable) -> Any:
         axis.set_title(f"{name}steps", fontsize=10)
     figure.suptitle(
         f"{short_name(table.name, 60)} ({table.color_space}, {table.cycle_spins} "
-        f"{'grid' if table.cycle_spins == 1 else 'grids'})"
+        f"{'grid' if table.cycle_spins == 1 else 'grids'}"
+        f"{'' if table.quantizer == 'round' else ', soft thresholding'})"
     )
     return figure
 

@@ -15,7 +15,7 @@ from fd_keras._checks import shown
 from fd_keras.dct import BLOCK_SIZE, zigzag_rank
 from fd_keras.tables import QuantizationTable
 
-PRESETS = ("liu2019", "zigzag15", "balanced", "jpeg")
+PRESETS = ("liu2019", "zigzag15", "balanced", "soft8", "jpeg")
 
 # Typing alias: what the layer accepts as a table.
 TableLike = str | os.PathLike[str] | QuantizationTable | Mapping[str, object] | npt.ArrayLike
@@ -54,6 +54,9 @@ def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
       another public implementation.
     * ``"balanced"``: the table that ``refine`` found for MobileNetV2 on ImageNet images at no more
       than 5 % benign loss; its accuracies are in ``experiments/results/imagenet_front.md``.
+    * ``"soft8"``: soft thresholding with thresholds of 8 grey levels for luma and 16 for chroma, on
+      four block grids: for attackers who know the layer. Its accuracies beside rounding are in
+      ``experiments/results/quantizers.md``.
     * ``"jpeg"``: the Annex K tables at libjpeg's ``quality``, in YCbCr without chroma
       subsampling. ``"jpeg:90"`` is the same as ``preset_table("jpeg", quality=90)``.
 
@@ -169,10 +172,17 @@ def _balanced_table() -> QuantizationTable:
     )
 
 
+def _soft8_table() -> QuantizationTable:
+    steps = np.full((3, BLOCK_SIZE, BLOCK_SIZE), 32.0)
+    steps[0] = 16.0
+    return QuantizationTable(steps, "ycbcr", 4, _provenance("soft8"), "soft")
+
+
 _TABLES = {
     "liu2019": _liu2019_table,
     "zigzag15": _zigzag15_table,
     "balanced": _balanced_table,
+    "soft8": _soft8_table,
 }
 
 

@@ -155,7 +155,9 @@ OutDirectory = Annotated[Path, path_option("Directory to write to; made if missi
 
 TableName = Annotated[
     str,
-    typer.Option(help="liu2019, zigzag15, balanced, jpeg, jpeg:QUALITY, or a table's JSON file."),
+    typer.Option(
+        help="liu2019, zigzag15, balanced, soft8, jpeg, jpeg:QUALITY, or a table's JSON file."
+    ),
 ]
 
 ProtocolName = Annotated[

@@ -221,6 +221,13 @@ class TestPresets:
         u, v = np.indices((8, 8))
         assert np.array_equal(table.steps[0], np.where(u + v < 5, 1, 41))
 
+    def test_soft8(self):
+        """A dead zone of 8 grey levels around zero, of 16 for chroma; DC stays."""
+        table = preset_table("soft8")
+        assert (table.quantizer, table.color_space, table.cycle_spins) == ("soft", "ycbcr", 4)
+        assert (table.steps[0] == 16).all()
+        assert (table.steps[1:] == 32).all()
+
     @pytest.mark.parametrize("name", PRESETS)
     def test_are_all_available_by_name(self, name):
         assert as_table(name).provenance["source"] == "preset"

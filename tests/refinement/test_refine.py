@@ -113,10 +113,8 @@ def test_an_adaptive_objective_counts_what_goes_through_the_table(digits, tmp_pa
     result = fd_keras.refine(
         model,
         (test.images, test.labels),
-        Protocol("one", "", (fgsm(40),)),
-        Search(
-            2, "grid", both, adaptive=[bim(40, 10, 4)], adaptive_images=12, objective="adaptive"
-        ),
+        Protocol("one", "", (fgsm(8),)),
+        Search(2, "grid", both, adaptive=[bim(24, 8, 4)], adaptive_images=12, objective="adaptive"),
         max_benign_loss=1.0,
         baselines=[],
         directory=tmp_path / "search",
