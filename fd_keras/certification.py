@@ -270,10 +270,14 @@ def nominal_radius(table: QuantizationTable, channels: int, norm: Norm = "inf") 
         channels: Number of channels of the images.
         norm: ``"inf"`` or ``"2"``.
 
+    Raises:
+        ValueError: The table belongs to soft thresholding.
+
     Example:
         >>> round(nominal_radius(certified_table(2, whole_steps=False), 3), 2)
         2.0
     """
+    check_rounds(table)
     half = table.steps_for(channels) * (0.5 - TIE_OFFSET) - 2 * TOLERANCE
     left = half - _ROUNDING * linf_gains()
     return max(0.0, float((left / _gains(channels, table.color_space, norm)).min()))

@@ -222,6 +222,7 @@ def test_certified_table_refuses_what_is_no_size(epsilon):
     [
         lambda table: certify(np.zeros((8, 8, 3)), table),
         lambda table: encode(np.zeros((8, 8, 3)), table),
+        lambda table: nominal_radius(table, 3),
         lambda table: certified_table(2, color_space=table.color_space, at_least=table),
         lambda table: encode_jpeg(np.zeros((8, 8, 3), np.uint8), table),
         lambda table: rounded_table(table),
