@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from fd_keras._checks import checked_whole, shown
 from fd_keras._extras import import_extra
-from fd_keras.dct import ColorSpace
+from fd_keras.dct import ColorSpace, Quantizer
 from fd_keras.kernels import Gradient
 from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import TableLike
@@ -47,6 +47,7 @@ class FeatureDistillationPreprocessor(_Preprocessor):
         apply_predict: Whether images are distilled when the estimator predicts and when it is
             attacked.
         gradient: As for ``FeatureDistillation``.
+        quantizer: As for ``FeatureDistillation``.
         batch_size: Number of images that are distilled at once, because ART passes whole data
             sets. It limits memory and does not change the result.
 
@@ -76,6 +77,7 @@ class FeatureDistillationPreprocessor(_Preprocessor):
         "value_range",
         "channels_first",
         "gradient",
+        "quantizer",
         "batch_size",
     )
 
@@ -90,6 +92,7 @@ class FeatureDistillationPreprocessor(_Preprocessor):
         apply_fit: bool = True,
         apply_predict: bool = True,
         gradient: Gradient = "smooth",
+        quantizer: Quantizer | None = None,
         batch_size: int = 64,
     ) -> None:
         super().__init__(is_fitted=True, apply_fit=apply_fit, apply_predict=apply_predict)
@@ -99,6 +102,7 @@ class FeatureDistillationPreprocessor(_Preprocessor):
         self.value_range = value_range
         self.channels_first = channels_first
         self.gradient = gradient
+        self.quantizer = quantizer
         self.batch_size = batch_size
         self._check_params()
 
@@ -180,6 +184,7 @@ class FeatureDistillationPreprocessor(_Preprocessor):
             (0, 255) if value_range is None else value_range,
             data_format="channels_first" if channels_first else "channels_last",
             gradient=self.gradient,
+            quantizer=self.quantizer,
             dtype="float32",
         )
 

@@ -40,7 +40,7 @@ from fd_keras.kernels import (
     validate_norm,
 )
 from fd_keras.presets import ROUNDING, TableLike, as_table, certified_name, certified_steps
-from fd_keras.tables import QuantizationTable
+from fd_keras.tables import QuantizationTable, check_rounds
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -149,7 +149,8 @@ def certify(
         The radii, in grey levels of 255.
 
     Raises:
-        ValueError: The images do not fit the table, or are not finite.
+        ValueError: The images do not fit the table or are not finite, or the table belongs to soft
+            thresholding, behind which every perturbation may change the image.
 
     Example:
         >>> from fd_keras.encoding import encode
@@ -164,6 +165,7 @@ def certify(
         "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019.
     """
     pixels, table = grey_level_batch(images, value_range), as_table(table)
+    check_rounds(table)
     steps = table.steps_for(pixels.shape[-1])
     found = _certified(pixels, steps, table.color_space, table.cycle_spins)
     linf, l2, limiting, residual = zip(*found)
@@ -208,6 +210,7 @@ def certified_table(
     steps = certified_steps(size, space, kind, whole_steps=whole_steps)
     base = None if at_least is None else as_table(at_least)
     if base is not None:
+        check_rounds(base, "at_least")
         if base.color_space != space or base.cycle_spins != 1:
             raise ValueError(
                 f"`at_least` must be a table in color_space={space!r} with one block grid. "
@@ -236,10 +239,14 @@ def nominal_radius(table: QuantizationTable, channels: int, norm: Norm = "inf") 
         channels: Number of channels of the images.
         norm: ``"inf"`` or ``"2"``.
 
+    Raises:
+        ValueError: The table belongs to soft thresholding.
+
     Example:
         >>> round(nominal_radius(certified_table(2, whole_steps=False), 3), 2)
         2.0
     """
+    check_rounds(table)
     half = table.steps_for(channels) * (0.5 - TIE_OFFSET) - 2 * TOLERANCE
     left = half - ROUNDING * linf_gains()
     return max(0.0, float((left / gains(channels, table.color_space, norm)).min()))

@@ -22,6 +22,10 @@ ColorSpace = Literal["rgb", "ycbcr"]
 
 COLOR_SPACES: tuple[ColorSpace, ...] = get_args(ColorSpace)
 
+Quantizer = Literal["round", "soft"]
+
+QUANTIZERS: tuple[Quantizer, ...] = get_args(Quantizer)
+
 # JFIF 1.02, section 7: rows give Y, Cb - 128 and Cr - 128 from full-range R, G, B.
 RGB_TO_YCBCR: npt.NDArray[np.float64] = np.array(
     [
@@ -74,6 +78,22 @@ def validate_color_space(value: object) -> ColorSpace:
         'rgb'
     """
     return checked_choice("color_space", value, COLOR_SPACES)
+
+
+def validate_quantizer(value: object) -> Quantizer:
+    """Return ``value`` if it is the name of a quantiser.
+
+    Args:
+        value: Candidate.
+
+    Raises:
+        ValueError: ``value`` is none of ``QUANTIZERS``.
+
+    Example:
+        >>> validate_quantizer("soft")
+        'soft'
+    """
+    return checked_choice("quantizer", value, QUANTIZERS)
 
 
 def level_shift(color_space: ColorSpace) -> float:

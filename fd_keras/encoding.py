@@ -22,7 +22,7 @@ from fd_keras.kernels import clip_straight_through, distil
 from fd_keras.lattice import Lattice
 from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import TableLike, as_table
-from fd_keras.tables import QuantizationTable
+from fd_keras.tables import QuantizationTable, check_rounds
 
 PIPELINES = ("one-pass", "one-pass-encoder", "two-pass")
 
@@ -93,6 +93,7 @@ def encode(
     """
     low, high = validate_value_range(value_range)
     table = as_table(table)
+    check_rounds(table)
     if table.cycle_spins != 1:
         raise ValueError(
             "`table` must have one block grid, since no image lies on the lattices of several: "

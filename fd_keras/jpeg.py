@@ -27,7 +27,7 @@ from fd_keras.data.files import check_regular, software_exif
 from fd_keras.dct import BLOCK_SIZE, RGB_TO_YCBCR, TIE_OFFSET, zigzag_rank
 from fd_keras.lattice import Lattice
 from fd_keras.presets import TableLike, as_table
-from fd_keras.tables import QuantizationTable
+from fd_keras.tables import QuantizationTable, check_rounds
 
 Subsampling = Literal["4:4:4", "4:2:0"]
 
@@ -72,11 +72,15 @@ def rounded_table(table: TableLike) -> QuantizationTable:
         The rounded table, with the size of the change in its provenance; or ``table`` itself if
         it needs no rounding.
 
+    Raises:
+        ValueError: ``table`` is invalid, or belongs to soft thresholding.
+
     Example:
         >>> rounded_table(QuantizationTable(np.full((8, 8), 300.5), "ycbcr", 4))
         QuantizationTable('custom', steps=255, channels=1, color_space='ycbcr', cycle_spins=1)
     """
     table = as_table(table)
+    check_rounds(table)
     steps = np.clip(np.round(table.steps), 1, _MAX_STEP)
     if table.cycle_spins == 1 and np.array_equal(steps, table.steps):
         return table

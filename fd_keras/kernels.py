@@ -11,7 +11,22 @@ attacker replaces it by another one (BPDA, Athalye et al. 2018). Two are impleme
 straight-through gradient treats ``round`` as the identity (Bengio et al. 2013); it is used for
 training. The smooth gradient is that of ``round(x) + (x - round(x)) ** 3`` (Shin & Song 2017): it
 is large for coefficients that a small change moves to the next multiple of the step, and makes
-much stronger attacks. Clipping has the straight-through gradient in both cases.
+much stronger attacks.
+
+The other quantiser is soft thresholding (Donoho 1995). It removes the same coefficients, and
+moves the others by half a step::
+
+    c' = c - min(max(c, -q / 2), q / 2)    (DC: c' = c)
+
+Its own gradient is used. It is non-expansive: the transform is orthonormal, shrinkage moves no two
+coefficients apart, and neither does the mean over grids. So the distilled images of two inputs
+are never farther apart in L2 than the inputs. This is exact in RGB and grey where sides are
+multiples of 8 or, on 2 and 4 grids, of 4: images are mirrored at their edges, and the DCT of half
+a block with its mirror image is that of 4 pixels. Elsewhere the images are to be compared as they
+are continued. A table in YCbCr moves no Y, Cb and Cr apart, and RGB by a factor of at most 1.76,
+the condition number of the colour matrix.
+
+Clipping to the value range has the straight-through gradient in all cases.
 """
 
 from __future__ import annotations
@@ -32,6 +47,7 @@ from fd_keras.dct import (
     TIE_OFFSET,
     YCBCR_TO_RGB,
     ColorSpace,
+    Quantizer,
     grid_offsets,
     level_shift,
 )
@@ -78,6 +94,7 @@ def distil(
     *,
     color_space: ColorSpace = "rgb",
     cycle_spins: int = 1,
+    quantizer: Quantizer = "round",
     method: DctMethod = "matmul",
     gradient: Gradient = "straight-through",
 ) -> tf.Tensor:
@@ -85,13 +102,15 @@ def distil(
 
     Args:
         pixels: float32 ``(batch, height, width, channels)`` on the 0..255 scale. Any height
-            and width: incomplete blocks are completed by repeating the edge.
+            and width: incomplete blocks are completed by repeating the edge, or before soft
+            thresholding by mirroring the image at it.
         steps: float32 ``(channels, 8, 8)``, positive, in the order of ``color_space``.
         color_space: Colour space in which the DCT is quantised.
         cycle_spins: Number of block grids.
+        quantizer: ``"round"`` or ``"soft"``, as for ``QuantizationTable``.
         method: ``"matmul"``: products with constant matrices, without a transpose, as TFLite
             builtins. ``"signal"``: ``tf.signal.dct`` and ``idct``, as a reference.
-        gradient: Gradient that replaces that of rounding.
+        gradient: Gradient that replaces that of rounding; soft thresholding has its own.
 
     Returns:
         float32 of the shape of ``pixels``, not clipped. Any size may be 0.
@@ -104,12 +123,16 @@ def distil(
     """
     if 0 in pixels.shape.as_list():
         return pixels
-    round_trip, rounded = _ROUND_TRIPS[method], _ROUNDINGS[gradient]
-    straight = gradient == "straight-through"
+    soft = quantizer == "soft"
+    round_trip, shrink = _ROUND_TRIPS[method], _soften if soft else _ROUNDINGS[gradient]
+    if soft:
+        steps = steps * tf.constant(_THRESHOLDS, tf.float32)
+    straight = gradient == "straight-through" and not soft
     seen = tf.stop_gradient(pixels) if straight else pixels
     total: Any = None
     for offset in grid_offsets(cycle_spins):
-        distilled = round_trip(pad_to_blocks(seen, offset), steps, color_space, rounded)
+        padded = pad_to_blocks(seen, offset, mirror=soft)
+        distilled = round_trip(padded, steps, color_space, shrink)
         distilled = _crop(distilled, offset, pixels)
         total = distilled if total is None else total + distilled
     mean = total * (1 / cycle_spins) if cycle_spins > 1 else total
@@ -217,19 +240,30 @@ def round_smoothly(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Te
     return rounded, lambda upstream: upstream * 3 * tf.square(x - rounded)
 
 
-# Typing alias: a rounding function with a gradient.
-_Rounding = Callable[[tf.Tensor], tf.Tensor]
-
-_ROUNDINGS: dict[Gradient, _Rounding] = {
-    "straight-through": _round_straight_through,
-    "smooth": round_smoothly,
-}
-
-
-def _quantise(values: tf.Tensor, steps: tf.Tensor, rounded: _Rounding) -> tf.Tensor:
+def _quantise(
+    values: tf.Tensor, steps: tf.Tensor, rounded: Callable[[tf.Tensor], tf.Tensor]
+) -> tf.Tensor:
     # Not c / q: compilers replace a division by a constant by this product, eager execution does
     # not, and ties would be rounded differently.
     return rounded(values * tf.math.reciprocal(steps)) * steps
+
+
+def _soften(values: tf.Tensor, thresholds: tf.Tensor) -> tf.Tensor:
+    # Where two operands are equal, TensorFlow's gradient goes to the first one: with the thresholds
+    # there, the gradient of DC, whose threshold is 0, is 1 also where DC is 0.
+    return values - tf.minimum(thresholds, tf.maximum(-thresholds, values))
+
+
+# Typing alias: function of coefficients and, in a shape that broadcasts, of their steps.
+_Shrinkage = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+_ROUNDINGS: dict[Gradient, _Shrinkage] = {
+    "straight-through": functools.partial(_quantise, rounded=_round_straight_through),
+    "smooth": functools.partial(_quantise, rounded=round_smoothly),
+}
+
+# Thresholds of soft thresholding in steps, by band: half of one, and 0 for DC.
+_THRESHOLDS = np.where(np.arange(BLOCK_SIZE**2).reshape(BLOCK_SIZE, BLOCK_SIZE), 0.5, 0.0)
 
 
 def coefficients(pixels: tf.Tensor, color_space: ColorSpace = "rgb") -> tf.Tensor:
@@ -335,13 +369,13 @@ def validate_norm(value: object) -> Norm:
 
 
 def _matmul_round_trip(
-    pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSpace, rounded: _Rounding
+    pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSpace, shrink: _Shrinkage
 ) -> tf.Tensor:
     """DCT, quantise and inverse DCT of whole blocks as products with constant matrices."""
     batch, height, width, channels = _shape(pixels)
     # (c, u, v) -> (u, 1, v * c), the order of the coefficients
     grid = tf.reshape(tf.transpose(steps, (1, 2, 0)), (BLOCK_SIZE, 1, BLOCK_SIZE * channels))
-    x = _quantise(coefficients(pixels, color_space), grid, rounded)
+    x = shrink(coefficients(pixels, color_space), grid)
     x = _transform_columns(x, dct_basis().T, width * channels)
     x = _transform_rows(x, dct_basis().T, channels, color_space, inverse=True)
     x = tf.reshape(x, (batch, height, width, channels))
@@ -375,7 +409,7 @@ def _transform_rows(
 
 
 def _signal_round_trip(
-    pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSpace, rounded: _Rounding
+    pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSpace, shrink: _Shrinkage
 ) -> tf.Tensor:
     """The same computation with ``tf.signal``, block by block."""
     batch, height, width, channels = _shape(pixels)
@@ -395,7 +429,7 @@ def _signal_round_trip(
         x = tf.pad(x, ((0, 1), (0, 0), (0, 0), (0, 0)))
     x = _swap_last_two(tf.signal.dct(x, type=2, norm="ortho"))
     x = _swap_last_two(tf.signal.dct(x, type=2, norm="ortho"))
-    x = _quantise(x, steps, rounded)
+    x = shrink(x, steps)
     x = _swap_last_two(tf.signal.idct(x, type=2, norm="ortho"))
     x = _swap_last_two(tf.signal.idct(x, type=2, norm="ortho"))
     x = tf.reshape(x if known else x[:-1], shape)
@@ -415,12 +449,15 @@ _ROUND_TRIPS: dict[DctMethod, Callable[..., tf.Tensor]] = {
 }
 
 
-def pad_to_blocks(x: tf.Tensor, offset: tuple[int, int] = (0, 0)) -> tf.Tensor:
-    """Pad images by repeating their edges, so that all 8x8 blocks are complete.
+def pad_to_blocks(
+    x: tf.Tensor, offset: tuple[int, int] = (0, 0), *, mirror: bool = False
+) -> tf.Tensor:
+    """Continue images beyond their edges, so that all 8x8 blocks are complete.
 
     Args:
         x: ``(batch, height, width, channels)``, any height and width.
         offset: Number of pixels that are added at the top and at the left.
+        mirror: Whether images are mirrored at their edges; otherwise the edges are repeated.
 
     Returns:
         ``(batch, padded height, padded width, channels)``, both multiples of 8.
@@ -433,18 +470,26 @@ def pad_to_blocks(x: tf.Tensor, offset: tuple[int, int] = (0, 0)) -> tf.Tensor:
         size = _shape(x)[axis]
         if before == 0 and isinstance(size, int) and size % BLOCK_SIZE == 0:
             continue
-        x = tf.gather(x, _repeated_edges(size, before), axis=axis)
+        x = tf.gather(x, _continued(size, before, mirror), axis=axis)
     return x
 
 
-def _repeated_edges(size: Any, before: int) -> Any:
+def _continued(size: Any, before: int, mirror: bool) -> Any:
     """Index into the axis of the image for every position of the padded axis."""
     padded = (before + size + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE
     if isinstance(size, int):
-        return np.clip(np.arange(padded, dtype=np.int32) - before, 0, size - 1)
+        index = np.arange(padded, dtype=np.int32) - before
+        if mirror:  # again and again, where the image is smaller than what is added
+            index %= 2 * size
+            return np.minimum(index, 2 * size - 1 - index)
+        return np.clip(index, 0, size - 1)
     if before:
-        padded *= tf.minimum(size, 1)  # an empty image has no edge to repeat
-    return tf.minimum(tf.maximum(tf.range(padded) - before, 0), size - 1)
+        padded *= tf.minimum(size, 1)  # an empty image has no edge to continue
+    index = tf.range(padded) - before
+    if mirror:
+        index = tf.math.floormod(index, tf.maximum(2 * size, 1))
+        return tf.minimum(index, 2 * size - 1 - index)
+    return tf.minimum(tf.maximum(index, 0), size - 1)
 
 
 def _crop(x: tf.Tensor, offset: tuple[int, int], like: tf.Tensor) -> tf.Tensor:

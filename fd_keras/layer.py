@@ -23,7 +23,7 @@ from fd_keras._checks import (
 )
 from fd_keras._compat import add_float32_weight
 from fd_keras.data.batches import described, image_batches
-from fd_keras.dct import ColorSpace
+from fd_keras.dct import ColorSpace, Quantizer
 from fd_keras.design.tables import design_table
 from fd_keras.kernels import (
     DCT_METHODS,
@@ -50,22 +50,31 @@ _LOOKED_AT = 2**16
 
 @keras.saving.register_keras_serializable(package="fd_keras")
 class FeatureDistillation(keras.layers.Layer):
-    """Quantises the 8x8 block DCT of images, so that small perturbations are rounded away.
+    """Quantises the 8x8 block DCT of images, so that small perturbations are removed.
 
     Each 8x8 block of each channel is transformed by an orthonormal DCT-II on the 0..255
     pixel scale, every coefficient ``c`` of a band with step ``q`` becomes
     ``q * round(c / q + 1/997)``, and the inverse transform is clipped to ``value_range``. Integer
     pixels produce ties; the offset of 1/997 makes all runtimes round them in the same direction.
-
-    The layer computes in float32 under every dtype policy, and in training as in inference.
     The true gradient of rounding is 0 and is replaced by another one, for training and for
     attackers alike; it is no protection.
 
+    With ``quantizer="soft"``, it becomes ``c - clip(c, -q / 2, q / 2)``, and DC stays as it is: the
+    same coefficients are removed, and the others shrink. An attacker who knows the layer can use
+    rounding, where one grey level may move a coefficient by a whole step. Soft thresholding is
+    non-expansive: the DCT is orthonormal, shrinkage moves no two coefficients apart, and neither
+    does the mean over grids. So the distilled images of two inputs are never farther apart in L2
+    than the inputs, in RGB and grey, where sides are multiples of 8 or, on 2 and 4 grids, of 4;
+    YCbCr can move them apart by a factor of at most 1.76. This says nothing about the classifier,
+    which is as fragile as before.
+
+    The layer computes in float32 under every dtype policy, and in training as in inference.
+
     Args:
         quantization_table: Preset name (``"liu2019"``, ``"zigzag15"``, ``"balanced"``,
-            ``"jpeg"``, ``"jpeg:<quality>"``), path of a table's JSON file, steps of shape
-            ``(8, 8)`` or ``(channels, 8, 8)``, or a ``QuantizationTable``. Steps are on the
-            0..255 pixel scale.
+            ``"soft8"``, ``"jpeg"``, ``"jpeg:<quality>"``), path of a table's JSON file, steps of
+            shape ``(8, 8)`` or ``(channels, 8, 8)``, or a ``QuantizationTable``. Steps are on
+            the 0..255 pixel scale.
         color_space: ``"rgb"``: quantise the channels as they are. ``"ycbcr"``: quantise
             full-range JFIF Y, Cb, Cr of an RGB image, or a grey image as Y. ``None``: that of
             the table.
@@ -80,14 +89,16 @@ class FeatureDistillation(keras.layers.Layer):
             setting.
         gradient: Gradient that replaces that of rounding. ``"straight-through"``: that of the
             identity, for training. ``"smooth"``: that of a cubic (Shin & Song), which makes much
-            stronger attacks; adaptive attacks without it overestimate the layer.
+            stronger attacks; adaptive attacks without it overestimate the layer. Without meaning
+            for soft thresholding, whose true gradient is used.
+        quantizer: ``"round"`` or ``"soft"``; ``None``: that of the table.
         **kwargs: ``name``, ``dtype`` and further arguments of ``keras.layers.Layer``.
 
     Input shape:
         ``(height, width, channels)`` or ``(batch, height, width, channels)``, or with channels
         first according to ``data_format``. Any height, width and batch, also unknown ones and 0;
-        edges are repeated to complete blocks. Dense, of any float or integer dtype. A non-finite
-        pixel makes its block NaN.
+        edges are repeated to complete blocks, or mirrored for soft thresholding. Dense, of any
+        float or integer dtype. A non-finite pixel makes its block NaN.
 
     Output shape:
         That of the input, in the layer's compute dtype. With an integer ``dtype``, which needs a
@@ -106,12 +117,14 @@ class FeatureDistillation(keras.layers.Layer):
 
     References:
         Method: Liu et al., "Feature Distillation: DNN-Oriented JPEG Compression Against
-        Adversarial Examples", CVPR 2019 (arXiv:1803.05787). Averaging over grids: Coifman &
-        Donoho, "Translation-invariant de-noising", 1995. Attacks that break transformations
-        like this one once the attacker knows them: Athalye et al., "Obfuscated Gradients
-        Give a False Sense of Security", ICML 2018 (BPDA); Shin & Song, "JPEG-resistant
-        Adversarial Images", NIPS workshop on machine learning and computer security, 2017;
-        Tramer et al., "On Adaptive Attacks to Adversarial Example Defenses", NeurIPS 2020.
+        Adversarial Examples", CVPR 2019 (arXiv:1803.05787). Soft thresholding: Donoho,
+        "De-noising by soft-thresholding", IEEE Transactions on Information Theory 41(3), 1995.
+        Averaging over grids: Coifman & Donoho, "Translation-invariant de-noising", 1995.
+        Attacks that break transformations like this one once the attacker knows them: Athalye
+        et al., "Obfuscated Gradients Give a False Sense of Security", ICML 2018 (BPDA); Shin &
+        Song, "JPEG-resistant Adversarial Images", NIPS workshop on machine learning and computer
+        security, 2017; Tramer et al., "On Adaptive Attacks to Adversarial Example Defenses",
+        NeurIPS 2020.
     """
 
     def __init__(
@@ -123,6 +136,7 @@ class FeatureDistillation(keras.layers.Layer):
         dct_method: DctMethod = "matmul",
         data_format: str | None = None,
         gradient: Gradient = "straight-through",
+        quantizer: Quantizer | None = None,
         **kwargs: Any,
     ) -> None:
         # Without autocast: a cast of inputs to float16 before the DCT would lose precision.
@@ -130,10 +144,11 @@ class FeatureDistillation(keras.layers.Layer):
         super().__init__(**kwargs)
         self._casts_inputs = bool(kwargs["autocast"])
         self._table = as_table(quantization_table).with_settings(
-            color_space=color_space, cycle_spins=cycle_spins
+            color_space=color_space, cycle_spins=cycle_spins, quantizer=quantizer
         )
         self.color_space = self._table.color_space
         self.cycle_spins = self._table.cycle_spins
+        self.quantizer = self._table.quantizer
         self.value_range = validate_value_range(value_range)
         self.dct_method = checked_choice("dct_method", dct_method, DCT_METHODS)
         self.gradient = checked_choice("gradient", gradient, GRADIENTS)
@@ -178,6 +193,7 @@ class FeatureDistillation(keras.layers.Layer):
             tf.convert_to_tensor(self.steps),
             color_space=self.color_space,
             cycle_spins=self.cycle_spins,
+            quantizer=self.quantizer,
             method=self.dct_method,
             gradient=self.gradient,
         )
@@ -215,6 +231,7 @@ class FeatureDistillation(keras.layers.Layer):
             dct_method=self.dct_method,
             data_format=self.data_format,
             gradient=self.gradient,
+            quantizer=self.quantizer,
             # Keras leaves it out.
             **({"autocast": True} if self._casts_inputs else {}),
         )
@@ -231,19 +248,23 @@ class FeatureDistillation(keras.layers.Layer):
             return self._table
         # Weights were loaded or assigned: the provenance of the old table does not apply to them.
         return QuantizationTable(
-            steps, self.color_space, self.cycle_spins, {"source": "layer weights"}
+            steps,
+            self.color_space,
+            self.cycle_spins,
+            {"source": "layer weights"},
+            self.quantizer,
         )
 
     def set_quantization_table(self, table: TableLike) -> None:
         """Replace the steps; compiled functions and graphs that use the layer stay valid.
 
         Args:
-            table: As ``quantization_table`` of the constructor. Steps without a colour space
-                are taken to be in that of the layer.
+            table: As ``quantization_table`` of the constructor. Steps alone are taken to be in the
+                colour space and for the quantiser of the layer.
 
         Raises:
-            ValueError: The table does not fit the layer's channels, or has another colour space
-                or number of cycle spins, which are built into the graph.
+            ValueError: The table does not fit the layer's channels, or has another colour space,
+                number of cycle spins or quantiser, which are built into the graph.
 
         Example:
             >>> layer = FeatureDistillation("liu2019")
@@ -253,8 +274,12 @@ class FeatureDistillation(keras.layers.Layer):
         """
         new = as_table(table)
         if not isinstance(table, (str, os.PathLike, QuantizationTable, Mapping)):
-            new = new.with_settings(color_space=self.color_space, cycle_spins=self.cycle_spins)
-        for setting in ("color_space", "cycle_spins"):
+            new = new.with_settings(
+                color_space=self.color_space,
+                cycle_spins=self.cycle_spins,
+                quantizer=self.quantizer,
+            )
+        for setting in ("color_space", "cycle_spins", "quantizer"):
             mine, theirs = getattr(self, setting), getattr(new, setting)
             if mine != theirs:
                 raise ValueError(
@@ -276,10 +301,11 @@ class FeatureDistillation(keras.layers.Layer):
     ) -> None:
         """Measure benign images, and design a table for perturbations of a given size.
 
-        The table is designed by ``fd_keras.design_table`` in the layer's colour space and with
-        its cycle spins, and replaces the layer's table. Statistics of earlier calls are discarded.
-        As in Keras' preprocessing layers, ``update_state`` and ``finalize_state`` do the same in
-        parts. A saved layer keeps its table, but not statistics that were not yet finalised.
+        The table is designed by ``fd_keras.design_table`` in the layer's colour space, with its
+        cycle spins and for its quantiser, and replaces the layer's table. Statistics of earlier
+        calls are discarded. As in Keras' preprocessing layers, ``update_state`` and
+        ``finalize_state`` do the same in parts. A saved layer keeps its table, but not statistics
+        that were not yet finalised.
 
         Args:
             data: Benign images in the layer's ``value_range`` and ``data_format``: an array,
@@ -289,7 +315,8 @@ class FeatureDistillation(keras.layers.Layer):
                 layer's ``value_range``: 2 means 2/255. From 0.1 to 255.
             batch_size: Number of images in a batch, where ``data`` is not batched already.
             steps: Maximum number of batches; ``None``: all.
-            **design: Further arguments of ``design_table``, except ``cycle_spins``.
+            **design: Further arguments of ``design_table``, except ``cycle_spins`` and
+                ``quantizer``.
 
         Raises:
             ValueError: There is no image, an image does not fit the layer, or the requirements on
@@ -306,7 +333,7 @@ class FeatureDistillation(keras.layers.Layer):
             Liu et al., CVPR 2019, section 3.2.
         """
         validate_epsilon(epsilon)
-        self._refuse_cycle_spins(design)
+        self._refuse_settings(design)
         self.reset_state()
         axis = -3 if self.data_format == "channels_first" else -1
         batches = image_batches(data, batch_size=batch_size, steps=steps, channel_axis=axis)
@@ -349,30 +376,34 @@ class FeatureDistillation(keras.layers.Layer):
         Args:
             epsilon: Size of the perturbation of a pixel in grey levels of 255, as for ``adapt``;
                 ``None``: nothing is done.
-            **design: Further arguments of ``design_table``, except ``cycle_spins``.
+            **design: Further arguments of ``design_table``, except ``cycle_spins`` and
+                ``quantizer``.
 
         Raises:
             ValueError: Nothing was measured, or as for ``design_table``.
         """
         if epsilon is None:
             return  # Keras 2 calls this on every layer after `set_weights`
-        self._refuse_cycle_spins(design)
+        self._refuse_settings(design)
         if self._statistics is None:
             raise ValueError("`update_state` must have measured images first.")
         statistics = self._statistics.with_provenance(
             {"source": "adapt", **self._statistics.provenance}
         )
-        self.set_quantization_table(
-            design_table(statistics, epsilon, cycle_spins=self.cycle_spins, **design)
-        )
+        self.set_quantization_table(design_table(statistics, epsilon, **self._settings(), **design))
         self.reset_state()
 
-    def _refuse_cycle_spins(self, design: Mapping[str, Any]) -> None:
-        if "cycle_spins" in design:
-            raise ValueError(
-                f"`cycle_spins` must be left to the layer, which has {self.cycle_spins}; make a "
-                f"new layer for others. Received: cycle_spins={shown(design['cycle_spins'])}"
-            )
+    def _settings(self) -> dict[str, Any]:
+        """What the layer decides of a table that is designed for it."""
+        return {"cycle_spins": self.cycle_spins, "quantizer": self.quantizer}
+
+    def _refuse_settings(self, design: Mapping[str, Any]) -> None:
+        for name, value in self._settings().items():
+            if name in design:
+                raise ValueError(
+                    f"`{name}` must be left to the layer, which has {value!r}; make a new layer "
+                    f"for another one. Received: {name}={shown(design[name])}"
+                )
 
     def _channels(self, input_shape: Sequence[int | None]) -> int:
         shape = tuple(tf.TensorShape(input_shape).as_list())

@@ -98,7 +98,8 @@ def plot_table(table: QuantizationTable) -> Any:
         axis.set_title(f"{name}steps", fontsize=10)
     figure.suptitle(
         f"{short_name(table.name, 60)} ({table.color_space}, {table.cycle_spins} "
-        f"{'grid' if table.cycle_spins == 1 else 'grids'})"
+        f"{'grid' if table.cycle_spins == 1 else 'grids'}"
+        f"{'' if table.quantizer == 'round' else ', soft thresholding'})"
     )
     return figure
 
@@ -165,8 +166,8 @@ def plot_design(
     The model assumes independent signs of plus or minus epsilon at every pixel and channel, and
     one block grid; see ``fd_keras.design.band_removal`` for how well that holds. Bands are in the
     order of their standard deviation. Upper row: predicted probability that a perturbation of
-    each size is rounded away. Lower row: predicted distortion of benign images, as root mean
-    square in grey levels.
+    each size is rounded away, or that a coefficient stays in its dead zone. Lower row: predicted
+    distortion of benign images, as root mean square in grey levels.
 
     Args:
         statistics: Of benign images, in the table's colour space.
@@ -201,11 +202,11 @@ def plot_design(
     order = np.argsort(rank_bands(statistics.std, "sigma").reshape(-1, BLOCK_SIZE**2), axis=1)
     color_map = import_extra("matplotlib", "evaluate").colormaps["viridis_r"]
     for number, epsilon in enumerate(epsilons):
-        removal = band_removal(statistics, steps, epsilon)
+        removal = band_removal(statistics, steps, epsilon, quantizer=table.quantizer)
         color = color_map(0.2 + 0.8 * number / max(1, len(epsilons) - 1))
         for axis, values, bands in zip(axes[0], removal, order):
             axis.plot(values.ravel()[bands], color=color, label=f"{epsilon:g}/255")
-    distortion = np.sqrt(band_distortion(statistics, steps))
+    distortion = np.sqrt(band_distortion(statistics, steps, quantizer=table.quantizer))
     names = _channel_names(statistics.channels, statistics.color_space)
     for column, name in enumerate(names):
         axes[0][column].set_title(name.strip(" :") or "image", fontsize=10)

@@ -16,7 +16,7 @@ from fd_keras.dct import BLOCK_SIZE, TIE_OFFSET, ColorSpace, validate_color_spac
 from fd_keras.kernels import TOLERANCE, Norm, gains, linf_gains
 from fd_keras.tables import QuantizationTable
 
-PRESETS = ("liu2019", "zigzag15", "balanced", "jpeg", "certified")
+PRESETS = ("liu2019", "zigzag15", "balanced", "soft8", "jpeg", "certified")
 
 # Typing alias: what the layer accepts as a table.
 TableLike = str | os.PathLike[str] | QuantizationTable | Mapping[str, object] | npt.ArrayLike
@@ -61,6 +61,9 @@ def preset_table(name: str, *, quality: int | None = None) -> QuantizationTable:
       another public implementation.
     * ``"balanced"``: the table that ``refine`` found for MobileNetV2 on ImageNet images at no more
       than 5 % benign loss; its accuracies are in ``experiments/results/imagenet_front.md``.
+    * ``"soft8"``: soft thresholding with thresholds of 8 grey levels for luma and 16 for chroma, on
+      four block grids: for attackers who know the layer. Its accuracies beside rounding are in
+      ``experiments/results/quantizers.md``.
     * ``"jpeg"``: the Annex K tables at libjpeg's ``quality``, in YCbCr without chroma
       subsampling. ``"jpeg:90"`` is the same as ``preset_table("jpeg", quality=90)``.
     * ``"certified"``: the smallest whole steps with which an encoded image withstands every change
@@ -183,10 +186,17 @@ def _balanced_table() -> QuantizationTable:
     )
 
 
+def _soft8_table() -> QuantizationTable:
+    steps = np.full((3, BLOCK_SIZE, BLOCK_SIZE), 32.0)
+    steps[0] = 16.0
+    return QuantizationTable(steps, "ycbcr", 4, _provenance("soft8"), "soft")
+
+
 _TABLES = {
     "liu2019": _liu2019_table,
     "zigzag15": _zigzag15_table,
     "balanced": _balanced_table,
+    "soft8": _soft8_table,
 }
 
 

@@ -15,7 +15,14 @@ import numpy.typing as npt
 
 from fd_keras._checks import printable, real_numbers, shown
 from fd_keras._files import DocumentFormat
-from fd_keras.dct import BLOCK_SIZE, ColorSpace, validate_color_space, validate_cycle_spins
+from fd_keras.dct import (
+    BLOCK_SIZE,
+    ColorSpace,
+    Quantizer,
+    validate_color_space,
+    validate_cycle_spins,
+    validate_quantizer,
+)
 
 # Levels of a provenance: far fewer than JSON, pickles and reprs can take.
 _MOST_LEVELS = 100
@@ -38,6 +45,9 @@ class QuantizationTable:
         cycle_spins: Number of shifted block grids that the result is averaged over, 1 to 64.
         provenance: How the table was made and from which data; any JSON-serialisable mapping. It
             is ignored by ``==``.
+        quantizer: What a step ``q`` does to a coefficient. ``"round"``: the nearest multiple of
+            ``q``. ``"soft"``: soft thresholding, which moves it by ``q / 2`` towards zero, and no
+            further than zero; DC stays as it is. Both remove what is smaller than ``q / 2``.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -51,13 +61,15 @@ class QuantizationTable:
         True
 
     References:
-        Liu et al., "Feature Distillation", CVPR 2019, section 3.
+        Liu et al., "Feature Distillation", CVPR 2019, section 3; Donoho, "De-noising by
+        soft-thresholding", IEEE Transactions on Information Theory 41(3), 1995.
     """
 
     steps: npt.NDArray[np.float64]
     color_space: ColorSpace = "rgb"
     cycle_spins: int = 1
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    quantizer: Quantizer = "round"
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
@@ -65,6 +77,7 @@ class QuantizationTable:
         set_field(self, "color_space", validate_color_space(self.color_space))
         set_field(self, "cycle_spins", validate_cycle_spins(self.cycle_spins))
         set_field(self, "provenance", frozen_json(self.provenance))
+        set_field(self, "quantizer", validate_quantizer(self.quantizer))
         if self.color_space == "ycbcr" and self.channels not in (1, 3):
             raise ValueError(
                 "`steps` of a YCbCr table must have 1 or 3 channels. "
@@ -118,13 +131,18 @@ class QuantizationTable:
         )
 
     def with_settings(
-        self, *, color_space: ColorSpace | None = None, cycle_spins: int | None = None
+        self,
+        *,
+        color_space: ColorSpace | None = None,
+        cycle_spins: int | None = None,
+        quantizer: Quantizer | None = None,
     ) -> QuantizationTable:
-        """The same steps and provenance with another colour space or number of block grids.
+        """The same steps and provenance with another colour space, block grids or quantiser.
 
         Args:
             color_space: New colour space; ``None`` keeps the table's.
             cycle_spins: New number of block grids; ``None`` keeps the table's.
+            quantizer: New quantiser; ``None`` keeps the table's.
 
         Raises:
             ValueError: A setting is out of its range, or the steps do not fit the colour space.
@@ -138,6 +156,7 @@ class QuantizationTable:
             self.color_space if color_space is None else color_space,
             self.cycle_spins if cycle_spins is None else cycle_spins,
             self.provenance,
+            self.quantizer if quantizer is None else quantizer,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,6 +172,8 @@ class QuantizationTable:
             "version": FORMAT.version,
             "color_space": self.color_space,
             "cycle_spins": self.cycle_spins,
+            # Files of rounding tables stay what they were before there was another quantiser.
+            **({} if self.quantizer == "round" else {"quantizer": self.quantizer}),
             "provenance": copy.deepcopy(dict(self.provenance)),
             "steps": self.steps.tolist(),
         }
@@ -219,7 +240,8 @@ class QuantizationTable:
         fields = ("steps", "color_space", "cycle_spins", "provenance")
         if missing := [name for name in fields if name not in content]:
             raise ValueError(f"it lacks the entries {missing}")
-        return cls(**{name: content[name] for name in fields})
+        found = {name: content[name] for name in fields}
+        return cls(**found, quantizer=content.get("quantizer", "round"))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, QuantizationTable):
@@ -227,18 +249,20 @@ class QuantizationTable:
         return (
             self.color_space == other.color_space
             and self.cycle_spins == other.cycle_spins
+            and self.quantizer == other.quantizer
             and np.array_equal(self.steps, other.steps)
         )
 
     def __hash__(self) -> int:
-        return hash((self.color_space, self.cycle_spins, self.steps.tobytes()))
+        return hash((self.color_space, self.cycle_spins, self.quantizer, self.steps.tobytes()))
 
     def __repr__(self) -> str:
         low, high = self.steps.min(), self.steps.max()
         steps = f"{low:g}" if low == high else f"{low:g}..{high:g}"
+        quantizer = "" if self.quantizer == "round" else f", quantizer={self.quantizer!r}"
         return (
             f"QuantizationTable({shown(self._raw_name)}, steps={steps}, channels={self.channels}, "
-            f"color_space={self.color_space!r}, cycle_spins={self.cycle_spins})"
+            f"color_space={self.color_space!r}, cycle_spins={self.cycle_spins}{quantizer})"
         )
 
     def __str__(self) -> str:
@@ -273,6 +297,27 @@ def _validated_steps(steps: npt.ArrayLike) -> npt.NDArray[np.float64]:
         )
     array.setflags(write=False)
     return array
+
+
+def check_rounds(table: QuantizationTable, name: str = "table") -> None:
+    """Refuse a table whose coefficients are not rounded to multiples of their steps.
+
+    Args:
+        table: The table.
+        name: Of the caller's argument.
+
+    Raises:
+        ValueError: It belongs to soft thresholding.
+
+    Example:
+        >>> check_rounds(QuantizationTable(np.ones((8, 8))))
+    """
+    if table.quantizer != "round":
+        raise ValueError(
+            f"`{name}` must round, because JPEG files, encoded images and certificates need "
+            "multiples of steps, of which soft thresholding knows none. "
+            f"Received: {name}={table!r}"
+        )
 
 
 def frozen_json(provenance: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from fd_keras_cli.console import (
     report_source,
     sampled,
 )
-from fd_keras_cli.options import ImageKey, MaxPixels, Strict, path_option
+from fd_keras_cli.options import ImageKey, MaxPixels, QuantizerName, Strict, path_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +76,10 @@ def calibrate(
         int | None,
         typer.Option(min=1, max=64, help="Number of block grids to average over; 1 if not given."),
     ] = None,
+    quantizer: Annotated[
+        QuantizerName,
+        typer.Option(help="What steps do: round coefficients, or soft-threshold them by half."),
+    ] = QuantizerName.ROUND,
     channels: Annotated[
         int | None, typer.Option(min=1, max=3, help="Convert images to grey (1) or colour (3).")
     ] = None,
@@ -123,6 +127,7 @@ def calibrate(
             measured,
             epsilon,
             as_bands=as_bands,
+            quantizer=quantizer.value,
             **{name: value for name, value in chosen.items() if value is not None},
         )
     if statistics is not None:

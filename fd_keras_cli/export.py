@@ -64,7 +64,7 @@ def export(
     table: Annotated[
         str | None,
         typer.Option(
-            help="Put a layer with this table in front: liu2019, zigzag15, balanced, jpeg, "
+            help="Put a layer with this table in front: liu2019, zigzag15, balanced, soft8, jpeg, "
             "jpeg:QUALITY, or a table's JSON file. Without it the model is exported as it is."
         ),
     ] = None,

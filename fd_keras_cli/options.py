@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+
+class QuantizerName(str, Enum):
+    """Choices of ``--quantizer``."""
+
+    ROUND = "round"
+    SOFT = "soft"
 
 
 def path_argument(value: str) -> Path:
@@ -141,8 +149,8 @@ OutDirectory = Annotated[Path, path_option("Directory to write to; made if missi
 TableName = Annotated[
     str,
     typer.Option(
-        help="liu2019, zigzag15, balanced, jpeg, jpeg:QUALITY, certified:EPSILON[:ycbcr], or a "
-        "table's JSON file."
+        help="liu2019, zigzag15, balanced, soft8, jpeg, jpeg:QUALITY, certified:EPSILON[:ycbcr], or "
+        "a table's JSON file."
     ),
 ]
 

@@ -28,6 +28,7 @@ from fd_keras_cli.options import (
     ModelOutput,
     Probabilities,
     ProtocolName,
+    QuantizerName,
     Strict,
     ValueRange,
     model_argument,
@@ -48,6 +49,7 @@ class OracleName(str, Enum):
     GRID = "grid"
 
 
+_ADAPTIVE_ITERATIONS = 20
 _BAYESIAN = OracleName.BAYESIAN
 _PLOTS = ("front", "trials", "importance", "table")
 _OUTPUTS = ("table.json", "result.json", "report.md", *(f"{name}.png" for name in _PLOTS))
@@ -69,6 +71,33 @@ def refine(
     oracle: Annotated[
         OracleName, typer.Option(help="How Keras Tuner proposes tables.")
     ] = _BAYESIAN,
+    quantizer: Annotated[
+        list[QuantizerName] | None,
+        typer.Option(
+            help="Search among tables that round (the default) or soft-threshold coefficients; "
+            "give it twice for both."
+        ),
+    ] = None,
+    cycle_spins: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Search among these numbers of block grids; 1, 2 and 4 if none is given. May be "
+            "given repeatedly.",
+        ),
+    ] = None,
+    adaptive: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="EPSILON",
+            help="Score tables by attacks that know them instead: PGD-20 of EPSILON grey levels "
+            "through each. May be given repeatedly. Slow.",
+        ),
+    ] = None,
+    adaptive_images: Annotated[
+        int, typer.Option(min=1, help="Number of images of each split for --adaptive.")
+    ] = 32,
     value_range: ValueRange = (0.0, 255.0),
     probabilities: Probabilities = False,
     model_output: ModelOutput = None,
@@ -105,8 +134,9 @@ def refine(
     """Search the quantisation table with the best accuracy under attack.
 
     Tables are chosen on a validation split of DATA and reported on a test split. Attacks are
-    gray-box: they know the model, not the table. A search that was interrupted continues with the
-    same command. Writes table.json, result.json, report.md, its plots, and TensorBoard's logs.
+    gray-box, they know the model, not the table, unless --adaptive is given. A search that was
+    interrupted continues with the same command. Writes table.json, result.json, report.md, its
+    plots, and TensorBoard's logs.
     """
     check_directory(out, for_tensorflow=True)
     if cache is not None:
@@ -126,7 +156,14 @@ def refine(
             dict(map(parsed_limit, limit or [])),
             value_range,
             {"from_logits": not probabilities, "output": model_output},
-            {"max_trials": max_trials, "oracle": oracle.value},
+            {
+                "max_trials": max_trials,
+                "oracle": oracle.value,
+                "quantizers": [name.value for name in quantizer or [QuantizerName.ROUND]],
+                "cycle_spins": cycle_spins or (1, 2, 4),
+                "adaptive": adaptive or [],
+                "adaptive_images": adaptive_images,
+            },
             max_benign_loss=max_benign_loss,
             max_images=max_images,
             directory=out,
@@ -158,6 +195,7 @@ def _result(
             from fd_keras import refinement
             from fd_keras.classifier import Classifier
             from fd_keras.data.labelled_sources import open_labelled_images
+            from fd_keras.evaluation.attacks import pgd
             from fd_keras.evaluation.protocols import protocol_named
             from fd_keras.refinement.refine import SEARCHES
             from fd_keras_cli.models import class_count, image_shape, load_model
@@ -165,6 +203,9 @@ def _result(
         check_outputs(options["directory"], dict.fromkeys(_OUTPUTS, lambda path: marked))
         model = load_model(path, [], console)
         attacks = protocol_named(protocol, limits)
+        through = [pgd(epsilon, _ADAPTIVE_ITERATIONS) for epsilon in search["adaptive"]]
+        counted = "adaptive" if through else "all"
+        search = {**search, "adaptive": through, "objective": counted}
         source = open_labelled_images(
             data,
             image_shape(model),

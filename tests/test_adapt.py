@@ -116,6 +116,15 @@ def test_cycle_spins_are_the_layers(crops):
             call()
 
 
+def test_the_quantiser_is_the_layers(crops):
+    layer = FeatureDistillation(color_space="ycbcr", cycle_spins=2, quantizer="soft")
+    layer.adapt(crops, 2)
+    statistics = CoefficientStatistics.from_data(crops, color_space="ycbcr")
+    assert layer.quantization_table == design_table(statistics, 2, cycle_spins=2, quantizer="soft")
+    with pytest.raises(ValueError, match="`quantizer` must be left to the layer"):
+        layer.adapt(crops, 2, quantizer="round")
+
+
 def finalised(layer, crops):
     layer.update_state(crops)
     layer.finalize_state(2, cycle_spins=4)

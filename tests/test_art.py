@@ -356,3 +356,21 @@ except ImportError as error:
     assert done.stdout == 'art is not installed; run: pip install "fd-keras[evaluate]"\n', (
         done.stderr
     )
+
+
+def test_soft_thresholding_has_its_own_gradient():
+    images, _ = batch(shape=(16, 24, 3))
+    layer = FeatureDistillation("jpeg:30", cycle_spins=2, quantizer="soft")
+    upstream = np.random.default_rng(1).normal(size=images.shape).astype(np.float32)
+    with tf.GradientTape() as tape:
+        x = tf.Variable(images)
+        out = layer(x)
+    expected = tape.gradient(out, x, upstream)
+    for preprocessor in (
+        FeatureDistillationPreprocessor(layer),
+        FeatureDistillationPreprocessor(layer.quantization_table, gradient="straight-through"),
+        FeatureDistillationPreprocessor("jpeg:30", cycle_spins=2, quantizer="soft"),
+    ):
+        np.testing.assert_allclose(preprocessor(images)[0], out, atol=1e-3)
+        found = preprocessor.estimate_gradient(images, upstream)
+        np.testing.assert_allclose(found, expected, atol=1e-3)

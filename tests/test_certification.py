@@ -10,7 +10,8 @@ from scipy.fft import dctn
 from fd_keras import FeatureDistillation, QuantizationTable, preset_table
 from fd_keras.certification import certified_table, certify, nominal_radius
 from fd_keras.dct import RGB_TO_YCBCR, TIE_OFFSET, level_shift
-from fd_keras.encoding import encode
+from fd_keras.encoding import encode, make_pipeline
+from fd_keras.jpeg import encode_jpeg, rounded_table
 from fd_keras.kernels import TOLERANCE, coefficients, l2_gains, linf_gains
 
 BASIS = dctn(np.eye(64).reshape(64, 8, 8), axes=(1, 2), norm="ortho")  # pixel, u, v
@@ -226,3 +227,23 @@ def test_what_is_no_image_is_refused(images, problem):
 def test_certified_table_refuses_what_is_no_size(epsilon):
     with pytest.raises(ValueError, match="`epsilon`"):
         certified_table(epsilon)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda table: certify(np.zeros((8, 8, 3)), table),
+        lambda table: encode(np.zeros((8, 8, 3)), table),
+        lambda table: nominal_radius(table, 3),
+        lambda table: certified_table(2, color_space=table.color_space, at_least=table),
+        lambda table: encode_jpeg(np.zeros((8, 8, 3), np.uint8), table),
+        lambda table: rounded_table(table),
+        lambda table: make_pipeline("two-pass", table),
+    ],
+)
+def test_soft_thresholding_has_no_lattice(use):
+    table = QuantizationTable(np.full((8, 8), 16.0), "ycbcr", quantizer="soft")
+    with pytest.raises(ValueError, match=r"must round, .* soft thresholding .*quantizer='soft'"):
+        use(table)
+    use(table.with_settings(quantizer="round"))
+    assert make_pipeline("one-pass", table).layer().quantizer == "soft"

@@ -135,6 +135,15 @@ def test_score_has_the_gradient_that_an_adaptive_attacker_needs(images):
     np.testing.assert_allclose(gradient, expected, atol=1e-3 * largest)
 
 
+def test_a_soft_layer_detects_and_is_exported(images, tmp_path):
+    model, layer = functional(), FeatureDistillation("jpeg:50", cycle_spins=2, quantizer="soft")
+    detector = DistillationDetector(model, layer)
+    expected = expected_score(model, layer, images)
+    np.testing.assert_allclose(detector.score(images), expected, atol=1e-5)
+    path = export_tflite(detector, tmp_path / "detector.tflite", verify=False)
+    assert_same_answers(runtimes.run_tflite(path, images), detector(images))
+
+
 def test_a_model_that_was_never_called_needs_a_shape(images):
     with pytest.raises(ValueError, match="`input_shape` is needed"):
         detector_of(Subclassed())

@@ -292,6 +292,7 @@ class TestSerialisation:
             value_range=(-1, 1),
             dct_method="signal",
             gradient="smooth",
+            quantizer="soft",
             name="fd",
             dtype="mixed_bfloat16",
         )
@@ -351,6 +352,19 @@ class TestSerialisation:
         np.testing.assert_array_equal(copy(images), layer(images))
         assert copy.quantization_table.provenance == {"source": "layer weights"}
 
+    def test_a_soft_layer_stays_soft(self, images, tmp_path):
+        """Also where its table is read from weights, or replaced by steps alone."""
+        inputs = keras.Input((None, None, 3))
+        layer = FeatureDistillation("jpeg", quantizer="soft")
+        model = keras.Model(inputs, layer(inputs))
+        layer.set_quantization_table(np.full((3, 8, 8), 40.0))
+        model.set_weights([np.full((3, 8, 8), 9.0)])
+        assert layer.quantization_table.quantizer == "soft"
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        np.testing.assert_array_equal(loaded(images), model(images))
+        assert loaded.layers[-1].quantization_table == layer.quantization_table
+
     def test_table_can_be_read_while_a_graph_is_traced(self, images):
         layer = FeatureDistillation("liu2019")
         layer(images)
@@ -405,13 +419,25 @@ class TestTable:
             FeatureDistillation(tmp_path / "table.json")
 
     def test_explicit_settings_override_the_table(self):
-        layer = FeatureDistillation("jpeg", color_space="rgb", cycle_spins=2)
-        assert (layer.color_space, layer.cycle_spins) == ("rgb", 2)
+        layer = FeatureDistillation("jpeg", color_space="rgb", cycle_spins=2, quantizer="soft")
+        assert (layer.color_space, layer.cycle_spins, layer.quantizer) == ("rgb", 2, "soft")
         assert layer.quantization_table.color_space == "rgb"
+        assert layer.quantization_table.quantizer == "soft"
 
     def test_none_takes_what_the_table_carries(self):
-        layer = FeatureDistillation(QuantizationTable(np.ones((8, 8)), "ycbcr", 4))
-        assert (layer.color_space, layer.cycle_spins) == ("ycbcr", 4)
+        table = QuantizationTable(np.ones((8, 8)), "ycbcr", 4, quantizer="soft")
+        layer = FeatureDistillation(table)
+        assert (layer.color_space, layer.cycle_spins, layer.quantizer) == ("ycbcr", 4, "soft")
+        assert FeatureDistillation(table, quantizer="round").quantizer == "round"
+
+    def test_config_from_before_there_were_quantisers(self, images):
+        """It lacks the entry, and so does the table in it."""
+        layer = FeatureDistillation("jpeg")
+        config = layer.get_config()
+        del config["quantizer"]
+        np.testing.assert_array_equal(
+            FeatureDistillation.from_config(config)(images), layer(images)
+        )
 
     def test_new_table_needs_no_retracing(self, images):
         layer = FeatureDistillation("liu2019")
@@ -446,6 +472,8 @@ class TestTable:
             layer.set_quantization_table("jpeg")
         with pytest.raises(ValueError, match="cycle_spins=1"):
             layer.set_quantization_table(QuantizationTable(np.ones((8, 8)), cycle_spins=2))
+        with pytest.raises(ValueError, match="quantizer='round'"):
+            layer.set_quantization_table(layer.quantization_table.with_settings(quantizer="soft"))
 
     def test_table_for_other_channels_is_refused(self, images):
         layer = FeatureDistillation()
@@ -508,6 +536,7 @@ class TestInGraph:
         ({"value_range": (0, np.inf)}, "`value_range`"),
         ({"value_range": 255}, "Received: value_range=255"),
         ({"dct_method": "fft"}, "`dct_method` must be one of .* Received: dct_method='fft'"),
+        ({"quantizer": "hard"}, "`quantizer` must be one of .* Received: quantizer='hard'"),
         ({"gradient": "true"}, "`gradient` must be one of .* Received: gradient='true'"),
         ({"data_format": "NHWC"}, "`data_format` must be .* Received: data_format='NHWC'"),
         (

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fd_keras import FeatureDistillation, QuantizationTable, preset_table
+from fd_keras.dct import grid_offsets
 from fd_keras.kernels import distil
 
 PRESETS = ["liu2019", "zigzag15", "balanced", "jpeg:50", "jpeg:95"]
@@ -213,3 +214,185 @@ class TestGradient:
             return tape.gradient(loss, before.trainable_variables)
 
         assert all(np.abs(g.numpy()).max() > 0 for g in gradient())
+
+
+class TestSoftThresholding:
+    """The other quantiser, which has neither ties nor a made-up gradient."""
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        seed=st.integers(0, 2**32 - 1),
+        scale=st.floats(0.5, 200),
+        spins=st.integers(1, 8),
+        color_space=st.sampled_from(["rgb", "ycbcr"]),
+        channels=st.sampled_from([1, 3]),
+        size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+        dct_method=st.sampled_from(["matmul", "signal"]),
+        data_format=st.sampled_from(["channels_last", "channels_first"]),
+    )
+    def test_matches_oracle_on_every_pixel(
+        self, seed, scale, spins, color_space, channels, size, dct_method, data_format
+    ):
+        rng = np.random.default_rng(seed)
+        steps = np.float32(rng.uniform(0.5, 1.5, (channels, 8, 8)) * scale)
+        images = rng.uniform(0, 255, (1, *size, channels)).astype("float32")
+        layer = FeatureDistillation(
+            steps,
+            color_space,
+            spins,
+            dct_method=dct_method,
+            data_format=data_format,
+            quantizer="soft",
+        )
+        if data_format == "channels_first":
+            actual = layer(images.transpose(0, 3, 1, 2)).numpy().transpose(0, 2, 3, 1)
+        else:
+            actual = layer(images).numpy()
+        expected, _ = oracle.distil(images, steps, color_space, spins, "soft")
+        np.testing.assert_allclose(actual, expected, atol=TOLERANCE, rtol=0)
+
+    @pytest.mark.parametrize("channels", [2, 5, 9])
+    def test_any_number_of_rgb_channels(self, channels, rng):
+        images = rng.uniform(0, 255, (1, 16, 19, channels)).astype("float32")
+        steps = np.float32(rng.uniform(5, 60, (channels, 8, 8)))
+        actual = FeatureDistillation(steps, quantizer="soft")(images).numpy()
+        expected, _ = oracle.distil(images, steps, quantizer="soft")
+        np.testing.assert_allclose(actual, expected, atol=TOLERANCE, rtol=0)
+
+    @pytest.mark.parametrize(
+        ("size", "jit_compile"), [((1, 1), False), ((3, 21), False), ((13, 6), True)]
+    )
+    def test_sizes_that_a_graph_does_not_know(self, size, jit_compile, rng):
+        """They mirror at the edges like known ones, with XLA and without it."""
+        layer = FeatureDistillation("jpeg:50", cycle_spins=4, quantizer="soft")
+        images = rng.uniform(0, 255, (2, *size, 3)).astype("float32")
+        spec = tf.TensorSpec((None, None, None, 3))
+        graph = tf.function(layer.__call__, input_signature=[spec], jit_compile=jit_compile)
+        np.testing.assert_allclose(graph(images), layer(images), atol=TOLERANCE)
+
+    def test_no_image_stays_none(self):
+        layer = FeatureDistillation("jpeg:50", cycle_spins=2, quantizer="soft")
+        graph = tf.function(layer.__call__, input_signature=[tf.TensorSpec((None, None, None, 3))])
+        for shape in [(0, 8, 8, 3), (2, 0, 8, 3), (2, 8, 0, 3)]:
+            assert graph(np.zeros(shape, "float32")).shape == shape
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        seed=st.integers(0, 2**32 - 1),
+        scale=st.floats(0.5, 200),
+        distance=st.floats(0.1, 100),
+        spins=st.sampled_from([1, 2, 4]),
+        blocks=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+        channels=st.sampled_from([1, 3, 5]),
+    )
+    def test_moves_no_two_images_apart(self, seed, scale, distance, spins, blocks, channels):
+        """Exactly so where sides are multiples of 8, and on 2 and 4 grids of 4."""
+        rng = np.random.default_rng(seed)
+        height, width = ((8 if spins == 1 else 4) * n for n in blocks)
+        steps = tf.constant(rng.exponential(scale, (channels, 8, 8)) + 1e-3, tf.float32)
+        x = rng.uniform(0, 255, (1, height, width, channels))
+        y = x + rng.normal(0, distance, x.shape) * (rng.random(x.shape) < rng.random())
+        moved = [
+            distil(tf.constant(image, tf.float32), steps, cycle_spins=spins, quantizer="soft")
+            for image in (x, y)
+        ]
+        assert np.linalg.norm(moved[1] - moved[0]) <= np.linalg.norm(y - x) + TOLERANCE
+
+    @settings(max_examples=15, deadline=None)
+    @given(
+        seed=st.integers(0, 2**32 - 1),
+        scale=st.floats(0.5, 200),
+        spins=st.integers(1, 16),
+        color_space=st.sampled_from(["rgb", "ycbcr"]),
+        size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    )
+    def test_bound_at_any_size(self, seed, scale, spins, color_space, size):
+        """No farther apart than the images as they are continued to whole blocks, on average."""
+        rng = np.random.default_rng(seed)
+        steps = tf.constant(rng.exponential(scale, (3, 8, 8)) + 1e-3, tf.float32)
+        x, y = rng.uniform(0, 255, (2, 1, *size, 3))
+        options = {"color_space": color_space, "cycle_spins": spins, "quantizer": "soft"}
+        moved = [distil(tf.constant(image, tf.float32), steps, **options) for image in (x, y)]
+        continued = [
+            np.linalg.norm(
+                np.pad(
+                    y - x,
+                    ((0, 0), (dy, -(size[0] + dy) % 8), (dx, -(size[1] + dx) % 8), (0, 0)),
+                    mode="symmetric",
+                )
+            )
+            for dy, dx in grid_offsets(spins)
+        ]
+        factor = np.linalg.cond(oracle.to_ycbcr(np.eye(3)) + np.array([128, 0, 0]))
+        assert factor == pytest.approx(1.752, abs=1e-3)
+        bound = np.mean(continued) * (factor if color_space == "ycbcr" else 1)
+        assert np.linalg.norm(moved[1] - moved[0]) <= bound + TOLERANCE
+
+    def test_whole_blocks_in_ycbcr(self, rng):
+        """Distances of Y, Cb and Cr do not grow; nor, hence, much those in RGB."""
+        steps = tf.constant(rng.exponential(60, (3, 8, 8)) + 1e-3, tf.float32)
+        x = rng.uniform(0, 255, (1, 16, 24, 3))
+        y = x + rng.normal(0, 9, x.shape)
+        u, v = (
+            distil(tf.constant(image, tf.float32), steps, color_space="ycbcr", quantizer="soft")
+            for image in (x, y)
+        )
+        before, after = (
+            np.linalg.norm(oracle.to_ycbcr(np.float64(two)) - oracle.to_ycbcr(np.float64(one)))
+            for one, two in ((x, y), (u, v))
+        )
+        assert after <= before + TOLERANCE
+
+    @pytest.mark.parametrize("gradient", ["straight-through", "smooth"])
+    def test_gradient_is_the_true_one(self, gradient, rng):
+        """Of pixels and of steps, against differences of the oracle's float64."""
+        steps = rng.uniform(20, 80, (3, 8, 8))
+        image = rng.uniform(60, 190, (1, 8, 12, 3))
+        upstream = rng.normal(size=image.shape)
+        variable, x = tf.Variable(steps, dtype=tf.float32), tf.constant(image, tf.float32)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            out = distil(
+                x,
+                variable,
+                color_space="ycbcr",
+                cycle_spins=2,
+                quantizer="soft",
+                gradient=gradient,
+            )
+        found = tape.gradient(out, [x, variable], tf.constant(upstream, tf.float32))
+
+        def objective(pixels, thresholds):
+            return (oracle.distil(pixels, thresholds, "ycbcr", 2, "soft")[0] * upstream).sum()
+
+        for at, gradients in ((image, found[0]), (steps, found[1])):
+            for index in map(tuple, rng.integers(0, at.shape, (12, at.ndim))):
+                move = np.zeros_like(at)
+                move[index] = 1e-4
+                both = [(move, 0), (-move, 0)] if at is image else [(0, move), (0, -move)]
+                up, down = (objective(image + one, steps + two) for one, two in both)
+                assert float(gradients[index]) == pytest.approx((up - down) / 2e-4, abs=2e-3)
+
+    def test_gradient_passes_a_flat_image(self):
+        """All its coefficients but DC are removed; the one of DC, also if it is 0, passes."""
+        for level in (0.0, 128.0):
+            x = tf.fill((1, 8, 8, 3), level)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                out = distil(x, tf.fill((3, 8, 8), 9.0), color_space="ycbcr", quantizer="soft")
+            np.testing.assert_allclose(tape.gradient(out, x), np.ones(x.shape), atol=1e-5)
+
+    def test_same_on_integer_pixels_in_every_way_to_run_it(self, photos):
+        layer = FeatureDistillation("jpeg:50", cycle_spins=4, quantizer="soft")
+        images = tf.constant(photos[:, 100:196, 200:296], tf.float32)
+        eager = layer(images).numpy()
+        for jit_compile in (False, True):
+            out = tf.function(layer, jit_compile=jit_compile)(images)
+            assert np.abs(out - eager).max() < 0.01
+
+    def test_graph_rounds_nothing(self):
+        layer = FeatureDistillation("jpeg:50", cycle_spins=4, quantizer="soft")
+        graph = tf.function(layer).get_concrete_function(tf.TensorSpec((None, 32, 32, 3)))
+        types = {operation.type for operation in graph.graph.get_operations()}
+        assert not types & {"Round", "Rint", "Floor", "Ceil", "Cast", "FloorMod"}
+        assert {"Minimum", "Maximum"} <= types

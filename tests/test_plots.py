@@ -20,6 +20,15 @@ def test_design_states_what_it_assumes(photos):
     assert "one block grid" in title
 
 
+def test_design_of_soft_thresholding_leaves_dc_alone(photos):
+    table = preset_table("soft8")
+    figure = plot_design(CoefficientStatistics.from_data(photos, color_space="ycbcr"), table)
+    for axis in figure.axes:  # bands by their spread: DC is the first
+        assert all(line.get_ydata()[0] == 0 for line in axis.lines)
+        assert all(line.get_ydata()[1:].min() > 0 for line in axis.lines)
+    assert "soft thresholding" in plot_table(table).get_suptitle()
+
+
 NAMES = st.text(max_size=40) | st.text("$\\_^{}%&#~a", max_size=40)
 
 

@@ -31,6 +31,7 @@ TABLES = st.builds(
     st.sampled_from(["rgb", "ycbcr"]),
     st.integers(1, 64),
     st.dictionaries(st.text(), st.integers() | st.text() | st.lists(st.booleans())),
+    st.sampled_from(["round", "soft"]),
 )
 
 
@@ -56,6 +57,18 @@ def test_file_round_trip_is_exact_and_readable(tmp_path, rng):
     # One line for each row of 8 steps, so that a person and a diff can read it.
     assert len(re.findall(r"^\s*\[\d[\d., ]*\],?$", text, re.MULTILINE)) == 24
     assert json.loads(text)["version"] == 1
+
+
+def test_files_name_a_quantiser_other_than_rounding(tmp_path):
+    """A file from before there was one holds none, and a table that rounds writes it as then."""
+    table = QuantizationTable(np.full((8, 8), 9.0), "ycbcr", 4)
+    assert "quantizer" not in table.to_dict()
+    soft = table.with_settings(quantizer="soft")
+    assert soft.to_dict()["quantizer"] == "soft"
+    soft.save(tmp_path / "soft.json")
+    assert QuantizationTable.load(tmp_path / "soft.json") == soft
+    with pytest.raises(ValueError, match=r"`quantizer` must be one of .*'hard'"):
+        QuantizationTable.from_dict({**soft.to_dict(), "quantizer": "hard"})
 
 
 def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
@@ -148,6 +161,8 @@ def test_equality_is_about_what_the_layer_computes():
     assert table != QuantizationTable(np.full((8, 8), 2.0))
     assert table != table.with_settings(cycle_spins=2)
     assert table != table.with_settings(color_space="ycbcr")
+    assert table != table.with_settings(quantizer="soft")
+    assert hash(table) != hash(table.with_settings(quantizer="soft"))
     assert table != "liu2019"
 
 
@@ -172,6 +187,7 @@ def test_repr_and_str():
     assert repr(table) == (
         "QuantizationTable('liu2019', steps=25..30, channels=1, color_space='rgb', cycle_spins=1)"
     )
+    assert repr(table.with_settings(quantizer="soft")).endswith("cycle_spins=1, quantizer='soft')")
     assert str(table).splitlines()[1].split() == ["25"] * 4 + ["30"] * 4
 
 
@@ -210,6 +226,13 @@ class TestPresets:
         # The first five diagonals hold 1 + 2 + 3 + 4 + 5 = 15 bands.
         u, v = np.indices((8, 8))
         assert np.array_equal(table.steps[0], np.where(u + v < 5, 1, 41))
+
+    def test_soft8(self):
+        """A dead zone of 8 grey levels around zero, of 16 for chroma; DC stays."""
+        table = preset_table("soft8")
+        assert (table.quantizer, table.color_space, table.cycle_spins) == ("soft", "ycbcr", 4)
+        assert (table.steps[0] == 16).all()
+        assert (table.steps[1:] == 32).all()
 
     @pytest.mark.parametrize("name", PRESETS)
     def test_are_all_available_by_name(self, name):

@@ -32,6 +32,7 @@ def _layers(images, scale):
     layer = c.built("liu2019")
     yield from c.memory_pass(images)
     yield from c.in_modes(c.LAYER, layer, images)
+    yield from c.in_modes(c.SOFT, c.built("liu2019", quantizer="soft"), images)
     yield from c.in_modes(c.ONE_IMAGE, layer, images[:1])
     yield from c.in_modes(c.LARGE_IMAGE, layer, c.random_images(1, scale.large))
     yield from c.in_modes(c.GRADIENT, c.gradient_of(layer), images)

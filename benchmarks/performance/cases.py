@@ -18,6 +18,7 @@ from fd_keras import FeatureDistillation
 LAYER = "layer"
 ONE_IMAGE = "layer, a batch of one image"
 LARGE_IMAGE = "layer, one large image"
+SOFT = "layer, soft thresholding"
 GRADIENT = "gradient"
 PASS = "one memory pass (x + 1)"
 SIGNAL = "tf.signal end to end"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from benchmarks.performance import cases as c
 from benchmarks.performance.baselines import QUICK, SLOW
 from benchmarks.performance.startup import HELP, IMPORT
+from benchmarks.performance.tflite import ALONE, SOFT_ALONE
 
 # How much dearer than an RGB pass a YCbCr pass or a grid may be.
 _GRIDS_ALLOWANCE = 1.15
@@ -108,6 +109,11 @@ def _share(body):
     return lambda parts: 100 * _rows(parts, "tflite", body=body)[0]["share"]
 
 
+def _soft_share(parts):
+    times = _rows(parts, "tflite", body="float32")[0]["milliseconds"]
+    return times[SOFT_ALONE] / times[ALONE]
+
+
 def _seconds(name):
     return lambda parts: _rows(parts, "startup", name=name)[0]["seconds"]
 
@@ -147,6 +153,10 @@ GOALS = [
         "baselines",
     ),
     Goal("YCbCr and grids, in RGB passes per grid", _GRIDS_ALLOWANCE, False, _grids, "baselines"),
+    Goal(
+        "time of soft thresholding, in that of rounding", 1, False, _in_graph(c.SOFT), "baselines"
+    ),
+    Goal("the same in LiteRT, one thread", 1, False, _soft_share, "tflite"),
     Goal("peak extra memory, in inputs", 3, False, _memory, "memory"),
     Goal("% of MobileNetV2's latency, float32", 6, False, _share("float32"), "tflite"),
     Goal("% of MobileNetV2's latency, int8 body", 10, False, _share("int8"), "tflite"),

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from rich.table import Table
 
+from benchmarks.performance.tflite import ALONE, SOFT_ALONE
+
 HOLDS = {True: "holds", False: "falls short", None: "not measured"}
 _STYLES = {True: "green", False: "red", None: "dim"}
 
@@ -84,10 +86,11 @@ def latency_table(rows):
     cells = []
     for row in rows:
         times = row["milliseconds"]
-        alone = f"{times['layer alone']:.3g}" if "layer alone" in times else ""
-        shown = [f"{times['with']:.3g}", f"{times['without']:.3g}", alone]
+        alone = [f"{times[n]:.3g}" if n in times else "" for n in (ALONE, SOFT_ALONE)]
+        shown = [f"{times['with']:.3g}", f"{times['without']:.3g}", *alone]
         cells.append([row["model"], row["body"], *shown, f"{100 * row['share']:.1f} %"])
-    heads = ["", "body", "with, ms", "without, ms", "layer alone, ms", "layer's share"]
+    heads = ["", "body", "with, ms", "without, ms"]
+    heads += ["layer alone, ms", "soft layer alone, ms", "layer's share"]
     return Cells(heads, cells, ("body",))
 
 

@@ -12,11 +12,12 @@ from experiments.shared_models import SHARED, load_builder
 from fd_keras import FeatureDistillation, export_tflite, protect
 from fd_keras._extras import import_extra
 
+ALONE, SOFT_ALONE = "layer alone", "soft layer alone"
 BODIES = {"float32": "none", "int8": "int8"}
 
 
 def measure(scale):
-    """A row for each body: milliseconds of one image with and without the layer."""
+    """A row for each body: milliseconds of one image with the layer, without it, of it alone."""
     rows, missing = [], []
     model = network(scale)
     with tempfile.TemporaryDirectory() as folder:
@@ -55,8 +56,9 @@ def _latencies(model, quantize, folder, scale):
     layer = FeatureDistillation("liu2019", value_range=(0, 1))
     models = {"without": model, "with": protect(model, layer)}
     if quantize == "none":
-        alone = keras.Sequential([keras.Input(shape), layer])
-        models["layer alone"] = alone
+        soft = FeatureDistillation("liu2019", value_range=(0, 1), quantizer="soft")
+        for name, single in ((ALONE, layer), (SOFT_ALONE, soft)):
+            models[name] = keras.Sequential([keras.Input(shape), single])
     runs = {}
     for name, exported in models.items():
         path = folder / f"{quantize}-{name}.tflite"

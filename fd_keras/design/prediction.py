@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fd_keras._checks import Array, checked, checked_epsilons, shown
-from fd_keras.dct import BLOCK_SIZE, ColorSpace
+from fd_keras.dct import BLOCK_SIZE, ColorSpace, Quantizer
 from fd_keras.design.generalized_gaussian import generalized_gaussian_shape
 from fd_keras.design.perturbation import Perturbation, PerturbationProfile, perturbation_std
 from fd_keras.design.removal import benign_distortion, removal_probability
@@ -44,6 +44,7 @@ def band_removal(
     *,
     perturbation: Perturbation | PerturbationProfile = "sign",
     channel_correlation: float = 0.0,
+    quantizer: Quantizer = "round",
 ) -> Array:
     """Predicted removal probability of every band.
 
@@ -66,6 +67,7 @@ def band_removal(
         perturbation: ``"sign"``, ``"uniform"`` or ``"gaussian"``, see ``perturbation_std``; or a
             measured profile, which is scaled to ``epsilon``.
         channel_correlation: See ``perturbation_std``; has no effect with a profile.
+        quantizer: As for ``removal_probability``; soft thresholding removes nothing from DC.
 
     Returns:
         Probabilities ``(..., channels, 8, 8)``.
@@ -86,15 +88,21 @@ def band_removal(
     """
     scale, shape = _benign_model(statistics)
     std = _perturbation_std(statistics, epsilon, perturbation, channel_correlation)
-    return removal_probability(steps, scale, std, shape=shape, perturbation="gaussian")
+    removal = removal_probability(
+        steps, scale, std, shape=shape, perturbation="gaussian", quantizer=quantizer
+    )
+    return _without_dc(removal) if quantizer == "soft" else removal
 
 
-def band_distortion(statistics: BandStatistics, steps: npt.ArrayLike) -> Array:
+def band_distortion(
+    statistics: BandStatistics, steps: npt.ArrayLike, *, quantizer: Quantizer = "round"
+) -> Array:
     """Predicted mean squared error of every band of benign images.
 
     Args:
         statistics: Statistics of benign images.
         steps: Quantisation steps; broadcast to ``(..., channels, 8, 8)``.
+        quantizer: ``"round"``, or ``"soft"``, which leaves DC as it is.
 
     Returns:
         Squared grey levels, ``(..., channels, 8, 8)``.
@@ -113,7 +121,14 @@ def band_distortion(statistics: BandStatistics, steps: npt.ArrayLike) -> Array:
         See ``benign_distortion``.
     """
     scale, shape = _benign_model(statistics)
-    return benign_distortion(steps, scale, shape=shape)
+    distortion = benign_distortion(steps, scale, shape=shape, quantizer=quantizer)
+    return _without_dc(distortion) if quantizer == "soft" else distortion
+
+
+def _without_dc(values: Array) -> Array:
+    values = np.array(values)
+    values[..., 0, 0] = 0
+    return values
 
 
 def checked_moments(statistics: BandStatistics) -> tuple[Array, Array, Array]:

@@ -26,6 +26,19 @@ For ``b -> inf``, ``c`` is uniform within its cell: ``X(d) = d / q`` and ``D = q
 For the generalised Gaussian, ``f(c) ~ exp(-|c / a|**shape)``, ``T`` and ``L`` are incomplete
 gamma functions; the terms of borders near zero are summed, the others integrated.
 
+**Soft thresholding** with the same step has a dead zone of the same width, ``|c| <= t = q / 2``.
+A perturbation is removed if it leaves a coefficient in there; coefficients beyond it keep theirs
+whole. Of those in the dead zone, a shift by ``0 <= d <= q`` moves out::
+
+    X(d) = (T(t - d) - T(t)) / (1 - 2 T(t))                                             (5)
+
+which is ``d / q`` for ``b -> inf``, as with rounding. What is lost is ``min(c**2, t**2)``::
+
+    D = E[c**2] - 2 * E[max(c - t, 0)**2] - 2 q L(t)                                    (6)
+
+For ``b -> inf``, ``D = q**2 / 4``. As ``q`` grows, the numerator of (5) is the mass of an interval
+of length ``d`` that moves away from zero, its denominator grows, and so does ``D``.
+
 **Perturbations** are modelled as ``d ~ N(0, s**2)``. A coefficient of the orthonormal DCT
 is a sum of 64 pixels with weights of unit norm: independent pixel noise of standard deviation
 ``s`` gives it the standard deviation ``s``, and the central limit theorem its normal
@@ -56,6 +69,7 @@ import numpy.typing as npt
 from scipy import special
 
 from fd_keras._checks import Array, checked
+from fd_keras.dct import Quantizer, validate_quantizer
 from fd_keras.design.generalized_gaussian import SHAPE_RANGE, GeneralizedGaussian
 from fd_keras.design.perturbation import Perturbation, pixel_std
 
@@ -75,12 +89,13 @@ def removal_probability(
     *,
     shape: npt.ArrayLike = 1.0,
     perturbation: Perturbation = "sign",
+    quantizer: Quantizer = "round",
 ) -> Array:
     """Probability that a perturbed coefficient is rounded to the benign coefficient's value.
 
     ``P(Q(c + d) = Q(c)) = 1 - E[X(|d|)]`` of the module's model: in closed form for Laplace
-    coefficients, by Gauss-Legendre quadrature over ``d`` otherwise. Never falls if ``step``
-    grows, never rises if ``epsilon`` grows. All arguments broadcast.
+    coefficients that are rounded, by Gauss-Legendre quadrature over ``d`` otherwise. Never falls
+    if ``step`` grows, never rises if ``epsilon`` grows. All arguments broadcast.
 
     Args:
         step: Quantisation step, positive, on the 0..255 pixel scale.
@@ -93,6 +108,8 @@ def removal_probability(
         perturbation: ``"sign"``: pixels change by ``+-epsilon``. ``"uniform"``: uniformly in
             ``[-epsilon, epsilon]``. ``"gaussian"``: ``epsilon`` is a standard deviation of any
             size, of pixels or of the band's coefficients as ``perturbation_profile`` measures it.
+        quantizer: ``"round"``, or ``"soft"``: the probability that a coefficient in the dead zone
+            of soft thresholding stays there, which those beyond it have no part in.
 
     Returns:
         Probabilities, of the broadcast shape.
@@ -111,7 +128,9 @@ def removal_probability(
     q, b, beta, s = _broadcast(step, scale, shape, std)
     uniform = np.isinf(b)
     b, s = np.clip(b / q, *_SCALE_LIMITS), np.clip(s / q, 1e-9, 1e6)  # in steps
-    if np.all(beta == 1):
+    if validate_quantizer(quantizer) == "soft":
+        crossing = _mean_over_gaussian(lambda d: _leaving(d, b, beta), s)
+    elif np.all(beta == 1):
         crossing = _laplace_crossing(b, s)
     else:
         crossing = _mean_over_gaussian(lambda d: _crossing(d, b, beta), s)
@@ -120,7 +139,11 @@ def removal_probability(
 
 
 def benign_distortion(
-    step: npt.ArrayLike, scale: npt.ArrayLike, *, shape: npt.ArrayLike = 1.0
+    step: npt.ArrayLike,
+    scale: npt.ArrayLike,
+    *,
+    shape: npt.ArrayLike = 1.0,
+    quantizer: Quantizer = "round",
 ) -> Array:
     """Mean squared error ``E[(c - Q(c))**2]`` of quantised benign coefficients.
 
@@ -129,8 +152,10 @@ def benign_distortion(
 
     Args:
         step: Quantisation step, positive.
-        scale: Mean absolute coefficient ``E|c|``; ``inf`` gives ``step**2 / 12``.
+        scale: Mean absolute coefficient ``E|c|``; ``inf`` gives ``step**2 / 12``, or
+            ``step**2 / 4`` with soft thresholding.
         shape: Exponent of the generalised Gaussian, 0.2 to 8; 1 is Laplace.
+        quantizer: ``"round"`` or ``"soft"``.
 
     Returns:
         Distortions in squared grey levels, of the broadcast shape.
@@ -148,6 +173,8 @@ def benign_distortion(
     q, b, beta = _broadcast(step, scale, shape)
     uniform = np.isinf(b)
     b = np.clip(b / q, *_SCALE_LIMITS)  # in steps
+    if validate_quantizer(quantizer) == "soft":
+        return (np.where(uniform, 1 / 4, _shrinkage(b, beta)) * q**2)[()]
     distortion = _laplace_distortion(b) if np.all(beta == 1) else _distortion(b, beta)
     return (np.where(uniform, 1 / 12, distortion) * q**2)[()]
 
@@ -158,6 +185,7 @@ def empirical_removal_probability(
     epsilon: npt.ArrayLike,
     *,
     perturbation: Perturbation = "sign",
+    quantizer: Quantizer = "round",
 ) -> Array:
     """``removal_probability`` for observed benign coefficients instead of a distribution.
 
@@ -171,9 +199,11 @@ def empirical_removal_probability(
         epsilon: Size of the perturbation in grey levels of 255, as for ``removal_probability``;
             broadcasts like ``step``.
         perturbation: As for ``removal_probability``.
+        quantizer: As for ``removal_probability``.
 
     Returns:
-        Probabilities, of the shape of ``coefficients`` without its first axis.
+        Probabilities, of the shape of ``coefficients`` without its first axis; 0 for a dead zone
+        in which no sample lies.
 
     Raises:
         ValueError: An argument is out of its range, or there are no samples.
@@ -185,17 +215,22 @@ def empirical_removal_probability(
     samples = _checked_samples(coefficients)
     q = _per_band("step", checked("step", step, positive=True), samples)
     s = np.maximum(_per_band("epsilon", pixel_std(epsilon, perturbation), samples), 1e-9 * q)
-    offset = samples - q * np.round(samples / q)
+    soft = validate_quantizer(quantizer) == "soft"
+    offset = samples if soft else samples - q * np.round(samples / q)
     inside = special.ndtr((q / 2 - offset) / s) - special.ndtr((-q / 2 - offset) / s)
-    return np.asarray(inside.mean(0))[()]
+    counted = np.abs(offset) <= q / 2 if soft else np.ones(offset.shape)
+    return np.asarray((inside * counted).sum(0) / np.maximum(counted.sum(0), 1))[()]
 
 
-def empirical_distortion(step: npt.ArrayLike, coefficients: npt.ArrayLike) -> Array:
+def empirical_distortion(
+    step: npt.ArrayLike, coefficients: npt.ArrayLike, *, quantizer: Quantizer = "round"
+) -> Array:
     """``benign_distortion`` of observed coefficients: the mean of ``(c - Q(c))**2``.
 
     Args:
         step: Quantisation step; broadcasts to ``coefficients.shape[1:]``.
         coefficients: Samples along the first axis, ``(samples, ...)``.
+        quantizer: ``"round"`` or ``"soft"``.
 
     Returns:
         Distortions, of the shape of ``coefficients`` without its first axis.
@@ -209,7 +244,11 @@ def empirical_distortion(step: npt.ArrayLike, coefficients: npt.ArrayLike) -> Ar
     """
     samples = _checked_samples(coefficients)
     q = _per_band("step", checked("step", step, positive=True), samples)
-    return np.asarray(((samples - q * np.round(samples / q)) ** 2).mean(0))[()]
+    if validate_quantizer(quantizer) == "soft":
+        lost = np.clip(samples, -q / 2, q / 2)
+    else:
+        lost = samples - q * np.round(samples / q)
+    return np.asarray((lost**2).mean(0))[()]
 
 
 def _broadcast(
@@ -304,6 +343,19 @@ def _distortion(b: Array, shape: Array) -> Array:
     start = float(_SUMMED_BORDERS)
     rest = tails.squared_excess(start) / 2 - tails.tail(start) / 24
     return tails.variance - 4 * (summed + rest)
+
+
+def _leaving(d: Array, b: Array, shape: Array) -> Array:
+    """(5) in steps; ``d`` has one more, leading, axis."""
+    tails = GeneralizedGaussian(b, shape)
+    beyond = tails.tail(0.5)
+    return (tails.tail(0.5 - d) - beyond) / (1 - 2 * beyond)
+
+
+def _shrinkage(b: Array, shape: Array) -> Array:
+    """(6) in steps."""
+    tails = GeneralizedGaussian(b, shape)
+    return tails.variance - 2 * (tails.squared_excess(0.5) + tails.excess(0.5))
 
 
 def _mean_over_gaussian(crossing: Callable[[Array], Array], s: Array) -> Array:

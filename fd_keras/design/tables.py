@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fd_keras._checks import Array, checked, checked_choice, shown, validate_epsilon
-from fd_keras.dct import BLOCK_SIZE, zigzag_rank
+from fd_keras.dct import BLOCK_SIZE, Quantizer, validate_quantizer, zigzag_rank
 from fd_keras.design.perturbation import Perturbation, PerturbationProfile
 from fd_keras.design.prediction import (
     BandStatistics,
@@ -80,6 +80,7 @@ def design_table(
     cycle_spins: int = 1,
     min_step: int = 1,
     max_step: int = 255,
+    quantizer: Quantizer = "round",
 ) -> QuantizationTable:
     """Design a defensive quantisation table for perturbations of a given size.
 
@@ -95,6 +96,10 @@ def design_table(
     whole numbers, so that a JPEG file can hold them. DC is ranked like any other band; in practice
     it comes first and is AS.
 
+    A table for soft thresholding is designed by the same rules with the removal and the
+    distortion of its dead zones, which are as wide as steps. Its DC step has no effect, and is
+    ``min_step``.
+
     The budget is absolute, not relative to a band's variance. The transform is orthonormal, so
     squared errors of bands and of pixels have the same sum, and rate-distortion theory calls for
     an equal error in all bands whose variance exceeds it (reverse water-filling). A relative
@@ -107,7 +112,8 @@ def design_table(
         ranking: ``"sigma"`` or ``"zigzag"``, see ``rank_bands``.
         required_removal: Probability from 0 to 1, for every channel or one per channel.
         distortion_budget: Maximum mean squared error of an AS band, in squared grey levels,
-            for every channel or one per channel. A step of 30 causes at most 75.
+            for every channel or one per channel. A step of 30 causes at most 75, or
+            one of 17 with soft thresholding.
         perturbation: ``"sign"``, ``"uniform"`` or ``"gaussian"``, see ``perturbation_std``; or a
             measured profile, which is scaled to ``epsilon``.
         channel_correlation: See ``perturbation_std``; has no effect with a profile.
@@ -115,6 +121,7 @@ def design_table(
             considers one. The cost of the layer grows with it.
         min_step: Smallest step, a whole number.
         max_step: Largest step, a whole number. Baseline JPEG holds 255.
+        quantizer: ``"round"`` or ``"soft"``.
 
     Returns:
         The table. Its provenance holds the arguments, the predictions and the provenance of the
@@ -156,25 +163,29 @@ def design_table(
         epsilon=epsilon,
         perturbation=perturbation,
         channel_correlation=channel_correlation,
+        quantizer=validate_quantizer(quantizer),
     )
-    distortion = functools.partial(band_distortion, statistics)
+    distortion = functools.partial(band_distortion, statistics, quantizer=quantizer)
+    chosen = np.ones(std.shape, bool)
+    chosen[:, 0, 0] = quantizer != "soft"
 
     sensitive = rank_bands(std, ranking) < counts
     removing = _first_step(lambda steps: removal(steps) >= required, std.shape, low, high)
     affordable = _first_step(lambda steps: distortion(steps) > budget, std.shape, low, high) - 1
     _refuse(
-        ~sensitive & (removing > high),
+        chosen & ~sensitive & (removing > high),
         removal(high),
         f"`required_removal` is out of reach at epsilon={epsilon:g} with max_step={high}",
         f"required_removal={shown(required_removal)}",
     )
     _refuse(
-        sensitive & (affordable < low),
+        chosen & sensitive & (affordable < low),
         distortion(low),
         f"`distortion_budget` is exceeded even with min_step={low}",
         f"distortion_budget={shown(distortion_budget)}",
     )
     steps = np.where(sensitive, np.minimum(removing, affordable), removing)
+    steps[~chosen] = low
     provenance = {
         "source": "design_table",
         "name": f"designed:{epsilon:g}",
@@ -186,13 +197,13 @@ def design_table(
         "perturbation": _described(perturbation),
         "channel_correlation": float(channel_correlation),
         "step_range": [low, high],
-        "predicted_as_removal": _mean(removal(steps), sensitive),
-        "predicted_md_removal": _mean(removal(steps), ~sensitive),
+        "predicted_as_removal": _mean(removal(steps), chosen & sensitive),
+        "predicted_md_removal": _mean(removal(steps), chosen & ~sensitive),
         "predicted_distortion": float(distortion(steps).mean()),
         "coefficients_per_band": int(np.max(statistics.count)),
         "statistics": dict(statistics.provenance),
     }
-    return QuantizationTable(steps, statistics.color_space, cycle_spins, provenance)
+    return QuantizationTable(steps, statistics.color_space, cycle_spins, provenance, quantizer)
 
 
 def _first_step(

@@ -266,7 +266,8 @@ def differentiable(
     Args:
         defence: The defence.
         gradient: ``"smooth"``: the gradient of ``defence.smooth``, if it has one. Otherwise, and
-            with ``"straight-through"``, the identity's gradient.
+            with ``"straight-through"``, the identity's gradient. Both are the true gradient where
+            a table belongs to soft thresholding.
 
     Returns:
         A differentiable function from float32 ``(batch, height, width, channels)`` to the same

@@ -70,8 +70,9 @@ def evaluate(
     made through each defence, and black-box attacks query the classifier behind it; for the slow
     TVM and quilting, both are left out. An adaptive attacker replaces the gradient of the defence
     (BPDA): first by that of a smooth approximation, where there is one, and then, on the images
-    that withstood, by the identity's. For random defences, gradients are averaged over draws
-    (EOT). Without a defence, adaptive and gray-box attackers know the same.
+    that withstood, by the identity's. Soft thresholding has its own gradient. For random
+    defences, gradients are averaged over draws (EOT). Without a defence, adaptive and gray-box
+    attackers know the same.
 
     The evaluation checks its own attacker: signs that it was too weak are in ``report.checks``.
 

@@ -64,11 +64,11 @@ def harden(
 
     A clone of the classifier learns on distilled images, part of them attacked through the layer
     while it learns. After every epoch, the validation images are classified, and attacked with 10
-    steps of PGD through the layer, with either surrogate gradient of rounding. The result is the
-    epoch with the best accuracy under that attack among those whose benign loss is permitted:
-    the benign accuracy of the original classifier without the layer, less that of the hardened
-    one behind it. If every epoch loses more, it is the one that loses least, and the result says
-    so.
+    steps of PGD through the layer, with either surrogate gradient of rounding or the true one of
+    soft thresholding. The result is the epoch with the best accuracy under that attack among
+    those whose benign loss is permitted: the benign accuracy of the original classifier without
+    the layer, less that of the hardened one behind it. If every epoch loses more, it is the one
+    that loses least, and the result says so.
 
     It is ``HardeningModel`` with ``compile`` and ``fit``: mixed precision, ``tf.data``,
     ``tf.distribute`` (call it in the strategy's scope) and callbacks work as in any training. A

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from fd_keras.kernels import (
+    GRADIENTS,
     Gradient,
     clip_straight_through,
     distil,
@@ -64,16 +66,22 @@ class TrainingDistillation(keras.layers.Layer):
 
         Args:
             images: ``(batch, height, width, channels)`` in the layer's value range.
-            gradient: What stands for the gradient of rounding.
+            gradient: What stands for the gradient of rounding; soft thresholding has its own.
         """
         pixels = distil(
             to_grey_levels(tf.cast(images, tf.float32), *self.value_range),
             self._steps(),
             color_space=self._table.color_space,
             cycle_spins=self._table.cycle_spins,
+            quantizer=self._table.quantizer,
             gradient=gradient,
         )
         return clip_straight_through(from_grey_levels(pixels, *self.value_range), *self.value_range)
+
+    @property
+    def gradients(self) -> tuple[Gradient, ...]:
+        """The gradients that an attacker tries; they are the same for soft thresholding."""
+        return GRADIENTS if self._table.quantizer == "round" else GRADIENTS[:1]
 
     def table(self) -> QuantizationTable:
         """The table of the present steps; the layer's own where it is fixed."""
@@ -84,7 +92,7 @@ class TrainingDistillation(keras.layers.Layer):
         exact = np.array([float(str(step)) for step in steps.ravel()]).reshape(steps.shape)
         provenance = {"source": "harden", "name": "hardened", "from": dict(self._table.provenance)}
         table = self._table
-        return QuantizationTable(exact, table.color_space, table.cycle_spins, provenance)
+        return replace(table, steps=exact, provenance=provenance)
 
     def _steps(self) -> tf.Tensor:
         return tf.exp(self._start + self._rate * tf.convert_to_tensor(self.moves))

@@ -15,7 +15,7 @@ from fd_keras.classifier import Classifier
 from fd_keras.hardening.layer import TrainingDistillation
 from fd_keras.hardening.objective import cross_entropy, pgd
 from fd_keras.hardening.recipe import Augment, Recipe
-from fd_keras.kernels import GRADIENTS, Gradient
+from fd_keras.kernels import Gradient
 from fd_keras.layer import FeatureDistillation
 from fd_keras.protection import image_shape_of
 
@@ -82,7 +82,8 @@ class HardeningModel(keras.Model):
     images in the layer's value range and integer labels, all of Keras' callbacks, and the
     ``AverageWeights`` that belongs to this model. ``evaluate`` returns ``benign_accuracy`` and
     ``adaptive_accuracy`` of the averaged weights: images count for the latter that withstand 10
-    steps of PGD through the layer with either surrogate gradient of rounding. All random numbers,
+    steps of PGD through the layer with either surrogate gradient of rounding, or with the true
+    one of soft thresholding. All random numbers,
     those of layers such as ``Dropout`` too, depend on ``seed`` and the count of batches alone, so
     that a resumed training repeats those of one that never stopped.
 
@@ -199,7 +200,8 @@ class HardeningModel(keras.Model):
         images, labels = _images_and_labels(data)
         self._benign.update_state(_right(labels, self._behind_layer(self.averaged, images)))
         if self.recipe.attacks:
-            withstood = [self._withstood(images, labels, gradient) for gradient in GRADIENTS]
+            gradients = self.distillation.gradients
+            withstood = [self._withstood(images, labels, gradient) for gradient in gradients]
             self._adaptive.update_state(tf.reduce_prod(tf.stack(withstood), 0))
         return self._results(self._benign)
 

@@ -32,7 +32,7 @@ class Recipe:
         attack_steps: Steps of the attack. 1: FGSM from a random start, with a step of 1.25
             epsilon. More: PGD, with steps of 2.5 epsilon divided by their number.
         attack_gradient: Surrogate gradient of rounding. ``"smooth"`` makes much stronger attacks
-            than ``"straight-through"``, the identity's.
+            than ``"straight-through"``, the identity's. Soft thresholding has its own gradient.
         attacked_share: Part of every batch that is attacked, from 0 to 1.
         soft_labels: Weight of the original classifier's probabilities in the targets, from 0 to
             1: knowledge distillation, with the original as the teacher. It sees the benign images

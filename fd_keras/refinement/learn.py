@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -92,8 +92,9 @@ def learn_table(
     Descended is the logarithm of the steps, on the smooth error on attacked images plus a
     Lagrange multiplier times the smooth error on benign ones. The multiplier rises while more
     benign images are lost than permitted, and falls otherwise. Rounding is passed straight
-    through, so that a step's gradient is the rounding error it leaves. After every epoch the
-    table is scored as a search scores it, and the best one is kept.
+    through, so that a step's gradient is the rounding error it leaves; soft thresholding has true
+    gradients by its thresholds. After every epoch the table is scored as a search scores it, and
+    the best one is kept.
 
     Both splits, the attacks and the threat model, gray-box, are those of ``fd_keras.refine``.
 
@@ -101,7 +102,7 @@ def learn_table(
         classifier: As for ``fd_keras.refine``.
         data: As for ``fd_keras.refine``.
         protocol: As for ``fd_keras.refine``.
-        table: Where to start; its colour space and cycle spins are kept.
+        table: Where to start; its colour space, cycle spins and quantiser are kept.
         max_benign_loss: Share of the benign images that a table may cost, from 0 to 1.
         epochs: Passes over the validation split.
         learning_rate: Of Adam, in the natural logarithm of a step.
@@ -208,8 +209,7 @@ class _Descent:
             "name": "learnt",
             "from": dict(self._start.provenance),
         }
-        start = self._start
-        return QuantizationTable(steps.round(2), start.color_space, start.cycle_spins, provenance)
+        return replace(self._start, steps=steps.round(2), provenance=provenance)
 
     def epoch(self) -> None:
         """One pass over all attacked images, each with its benign twin."""
@@ -248,7 +248,11 @@ class _Descent:
         """By how much the logit of the label exceeds the largest other one."""
         table = self._start
         distilled = distil(
-            255 * images, steps, color_space=table.color_space, cycle_spins=table.cycle_spins
+            255 * images,
+            steps,
+            color_space=table.color_space,
+            cycle_spins=table.cycle_spins,
+            quantizer=table.quantizer,
         )
         logits = self._classifier.unit_logits(clip_straight_through(distilled / 255, 0.0, 1.0))
         own = tf.one_hot(labels, tf.shape(logits)[-1])

@@ -15,11 +15,11 @@ import keras
 import numpy.typing as npt
 from rich.console import Console
 
-from fd_keras._checks import checked, checked_whole
+from fd_keras._checks import checked, checked_choice, checked_whole, shown
 from fd_keras._files import DocumentFormat, RunDirectory
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages
-from fd_keras.dct import ColorSpace
+from fd_keras.dct import ColorSpace, Quantizer, validate_cycle_spins, validate_quantizer
 from fd_keras.evaluation.accuracies import OURS
 from fd_keras.evaluation.attacks import Attack
 from fd_keras.evaluation.defences import Defence, defence, no_defence
@@ -28,7 +28,7 @@ from fd_keras.refinement.experiment import Experiment
 from fd_keras.refinement.oracles import role, serve_until_over
 from fd_keras.refinement.progress import search_view
 from fd_keras.refinement.result import RefineResult, ScoredDefence, Trial, pareto_front
-from fd_keras.refinement.scoring import Accuracies, TableScorer
+from fd_keras.refinement.scoring import OBJECTIVES, Accuracies, Objective, TableScorer
 from fd_keras.refinement.space import Space, Statistics, band_space, starting_points
 from fd_keras.statistics import CoefficientStatistics
 from fd_keras.tables import QuantizationTable
@@ -58,15 +58,20 @@ class Search:
         oracle: ``"bayesian"``, ``"random"``, ``"hyperband"`` (many trials on few images) or
             ``"grid"`` (all combinations in order; for small spaces of your own).
         space: Function from ``keras_tuner.HyperParameters`` to a table. Default:
-            ``fd_keras.refinement.band_space(statistics)``.
+            ``fd_keras.refinement.band_space(statistics, cycle_spins=..., quantizers=...)``.
         first_values: Values of hyperparameters to try first. Default: for the default space,
             points near the presets and step 1's designs; else none.
         statistics: Of benign images, one or several by colour space, for the default space.
             Default: measured on the validation split, in RGB and YCbCr (grey images: as Y).
+        cycle_spins: Numbers of block grids in the default space.
+        quantizers: Quantisers in the default space, ``"round"`` and ``"soft"``.
         stop_early: Stop trials that lose too many benign images at once, and those in the
             worse half after a quarter and a half of the attacked images.
-        adaptive: Attacks through each feasible table (BPDA), counted in the objective like the
-            gray-box ones. They are slow.
+        adaptive: Attacks through each feasible table (BPDA, or the true gradient of soft
+            thresholding). They are slow.
+        objective: ``"all"``: the mean accuracy over gray-box and adaptive attacks.
+            ``"adaptive"``: over adaptive ones alone, for tables that are to hold against
+            attackers who know them; no trial is then stopped for its gray-box accuracy.
         adaptive_images: Number of images of each split for them.
         worker_timeout: In a distributed search: seconds of silence after which a worker is
             taken for lost.
@@ -84,15 +89,36 @@ class Search:
     space: Space | None = None
     first_values: Sequence[Mapping[str, Any]] | None = None
     statistics: Statistics | None = None
+    cycle_spins: Sequence[int] = (1, 2, 4)
+    quantizers: Sequence[Quantizer] = ("round",)
     stop_early: bool = True
     adaptive: Sequence[Attack] = ()
     adaptive_images: int = 32
+    objective: Objective = "all"
     worker_timeout: float = 60.0
 
     def __post_init__(self) -> None:
         checked_whole("max_trials", self.max_trials, 1)
         checked_whole("adaptive_images", self.adaptive_images, 1)
         checked("worker_timeout", self.worker_timeout, positive=True)
+        checked_choice("objective", self.objective, OBJECTIVES)
+        for name, validate in (
+            ("cycle_spins", validate_cycle_spins),
+            ("quantizers", validate_quantizer),
+        ):
+            values = getattr(self, name)
+            if isinstance(values, str) or not len(values):
+                raise ValueError(
+                    f"`{name}` must be a sequence of choices. Received: {name}={shown(values)}"
+                )
+            for value in values:
+                validate(value)
+        if self.objective == "adaptive" and (not self.adaptive or self.oracle == "hyperband"):
+            raise ValueError(
+                "`objective` 'adaptive' needs attacks in `adaptive`, and an oracle whose trials "
+                f"see all images. Received: adaptive={shown(list(self.adaptive))}, "
+                f"oracle={self.oracle!r}"
+            )
 
 
 def refine(
@@ -120,7 +146,9 @@ def refine(
 
     Attacks are those of ``fd_keras.evaluate``, with the same cache. They are gray-box, made on
     the classifier alone, unless ``Search(adaptive=...)`` adds some that know the table. An
-    attacker who knows the layer does better than any gray-box accuracy says.
+    attacker who knows the layer does better than any gray-box accuracy says. To search for a
+    table against that attacker, let ``Search(quantizers=("round", "soft"),
+    objective="adaptive", adaptive=[...])`` count adaptive attacks alone.
 
     A search that was killed continues when it is started with the same arguments and
     ``directory``; a larger ``max_trials`` extends it.
@@ -198,6 +226,7 @@ def refine(
         "space": hyperparameters.get_config()["space"],
         "default_table": default_table.to_dict(),
         "first_values": search.first_values,
+        **({} if search.objective == "all" else {"objective": search.objective}),
         **experiment.identity(),
     }
     # Keras Tuner is slow to import.
@@ -232,8 +261,12 @@ def _completed(search: Search, images: LabelledImages) -> Search:
     values, space = search.first_values, search.space
     if space is None:
         statistics = search.statistics or _measured_statistics(images)
-        values = starting_points(statistics) if values is None else values
-        space = band_space(statistics)
+        choices: dict[str, Any] = {
+            "cycle_spins": search.cycle_spins,
+            "quantizers": search.quantizers,
+        }
+        values = starting_points(statistics, **choices) if values is None else values
+        space = band_space(statistics, **choices)
     return replace(search, space=space, first_values=[dict(point) for point in values or ()])
 
 
@@ -306,6 +339,7 @@ def _run(
         max_benign_loss=max_benign_loss,
         stop_early=search.stop_early,
         adaptive=adaptive if search.adaptive else None,
+        objective=search.objective,
         log_dir=home / _LOGS,
         worker_timeout=search.worker_timeout,
         directory=home,
@@ -342,7 +376,8 @@ def _result(
     assert best.table is not None
     adaptive = experiment.under_adaptive_attack(best.table, experiment.test)
     test = {**best.test.counts, **Accuracies.from_correct(adaptive).counts}
-    front = pareto_front([trial for trial in trials if trial.complete])
+    objective: Objective = settings.get("objective", "all")
+    front = pareto_front([trial for trial in trials if trial.complete], objective)
     return RefineResult(
         best=replace(best, test=Accuracies(test)),
         front=[scored(trial, f"refined #{trial.number}") for trial in front],

@@ -11,7 +11,7 @@ from fd_keras._checks import shown
 from fd_keras._console import text_table
 from fd_keras._files import DocumentFormat
 from fd_keras.evaluation.accuracies import BENIGN, THREAT_MODELS
-from fd_keras.refinement.scoring import Accuracies, threat_model
+from fd_keras.refinement.scoring import Accuracies, Objective, threat_model
 from fd_keras.tables import QuantizationTable
 
 _FORMAT = DocumentFormat("fd_keras.refinement", 1, "result of a search")
@@ -70,7 +70,7 @@ class RefineResult:
     Args:
         best: The table with the best objective.
         front: The Pareto front of benign and attacked accuracy on the validation split, by
-            rising benign accuracy.
+            rising benign accuracy. Counted are the attacks of the search's objective.
         baselines: Other defences for comparison.
         trials: All trials in their order.
         settings: The arguments of the search, and the images that they led to.
@@ -107,8 +107,9 @@ class RefineResult:
             ValueError: There is none.
         """
         points = [(point.validation, point.table) for point in self.front]
+        objective = self.settings.get("objective", "all")
         within = [
-            (accuracies.attacked, table)
+            (accuracies.counted(objective), table)
             for accuracies, table in points
             if accuracies and table and accuracies.benign_loss <= max_benign_loss + 1e-9
         ]
@@ -216,11 +217,12 @@ class RefineResult:
         )
 
 
-def pareto_front(points: Sequence[Any]) -> list[Any]:
+def pareto_front(points: Sequence[Any], objective: Objective = "all") -> list[Any]:
     """The points that no other beats at both benign and attacked accuracy.
 
     Args:
         points: Anything with ``Accuracies`` as ``validation``; of equals, the first counts.
+        objective: Which attacks count.
 
     Returns:
         The front, by rising benign accuracy.
@@ -235,9 +237,12 @@ def pareto_front(points: Sequence[Any]) -> list[Any]:
         [0.7, 0.9]
     """
     front: list[Any] = []
-    ordered = sorted(points, key=lambda p: (-p.validation.benign, -p.validation.attacked))
-    for point in ordered:
-        if not front or point.validation.attacked > front[-1].validation.attacked:
+
+    def attacked(point: Any) -> float:
+        return float(point.validation.counted(objective))
+
+    for point in sorted(points, key=lambda p: (-p.validation.benign, -attacked(p))):
+        if not front or attacked(point) > attacked(front[-1]):
             front.append(point)
     return front[::-1]
 

@@ -6,14 +6,14 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from fd_keras.classifier import Classifier
-from fd_keras.dct import TIE_OFFSET, ColorSpace
+from fd_keras.dct import TIE_OFFSET, ColorSpace, Quantizer
 from fd_keras.evaluation.accuracies import BENIGN, wilson_interval
 from fd_keras.kernels import coefficients, pad_to_blocks
 from fd_keras.layer import FeatureDistillation
@@ -26,6 +26,11 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 # Typing alias: number of correct images and of all images, for benign ones and each attack.
 Counts = Mapping[str, tuple[int, int]]
+
+# Which attacks a search counts: all of them, or those that know the table.
+Objective = Literal["all", "adaptive"]
+
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 _ADAPTIVE = ", adaptive"
 # Bits per pixel are estimated on so many images: a number to compare tables by.
@@ -103,6 +108,24 @@ class Accuracies:
         """Mean accuracy over the gray-box attacks; 0 without any."""
         return self._mean([name for name in self.attacks if threat_model(name) == "gray-box"])
 
+    @property
+    def adaptive(self) -> float:
+        """Mean accuracy over the adaptive attacks; 0 without any."""
+        return self._mean([name for name in self.attacks if threat_model(name) == "adaptive"])
+
+    def counted(self, objective: Objective) -> float:
+        """Mean accuracy over the attacks that an objective counts.
+
+        Args:
+            objective: ``"all"`` or ``"adaptive"``.
+
+        Example:
+            >>> found = Accuracies({"FGSM": (4, 10), "PGD, adaptive": (2, 10)})
+            >>> round(found.counted("all"), 2), found.counted("adaptive")
+            (0.3, 0.2)
+        """
+        return self.attacked if objective == "all" else self.adaptive
+
     def of(self, name: str) -> float:
         """Accuracy on benign images or under one attack."""
         correct, count = self.counts[name]
@@ -125,8 +148,9 @@ class TableScore:
             classified correctly.
         complete: Whether all images were classified.
         distortion: Mean squared change of a benign pixel, in squared grey levels of 255.
-        bits_per_pixel: Entropy of the quantised coefficients of benign images, band by band
-            on one block grid: an upper estimate of what an image costs in a file.
+        bits_per_pixel: Entropy of the rounded coefficients of benign images, band by band
+            on one block grid: an upper estimate of what an image costs in a file. NaN for soft
+            thresholding, which no file can hold.
         rungs: Accuracy under attack after the shares ``RUNGS`` of the images.
 
     Example:
@@ -168,7 +192,7 @@ class TableScore:
         """
         return self.benign_loss <= max_benign_loss + 1e-9
 
-    def objective(self, max_benign_loss: float) -> float:
+    def objective(self, max_benign_loss: float, counted: Objective = "all") -> float:
         """Accuracy under attack of a feasible table; minus the excess loss of any other.
 
         So every infeasible table scores below every feasible one, by a finite number that says
@@ -177,6 +201,7 @@ class TableScore:
 
         Args:
             max_benign_loss: Permitted share of benign images, from 0 to 1.
+            counted: Which attacks count.
 
         Returns:
             A number from -1 to 1.
@@ -187,7 +212,7 @@ class TableScore:
             (-0.4, 1.0)
         """
         if self.feasible(max_benign_loss):
-            return self.accuracy
+            return self.accuracies.counted(counted)
         return max_benign_loss - self.benign_loss
 
 
@@ -196,7 +221,7 @@ GoOn = Callable[[TableScore], bool]
 
 
 class TableScorer:
-    """Scores tables on images, with one compiled graph per colour space and number of grids.
+    """Scores tables on images, with a compiled graph for each colour space, grids and quantiser.
 
     A table is installed by writing the weights of a layer: nothing is traced again. Images are
     taken in a shuffled but fixed order, so that any part of them is like the whole.
@@ -232,7 +257,7 @@ class TableScorer:
         self._classifier = classifier
         self._batch_size = batch_size
         self._order = np.random.default_rng(0).permutation(len(labels))
-        self._graphs: dict[tuple[ColorSpace, int], tuple[Any, Any]] = {}
+        self._graphs: dict[tuple[ColorSpace, int, Quantizer], tuple[Any, Any]] = {}
         self._coefficients: dict[ColorSpace, FloatArray] = {}
 
     def score(
@@ -258,7 +283,7 @@ class TableScorer:
         Raises:
             ValueError: The table does not fit the images.
         """
-        layer, classify = self._graph(table.color_space, table.cycle_spins)
+        layer, classify = self._graph(table.color_space, table.cycle_spins, table.quantizer)
         layer.set_quantization_table(table)
         found = _Found(list(self.images))
         allowed = math.floor(max_benign_loss * len(self.labels) + 1e-9)
@@ -298,13 +323,16 @@ class TableScorer:
             classes, change = classify(tf.constant(self.images[name][part]))
             yield classes.numpy() == self.labels[part], change.numpy()
 
-    def _graph(self, color_space: ColorSpace, cycle_spins: int) -> tuple[Any, Any]:
-        key = color_space, cycle_spins
+    def _graph(
+        self, color_space: ColorSpace, cycle_spins: int, quantizer: Quantizer
+    ) -> tuple[Any, Any]:
+        key = color_space, cycle_spins, quantizer
         if key not in self._graphs:
             shape = self.images[BENIGN].shape[1:]
             layer = FeatureDistillation(
                 color_space=color_space,
                 cycle_spins=cycle_spins,
+                quantizer=quantizer,
                 value_range=(0, 1),
                 data_format="channels_last",
             )
@@ -320,6 +348,8 @@ class TableScorer:
         return self._graphs[key]
 
     def _bits_per_pixel(self, table: QuantizationTable) -> float:
+        if table.quantizer != "round":
+            return math.nan
         if table.color_space not in self._coefficients:
             pixels = 255 * self.images[BENIGN][self._order[:_IMAGES_FOR_BITS]]
             values = coefficients(pad_to_blocks(tf.constant(pixels)), table.color_space).numpy()

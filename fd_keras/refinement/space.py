@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fd_keras._checks import checked, shown
-from fd_keras.dct import BLOCK_SIZE, ColorSpace
+from fd_keras.dct import BLOCK_SIZE, ColorSpace, Quantizer
 from fd_keras.design import design_table, rank_bands
 from fd_keras.presets import preset_table
 from fd_keras.statistics import CoefficientStatistics
@@ -33,22 +33,33 @@ _LIMITS = {
 
 # Tables that a search starts from, besides the presets.
 _DESIGN_EPSILONS = (1.0, 2.0, 4.0)
-_GENTLE_STEPS = (5.0, 8.0, 12.0, 18.0, 26.0, 38.0)
+# Soft thresholding moves all coefficients by half a step: it costs as much with smaller ones.
+_GENTLE_STEPS: dict[Quantizer, tuple[float, ...]] = {
+    "round": (5.0, 8.0, 12.0, 18.0, 26.0, 38.0),
+    "soft": (4.0, 6.0, 8.0, 12.0, 16.0, 24.0),
+}
 _GENTLE_CHROMA = 3.0
 
 
-def band_space(statistics: Statistics, *, cycle_spins: Sequence[int] = (1, 2, 4)) -> Space:
+def band_space(
+    statistics: Statistics,
+    *,
+    cycle_spins: Sequence[int] = (1, 2, 4),
+    quantizers: Sequence[Quantizer] = ("round",),
+) -> Space:
     """The paper's space: a split of the ranked bands, and a step on either side of it.
 
     Searched are ``as_bands`` (number of accuracy-sensitive bands of each channel, by standard
     deviation), their ``as_step``, ``delta`` (by how much the step of the other bands is
-    larger), ``dc_step``, ``chroma`` (factor of the steps of Cb and Cr), ``color_space`` and
-    ``cycle_spins``. A space of your own is any function that asks a
-    ``keras_tuner.HyperParameters`` for values and returns a ``QuantizationTable``.
+    larger), ``dc_step``, ``chroma`` (factor of the steps of Cb and Cr), ``color_space``,
+    ``cycle_spins`` and ``quantizer``; thresholds are half of the steps. A space of your own is any
+    function that asks a ``keras_tuner.HyperParameters`` for values and returns a
+    ``QuantizationTable``.
 
     Args:
         statistics: Of benign images; a mapping where several colour spaces may be searched.
         cycle_spins: Numbers of block grids to choose from.
+        quantizers: Quantisers to choose from.
 
     Returns:
         The space.
@@ -70,6 +81,8 @@ def band_space(statistics: Statistics, *, cycle_spins: Sequence[int] = (1, 2, 4)
 
     def table(hp: Any) -> QuantizationTable:
         color_space, spins = _color_space_and_spins(hp, found, cycle_spins)
+        several = len(quantizers) > 1
+        quantizer = hp.Choice("quantizer", list(quantizers)) if several else quantizers[0]
         steps = _band_steps(
             rank_bands(found[color_space].std),
             as_bands=hp.Int("as_bands", *_LIMITS["as_bands"][:2], default=15),
@@ -85,13 +98,17 @@ def band_space(statistics: Statistics, *, cycle_spins: Sequence[int] = (1, 2, 4)
         # A hundredth of a grey level is far below what any image shows, and reads well in a file.
         steps = np.maximum(steps.round(2), 0.01)
         provenance = {"source": "band_space", "name": "searched", "values": dict(hp.values)}
-        return QuantizationTable(steps, color_space, spins, provenance)
+        return QuantizationTable(steps, color_space, spins, provenance, quantizer)
 
     return table
 
 
 def band_values(
-    table: QuantizationTable, statistics: Statistics, *, cycle_spins: Sequence[int] = (1, 2, 4)
+    table: QuantizationTable,
+    statistics: Statistics,
+    *,
+    cycle_spins: Sequence[int] = (1, 2, 4),
+    quantizers: Sequence[Quantizer] = ("round",),
 ) -> dict[str, Any]:
     """The point of ``band_space`` nearest to a table, to start a search from.
 
@@ -102,6 +119,7 @@ def band_values(
         table: Any table.
         statistics: Those of the space.
         cycle_spins: Those of the space.
+        quantizers: Those of the space.
 
     Returns:
         Values of the hyperparameters.
@@ -140,20 +158,27 @@ def band_values(
     if len(found) > 1:
         values["color_space"] = color_space
     values["cycle_spins"] = min(cycle_spins, key=lambda spins: abs(spins - table.cycle_spins))
+    if len(quantizers) > 1:
+        values["quantizer"] = table.quantizer
     return values
 
 
 def starting_points(
-    statistics: Statistics, *, cycle_spins: Sequence[int] = (1, 2, 4)
+    statistics: Statistics,
+    *,
+    cycle_spins: Sequence[int] = (1, 2, 4),
+    quantizers: Sequence[Quantizer] = ("round",),
 ) -> list[dict[str, Any]]:
     """Points of ``band_space`` near presets, near tables of step 1, and near six gentle tables.
 
-    The gentle ones have nearly equal steps, three times as large for Cb and Cr, and the
-    largest number of block grids: random searches end there again and again, at any strength.
+    There are such for each quantiser, except that presets round. The gentle ones have nearly equal
+    steps, three times as large for Cb and Cr, and the largest number of block grids: random
+    searches end there again and again, at any strength.
 
     Args:
         statistics: Those of the space.
         cycle_spins: Those of the space.
+        quantizers: Those of the space.
 
     Returns:
         Values of the hyperparameters for each, without repetition.
@@ -164,16 +189,23 @@ def starting_points(
         True
     """
     found = _by_color_space(statistics)
-    tables = [preset_table(name) for name in ("liu2019", "zigzag15", "jpeg:75")]
-    measured = found.get("ycbcr", next(iter(found.values())))
-    for epsilon in _DESIGN_EPSILONS:
-        try:
-            table = design_table(measured, epsilon, cycle_spins=max(cycle_spins))
-        except ValueError:
-            continue  # no such table exists for these images
-        tables.append(table)
-    tables += [_gentle_table(step, measured, max(cycle_spins)) for step in _GENTLE_STEPS]
-    points = [band_values(table, found, cycle_spins=cycle_spins) for table in tables]
+    measured, spins = found.get("ycbcr", next(iter(found.values()))), max(cycle_spins)
+    tables = []
+    for quantizer in quantizers:
+        if quantizer == "round":
+            tables += [preset_table(name) for name in ("liu2019", "zigzag15", "jpeg:75")]
+        for epsilon in _DESIGN_EPSILONS:
+            try:
+                table = design_table(measured, epsilon, cycle_spins=spins, quantizer=quantizer)
+            except ValueError:
+                continue  # no such table exists for these images
+            tables.append(table)
+        steps = _GENTLE_STEPS[quantizer]
+        tables += [_gentle_table(step, measured, spins, quantizer) for step in steps]
+    points = [
+        band_values(table, found, cycle_spins=cycle_spins, quantizers=quantizers)
+        for table in tables
+    ]
     return list({str(point): point for point in points}.values())
 
 
@@ -187,12 +219,12 @@ def _band_steps(
 
 
 def _gentle_table(
-    step: float, statistics: CoefficientStatistics, cycle_spins: int
+    step: float, statistics: CoefficientStatistics, cycle_spins: int, quantizer: Quantizer
 ) -> QuantizationTable:
     ranks = rank_bands(statistics.std)
     steps = _band_steps(ranks, as_bands=10, as_step=step, delta=step / 3, dc_step=step)
     steps[1:] *= _GENTLE_CHROMA
-    return QuantizationTable(steps, statistics.color_space, cycle_spins)
+    return QuantizationTable(steps, statistics.color_space, cycle_spins, quantizer=quantizer)
 
 
 def _by_color_space(statistics: Statistics) -> dict[ColorSpace, CoefficientStatistics]:

@@ -19,7 +19,14 @@ from fd_keras.evaluation.accuracies import BENIGN
 from fd_keras.refinement.oracles import HYPERBAND_EPOCHS, write_state
 from fd_keras.refinement.progress import TrialLogger
 from fd_keras.refinement.result import Trial
-from fd_keras.refinement.scoring import RUNGS, Accuracies, BoolArray, TableScore, TableScorer
+from fd_keras.refinement.scoring import (
+    RUNGS,
+    Accuracies,
+    BoolArray,
+    Objective,
+    TableScore,
+    TableScorer,
+)
 from fd_keras.refinement.space import Space
 from fd_keras.tables import QuantizationTable
 
@@ -48,6 +55,7 @@ class RefinementTuner(keras_tuner.Tuner):
         max_benign_loss: Share of the benign images that a table may cost, from 0 to 1.
         stop_early: Whether trials that cannot win stop after a part of the images.
         adaptive: Attacks through the table of a feasible trial, to be counted in the objective.
+        objective: ``"all"``: attacks count alike. ``"adaptive"``: only those of ``adaptive`` do.
         log_dir: TensorBoard's directory; ``None``: nothing is logged.
         worker_timeout: In a distributed search: seconds of silence after which a worker is lost.
         **kwargs: ``directory``, ``project_name`` and ``overwrite``, see ``keras_tuner.Tuner``.
@@ -81,6 +89,7 @@ class RefinementTuner(keras_tuner.Tuner):
         max_benign_loss: float = 0.01,
         stop_early: bool = True,
         adaptive: AdaptiveAttacker | None = None,
+        objective: Objective = "all",
         log_dir: Any = None,
         worker_timeout: float = 60.0,
         **kwargs: Any,
@@ -90,6 +99,7 @@ class RefinementTuner(keras_tuner.Tuner):
         self._max_benign_loss = max_benign_loss
         self._stop_early = stop_early
         self._adaptive = adaptive
+        self._counted = objective
         self._logger = TrialLogger(log_dir)
         self._worker_timeout = worker_timeout
         self._heart: contextlib.ExitStack = contextlib.ExitStack()
@@ -103,7 +113,8 @@ class RefinementTuner(keras_tuner.Tuner):
         allowed = self._max_benign_loss
         table = self.space(trial.hyperparameters)
         share = trial.hyperparameters.values.get("tuner/epochs", HYPERBAND_EPOCHS)
-        halves = self._stop_early and share == HYPERBAND_EPOCHS
+        # Accuracies under gray-box attacks, which come first, say little about adaptive ones.
+        halves = self._stop_early and share == HYPERBAND_EPOCHS and self._counted == "all"
         halving = Halving(self._earlier() if halves else [])
         score = self._scorer.score(
             table,
@@ -114,7 +125,7 @@ class RefinementTuner(keras_tuner.Tuner):
         feasible = score.feasible(allowed)
         if feasible and score.complete and self._adaptive:
             score = replace(score, correct={**score.correct, **self._adaptive(table)})
-        value = score.objective(allowed)
+        value = score.objective(allowed, self._counted)
         if feasible and not score.complete and halves:
             value = halving.estimate(score)
         metrics = trial_metrics(score, value)

@@ -36,6 +36,7 @@ def test_every_part_is_measured_or_says_why_not(smoke):
     assert result["command"] == "python -m benchmarks.performance --smoke"
     names = {row["name"] for row in result["parts"]["baselines"]["rows"]}
     assert {"layer", "gradient", "tf.signal end to end", "libjpeg round trip (Pillow)"} <= names
+    assert "layer, soft thresholding" in names
     assert "memory passes" in printed
 
 

@@ -51,6 +51,20 @@ def test_a_table_that_everything_else_takes_is_written(digits, files, run, tmp_p
     assert "overwrite" in errors
 
 
+def test_search_for_a_soft_table_against_an_attacker_who_knows_it(files, run, tmp_path):
+    arguments = ["--max-trials", "1", "--oracle", "random", "--limit", "PGD=2"]
+    arguments += ["--quantizer", "soft", "--cycle-spins", "2", "--max-benign-loss", "1"]
+    arguments += ["--adaptive", "4", "--adaptive-images", "3"]
+    code, printed, errors = run("refine", *files, *arguments)
+    assert code == 0, errors
+    table = QuantizationTable.load(tmp_path / "out" / "table.json")
+    assert (table.quantizer, table.cycle_spins) == ("soft", 2)
+    result = RefineResult.load(tmp_path / "out" / "result.json")
+    assert result.best.test.counts["PGD-20 4/255, adaptive"][1] == 3
+    assert result.settings["objective"] == "adaptive"
+    assert "adaptive:" in printed
+
+
 @pytest.mark.parametrize("command", ["refine", "tune"])
 @pytest.mark.parametrize(
     "name", ["trials/oracle.json", "logs/0/events.out.tfevents.1", "table.json"]

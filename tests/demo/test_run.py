@@ -35,7 +35,7 @@ def test_every_preset_meets_every_attack(result):
         *(("gray-box", f"{name} {level}/255") for level in (8, 16) for name in ("FGSM", "BIM")),
         *(("adaptive", f"PGD-20 {level}/255") for level in (8, 16)),
     ]
-    defences = ["none", "liu2019", "zigzag15", "balanced", "jpeg:75"]
+    defences = ["none", "liu2019", "zigzag15", "balanced", "soft8", "jpeg:75"]
     assert list(found) == [(defence, *attack) for defence in defences for attack in attacks]
     assert 0.85 * COUNT < result.report.settings["count"] <= COUNT
     assert found["none", "benign", "none"] == 1

@@ -71,6 +71,62 @@ def test_distortion_agrees_with_simulation(shape):
         assert predicted == pytest.approx(real, rel=tolerance), (step, scale)
 
 
+def softened(c, step):
+    return np.sign(c) * np.maximum(np.abs(c) - step / 2, 0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_dead_zone_agrees_with_simulation(shape):
+    """Of the coefficients that soft thresholding removes, those that it still removes."""
+    noise = np.random.default_rng(1).standard_normal(SAMPLES)
+    for step, scale in itertools.product(STEPS, SCALES):
+        c = coefficients(shape, scale)
+        real = np.mean((c - softened(c, step)) ** 2)
+        tolerance = 0.02 if shape >= 0.5 else 0.06
+        predicted = benign_distortion(step, scale, shape=shape, quantizer="soft")
+        assert predicted == pytest.approx(real, rel=tolerance), (step, scale)
+        removed = softened(c, step) == 0
+        if removed.sum() < 5_000:
+            continue
+        for epsilon in EPSILONS:
+            kept = softened(c + epsilon * noise, step)[removed] == 0
+            predicted = removal_probability(step, scale, epsilon, shape=shape, quantizer="soft")
+            case = step, scale, epsilon
+            assert predicted == pytest.approx(kept.mean(), abs=0.02), case
+            seen = empirical_removal_probability(step, c[:2000], epsilon, quantizer="soft")
+            assert seen == pytest.approx(predicted, abs=0.05), case
+
+
+def test_dead_zone_of_wide_coefficients_is_a_cell_of_rounding():
+    for epsilon in (0.5, 2.0, 20.0):
+        soft, rounded = (
+            removal_probability(9.0, [1e4, np.inf], epsilon, quantizer=quantizer)
+            for quantizer in ("soft", "round")
+        )
+        np.testing.assert_allclose(soft, rounded, rtol=1e-3)
+    for shape in (0.5, 1.0, 2.0):
+        distortion = benign_distortion(6.0, [1e4, np.inf], shape=shape, quantizer="soft")
+        np.testing.assert_allclose(distortion, 9.0, rtol=5e-3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(0.01, 1e3), st.floats(1e-3, 1e3), st.floats(0.01, 1e2), shapes)
+def test_dead_zones_grow_with_steps(step, scale, epsilon, shape):
+    soft = {"shape": shape, "quantizer": "soft"}
+    steps = step * np.array([1.0, 1.1, 2.0, 30.0])
+    assert (np.diff(removal_of_std(steps, scale, epsilon, **soft)) >= -2e-4).all()
+    assert (np.diff(benign_distortion(steps, scale, **soft)) >= -1e-6 * scale**2).all()
+    assert (np.diff(removal_of_std(step, scale, epsilon * steps, **soft)) <= 2e-4).all()
+
+
+def test_samples_in_a_dead_zone():
+    samples = np.array([-3.0, 0.0, 9.0, 8.0])
+    assert empirical_distortion(8.0, samples, quantizer="soft") == np.mean([9, 0, 16, 16])
+    assert empirical_removal_probability(8.0, samples[2:], 1.0, quantizer="soft") == 0
+    with pytest.raises(ValueError, match="`quantizer` must be one of"):
+        removal_probability(8.0, 1.0, 1.0, quantizer="hard")
+
+
 @pytest.mark.parametrize("band", [(0, 0), (1, 0), (3, 4), (7, 7)])
 @pytest.mark.parametrize("perturbation", ["sign", "uniform"])
 def test_pixel_noise_has_the_coefficients_the_model_assumes(band, perturbation):

@@ -341,3 +341,27 @@ def test_profile_that_does_not_fit():
 def test_rank_errors(std, ranking, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         rank_bands(std, ranking)
+
+
+def test_designed_for_soft_thresholding():
+    """The same rules with dead zones, checked against all steps; DC asks for nothing."""
+    statistics = statistics_of(natural_std(2))
+    table = design_table(statistics, 2.0, quantizer="soft", min_step=2, cycle_spins=4)
+    assert (table.quantizer, table.cycle_spins) == ("soft", 4)
+    every = np.arange(2.0, 256.0).reshape(-1, 1, 1, 1)
+    removal = band_removal(statistics, every, 2.0, quantizer="soft")
+    distortion = band_distortion(statistics, every, quantizer="soft")
+    enough = removal >= 0.985
+    removing = np.where(enough.any(0), every[enough.argmax(0)][..., 0, 0, 0], 256)
+    affordable = every[(distortion <= 75).sum(0) - 1][..., 0, 0, 0]
+    sensitive = rank_bands(statistics.std) < 15
+    expected = np.where(sensitive, np.minimum(removing, affordable), removing)
+    expected[:, 0, 0] = 2
+    np.testing.assert_array_equal(table.steps, expected)
+    assert removal[:, :, 0, 0].max() == distortion[:, :, 0, 0].max() == 0
+    # Wide bands that matter: little more than the dead zone of 2 sqrt(75), which any content pays.
+    assert 17 <= table.steps[0, 0, 1] <= 18
+    with pytest.raises(ValueError, match="`quantizer` must be one of"):
+        design_table(statistics, 2.0, quantizer="hard")
+    # No band is asked to remove anything from DC.
+    design_table(statistics, 2.0, as_bands=0, required_removal=0.5, quantizer="soft")

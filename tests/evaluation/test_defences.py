@@ -6,6 +6,7 @@ import itertools
 import json
 
 import numpy as np
+import oracle
 import pytest
 import tensorflow as tf
 from hypothesis import given
@@ -17,6 +18,7 @@ from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
 from fd_keras import FeatureDistillation, QuantizationTable
+from fd_keras.evaluation.classifiers import differentiable
 from fd_keras.evaluation.defences import (
     CANDIDATES,
     Defence,
@@ -192,6 +194,33 @@ def test_what_attackers_differentiate_resembles_the_defence(spec):
     protection = defence(spec)
     stand_in, defended = protection.smooth(tf.constant(noisy)).numpy(), protection(noisy)
     assert np.abs(stand_in - defended).mean() < 0.6 * np.abs(noisy - defended).mean()
+
+
+@pytest.mark.parametrize("gradient", ["smooth", "straight-through"])
+def test_attackers_of_soft_thresholding_need_no_stand_in(crops, gradient):
+    """Its own gradient it is, whatever they ask for: against differences in float64."""
+    table = QuantizationTable(np.full((8, 8), 24.0), "ycbcr", 2, quantizer="soft")
+    protection = distillation(table)
+    assert protection.smooth is None
+    assert protection.settings["table"]["quantizer"] == "soft"
+    expected = oracle.distil(crops, table.steps, "ycbcr", 2, "soft")[0]
+    np.testing.assert_allclose(protection(crops), expected, atol=1e-3)
+    image = np.float64(crops[:1] / 255) * 0.5 + 0.25
+    upstream = np.random.default_rng(1).normal(size=image.shape)
+    pixels = tf.constant(image, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(pixels)
+        out = differentiable(protection, gradient)(pixels)
+    found = tape.gradient(out, pixels, tf.constant(upstream, tf.float32))
+
+    def objective(x):
+        return (oracle.distil(255 * x, table.steps, "ycbcr", 2, "soft")[0] * upstream).sum() / 255
+
+    for index in [(0, 3, 4, 0), (0, 9, 9, 1), (0, 0, 15, 2)]:
+        move = np.zeros_like(image)
+        move[index] = 1e-6
+        slope = (objective(image + move) - objective(image - move)) / 2e-6
+        assert float(found[index]) == pytest.approx(slope, abs=2e-3)
 
 
 def test_slq_takes_every_block_from_one_of_the_qualities(crops):

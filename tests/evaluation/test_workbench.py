@@ -4,13 +4,15 @@ import keras
 import numpy as np
 import pytest
 
+from fd_keras import QuantizationTable
 from fd_keras._console import progress_bars
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages
 from fd_keras.evaluation import PROTOCOLS
-from fd_keras.evaluation.defences import defence
+from fd_keras.evaluation.defences import defence, distillation
 from fd_keras.evaluation.store import ArrayStore
-from fd_keras.evaluation.workbench import AttackedImages, Workbench
+from fd_keras.evaluation.workbench import AttackedImages, Workbench, _gradients
+from fd_keras.kernels import GRADIENTS
 
 art = pytest.importorskip("art", reason="ART is not installed")
 
@@ -49,3 +51,12 @@ def test_keys_are_those_of_earlier_versions(classifier, images, tmp_path, monkey
         bench.logits(AttackedImages(images, attack), layer)
         bench.logits(AttackedImages(images, attack, layer), layer)
     assert {path.stem for path in tmp_path.rglob("*.npy")} == KEYS
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "gradients"), [("round", GRADIENTS[::-1]), ("soft", GRADIENTS[:1])]
+)
+def test_soft_tables_are_attacked_once_by_their_own_gradient(images, quantizer, gradients):
+    table = QuantizationTable(np.full((8, 8), 40.0), quantizer=quantizer)
+    attack = PROTOCOLS["linf-sweep"].adaptive[0]
+    assert _gradients(AttackedImages(images, attack, distillation(table))) == gradients

@@ -75,6 +75,20 @@ def test_the_layer_is_builtins_without_transposes(table, shape, tmp_path):
         assert max(map(len, shapes)) <= 5
 
 
+@pytest.mark.parametrize("shape", [(None, None, 3), (40, 53, 3)])
+def test_soft_thresholding_rounds_nothing(shape, photos, tmp_path):
+    """Neither in the file nor, therefore, differently from Keras in any pixel."""
+    layer = FeatureDistillation("jpeg:50", cycle_spins=4, quantizer="soft")
+    path = export_tflite(model_of(layer, shape), tmp_path / "model.tflite")
+    operations = runtimes.tflite_operations(path)
+    assert {"BATCH_MATMUL", "MINIMUM", "MAXIMUM"} <= operations
+    assert not {name for name in operations if "ROUND" in name or name in ("FLOOR", "CEIL")}
+    assert not operations & {"CUSTOM", "TRANSPOSE"}
+    images = crop(photos, 40, 53)
+    result = runtimes.run_tflite(path, images)["predictions"]
+    assert np.abs(result - layer(images)).max() <= 0.01
+
+
 def test_many_channels_and_channels_first_are_builtins(tmp_path):
     for layer, shape in (
         (FeatureDistillation("liu2019"), (None, None, 7)),

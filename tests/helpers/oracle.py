@@ -29,29 +29,38 @@ def quantise(coefficients, step):
     return step * np.round(coefficients / step + 1 / 997)
 
 
+def soften(coefficients, step):
+    """Soft thresholding as Donoho writes it, with DC as it is."""
+    shrunk = np.sign(coefficients) * np.maximum(np.abs(coefficients) - step / 2, 0)
+    shrunk[0, 0] = coefficients[0, 0]
+    return shrunk
+
+
 def tie_distance(coefficients, step):
     """How far from jumping to the next step, in grey levels of the coefficient."""
     scaled = coefficients / step + 1 / 997 + 0.5
     return step * np.abs(scaled - np.round(scaled))
 
 
-def distil_plane(plane, steps, offset):
+def distil_plane(plane, steps, offset, quantizer="round"):
     """One channel on one block grid; also each pixel's distance from a tie in its block."""
     (height, width), (dy, dx) = plane.shape, offset
     bottom, right = -(height + dy) % 8, -(width + dx) % 8
-    padded = np.pad(plane, ((dy, bottom), (dx, right)), mode="edge")
+    soft = quantizer == "soft"
+    padded = np.pad(plane, ((dy, bottom), (dx, right)), mode="symmetric" if soft else "edge")
     out, distance = np.empty_like(padded), np.empty_like(padded)
     for top in range(0, padded.shape[0], 8):
         for left in range(0, padded.shape[1], 8):
             block = np.s_[top : top + 8, left : left + 8]
             coefficients = dctn(padded[block], norm="ortho")
-            out[block] = idctn(quantise(coefficients, steps), norm="ortho")
-            distance[block] = tie_distance(coefficients, steps).min()
+            changed = soften(coefficients, steps) if soft else quantise(coefficients, steps)
+            out[block] = idctn(changed, norm="ortho")
+            distance[block] = np.inf if soft else tie_distance(coefficients, steps).min()
     inner = np.s_[dy : dy + height, dx : dx + width]
     return out[inner], distance[inner]
 
 
-def distil(images, steps, color_space="rgb", cycle_spins=1):
+def distil(images, steps, color_space="rgb", cycle_spins=1, quantizer="round"):
     """Distil (n, h, w, c) images on 0..255.
 
     Returns the images, clipped, and for each pixel (n, h, w) the distance from a tie.
@@ -67,7 +76,7 @@ def distil(images, steps, color_space="rgb", cycle_spins=1):
     for offset in sequence[:cycle_spins]:
         for n in range(len(images)):
             for c in range(channels):
-                out, distance = distil_plane(planes[n, ..., c], steps[c], offset)
+                out, distance = distil_plane(planes[n, ..., c], steps[c], offset, quantizer)
                 total[n, ..., c] += out / cycle_spins
                 nearest[n] = np.minimum(nearest[n], distance)
     result = to_rgb(total) if convert else total + shift

@@ -8,7 +8,7 @@ import pytest
 import searches
 
 import fd_keras
-from fd_keras import FeatureDistillation, preset_table
+from fd_keras import FeatureDistillation, QuantizationTable, preset_table
 from fd_keras.classifier import Classifier
 from fd_keras.evaluation import Protocol, bim, fgsm
 from fd_keras.refinement import Search
@@ -102,9 +102,45 @@ def test_an_attacker_who_knows_the_table_may_count(digits, tmp_path):
     assert "adaptive:" in str(result)
 
 
+def test_an_adaptive_objective_counts_what_goes_through_the_table(digits, tmp_path):
+    """Gray-box accuracies neither count nor stop a trial."""
+
+    def both(hp):
+        quantizer = hp.Choice("quantizer", ["round", "soft"])
+        return QuantizationTable(np.full((8, 8), 40.0), quantizer=quantizer)
+
+    model, test = digits
+    result = fd_keras.refine(
+        model,
+        (test.images, test.labels),
+        Protocol("one", "", (fgsm(8),)),
+        Search(2, "grid", both, adaptive=[bim(24, 8, 4)], adaptive_images=12, objective="adaptive"),
+        max_benign_loss=1.0,
+        baselines=[],
+        directory=tmp_path / "search",
+        cache_dir=tmp_path / "cache",
+    )
+    assert {trial.table.quantizer for trial in result.trials} == {"round", "soft"}
+    for trial in result.trials:
+        found = trial.validation
+        assert trial.metrics["score"] == pytest.approx(found.adaptive)
+        assert found.adaptive < found.gray_box
+        assert ("bits_per_pixel" in trial.metrics) == (trial.table.quantizer == "round")
+    best = max(result.trials, key=lambda trial: trial.validation.adaptive)
+    assert result.best.validation.adaptive == best.validation.adaptive
+    front = [point.validation.adaptive for point in result.front]
+    assert front == sorted(front, reverse=True)
+    assert result.table_within(1.0) == result.front[0].table
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"objective": "x"}, "`objective` must be one of"),
+        ({"objective": "adaptive"}, "`objective` 'adaptive' needs attacks in `adaptive`"),
+        ({"quantizers": ("hard",)}, "`quantizer` must be one of"),
+        ({"quantizers": "soft"}, "`quantizers` must be a sequence"),
+        ({"cycle_spins": ()}, "`cycle_spins` must be a sequence"),
         ({"oracle": "x"}, "`oracle` must be one of"),
         ({"max_trials": 0}, "`max_trials`"),
         ({"max_benign_loss": 2}, "`max_benign_loss`"),

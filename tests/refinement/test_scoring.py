@@ -36,7 +36,7 @@ def test_a_score_is_what_the_protected_model_gets_right(digits, scorer):
 
 def test_a_new_table_is_not_traced_again(scorer):
     scorer.score(preset_table("liu2019"))
-    _, graph = scorer._graph("rgb", 1)
+    _, graph = scorer._graph("rgb", 1, "round")
     before = graph.experimental_get_tracing_count()
     scorer.score(QuantizationTable(np.full((8, 8), 7.0)))
     assert graph.experimental_get_tracing_count() == before == 1

@@ -59,3 +59,25 @@ def test_starting_points_are_inside_the_space(statistics):
             assert 0 <= p.value_to_prob(values[p.name]) <= 1
         hp.values = values
         space(hp)
+
+
+def test_quantisers_are_searched_where_there_are_several(statistics):
+    both = {"cycle_spins": (1, 16), "quantizers": ("round", "soft")}
+    space = band_space(statistics, **both)
+    space(hp := keras_tuner.HyperParameters())
+    points = starting_points(statistics, **both)
+    seen = set()
+    for values in points:
+        assert set(values) == {p.name for p in hp.space}
+        hp.values = values
+        table = space(hp)
+        seen.add((table.quantizer, table.cycle_spins))
+        assert band_values(table, statistics, **both)["quantizer"] == table.quantizer
+    assert seen == {("round", 1), ("round", 16), ("soft", 16)}
+    only = {"cycle_spins": (4,), "quantizers": ("soft",)}
+    space = band_space(statistics, **only)
+    space(hp := keras_tuner.HyperParameters())
+    assert "quantizer" not in hp.values
+    for values in starting_points(statistics, **only):
+        hp.values = values
+        assert (space(hp).quantizer, space(hp).cycle_spins) == ("soft", 4)

@@ -45,7 +45,7 @@ class Defence:
         table: Quantisation table of a feature distillation.
         smooth: TensorFlow function of a batch, pixels from 0 to 255, that approximates
             ``transform`` and has a useful gradient, for adaptive attacks (BPDA). ``None``: the
-            gradient of the identity is used.
+            gradient of the identity is used, or with a ``table`` of soft thresholding its own.
 
     Raises:
         ValueError: It is called with something else than such images.

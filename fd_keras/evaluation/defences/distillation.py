@@ -72,7 +72,10 @@ def distillation(
         distil,
         {"table": chosen.to_dict()},
         table=chosen,
-        smooth=functools.partial(smooth_distillation, tables=[chosen]),
+        # Soft thresholding needs no stand-in: it has a gradient of its own.
+        smooth=None
+        if chosen.quantizer == "soft"
+        else functools.partial(smooth_distillation, tables=[chosen]),
     )
 
 
@@ -99,6 +102,7 @@ def smooth_distillation(images: tf.Tensor, tables: Sequence[QuantizationTable]) 
             tf.constant(table.steps_for(images.shape[-1]), tf.float32),
             color_space=table.color_space,
             cycle_spins=table.cycle_spins,
+            quantizer=table.quantizer,
             gradient="smooth",
         )
         for table in tables
