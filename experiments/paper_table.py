@@ -1,4 +1,4 @@
-"""The paper's table: every attack, every defence, two networks, one pass and two, all threat models.
+"""The paper's table: every attack, every defence, two networks, one pass and two.
 
 Run: ``python -m experiments.paper_table``, or ``make paper-table``; with ``--only imagenet`` or
 ``--only cifar10``, earlier results of the other network stay in the files, and with ``--passes 1``

@@ -325,6 +325,17 @@ class AccuracyGrid:
             if model == threat_model and (defence is None or self.row(defence, model, attack))
         ]
 
+    def shown(self, threat_model: str) -> list[str]:
+        """Names of the defences that a table of one threat model shows.
+
+        Of benign and certified accuracy these are all, so that it is seen where nothing is proven.
+
+        Args:
+            threat_model: The threat model.
+        """
+        everywhere = threat_model in (BENIGN, CERTIFIED)
+        return [n for n in self.defences if everywhere or self.attacks(threat_model, n)]
+
     def shared_attacks(self, threat_model: str, defences: Sequence[str]) -> list[str]:
         """Attacks that were run under a threat model against every one of some defences.
 

@@ -57,7 +57,6 @@ class EncodedImages:
                 family=defence.family,
                 threat_model=CERTIFIED,
                 attack=f"within {epsilon}/255",
-                attack_family=CERTIFIED,
                 norm="inf",
                 epsilon=epsilon / 255,
                 correct=int((right & (self.radii >= epsilon)).sum()),
@@ -100,10 +99,10 @@ def check_encoders(defences: Sequence[Defence], shape: Sequence[int]) -> None:
     without = [defence.name for defence in defences if defence.encoder is None]
     if without:
         raise ValueError(
-            "`defences` must have an encoder in two passes: quantisation tables with one block "
-            "grid, JPEG and bit depth do. Others are judged in one pass only: no stored image "
-            "stays as it is under filters, and SLQ draws other qualities in its second pass. "
-            f"Received: {', '.join(without)} with passes=2"
+            "`passes` must be 1 for defences without an encoder; quantisation tables with one "
+            "block grid, JPEG and bit depth have one. No stored image stays as it is under filters "
+            "or on several grids, and SLQ draws other qualities in its second pass. "
+            f"Received: passes=2 with {', '.join(without)}"
         )
     for defence in defences:
         assert defence.encoder is not None
