@@ -23,8 +23,8 @@ RUNS = {
             "quilting": 32,
         },
         "two_passes": {
-            "max_images": 120,
-            "limits": {"DeepFool": 8, "CW-L2": 0, "adaptive": 8, "Square": 0},
+            "max_images": 64,
+            "limits": {"DeepFool": 0, "CW-L2": 0, "adaptive": 8, "Square": 0},
         },
     },
     "cifar10": {
@@ -35,8 +35,8 @@ RUNS = {
         "max_images": 600,
         "limits": {"DeepFool": 96, "CW-L2": 48, "adaptive": 64, "Square": 32, "quilting": 150},
         "two_passes": {
-            "max_images": 500,
-            "limits": {"DeepFool": 32, "CW-L2": 8, "adaptive": 64, "Square": 16},
+            "max_images": 320,
+            "limits": {"DeepFool": 0, "CW-L2": 0, "adaptive": 32, "Square": 16},
         },
     },
 }

@@ -38,8 +38,8 @@ SPINS = (1, 2, 4)
 ENCODERS = {
     "imagenet": ("liu2019", certified_table(1), "jpeg:40", "bits:4"),
     "cifar10": (
-        *("liu2019", "zigzag15", certified_table(1), certified_table(2)),
-        *("jpeg:75", "jpeg:40", "jpeg:10,4:4:4", "bits:5", "bits:4", "bits:3"),
+        *("liu2019", certified_table(1), certified_table(2)),
+        *("jpeg:40", "jpeg:10,4:4:4", "bits:4", "bits:3"),
     ),
 }
 

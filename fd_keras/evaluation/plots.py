@@ -303,7 +303,7 @@ def plot_sizes(points: Sequence[StoredSize], bound: str) -> Any:
         axis.set_xscale("log")
         sizes = [point.bytes_per_image for point in points]
         low, high = min(sizes) / 1.3, max(sizes) * 1.3
-        ticks = [m * 10**e for e in range(9) for m in (1, 2, 5) if low <= m * 10**e <= high]
+        ticks = [m * 10**e for e in range(9) for m in (1, 2, 3, 5, 7) if low <= m * 10**e <= high]
         axis.set_xlim(low, high)
         axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axis.set_xticks([], minor=True)

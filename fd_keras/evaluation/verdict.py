@@ -180,14 +180,15 @@ def _certified(grid: AccuracyGrid, subject: str, sizes: Mapping[str, float]) -> 
     if not rivals:
         return [*found, "Nothing is certified for a baseline."]
     rival = max(rivals, key=lambda name: rivals[name].accuracy)
-    if rivals[rival].accuracy <= mine.accuracy:
-        return [*found, f"No baseline certifies more; {rival} comes next."]
-    found.append(
-        f"Against L-inf, {rival} is the better lattice: {_shares(grid, rival, bounds)}, at "
-        f"{_bytes(sizes, rival)} per image."
-    )
+    theirs = f"{_shares(grid, rival, bounds)}, at {_bytes(sizes, rival)} per image"
+    if rivals[rival].accuracy < mine.accuracy:
+        return [*found, f"The best baseline at that, {rival}, certifies less: {theirs}."]
+    if rivals[rival].accuracy == mine.accuracy:
+        found.append(f"{rival} certifies as much, at {_bytes(sizes, rival)} per image.")
+    else:
+        found.append(f"Against L-inf, {rival} is the better lattice: {theirs}.")
     if subject in sizes and sizes[subject] < sizes.get(rival, 0.0):
-        found.append(f"What {subject} has over it is the size of the files.")
+        found.append(f"What {subject} has over it is the size of its files.")
     return found
 
 
