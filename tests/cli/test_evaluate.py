@@ -61,7 +61,8 @@ def test_two_passes(run, files):
     report = json.loads((files / "out" / "report.json").read_text())
     assert report["settings"]["passes"] == 2
     assert report["settings"]["count"] == 40
-    assert {"two-pass gray-box", "two-pass adaptive", "certified"} <= set(out.split("  "))
+    for model in ("two-pass gray-box", "two-pass adaptive", "certified"):
+        assert model in out
     assert all(entry["two_passes"]["bytes_per_image"] > 0 for entry in report["defences"])
     page = (files / "out" / "report.html").read_text()
     assert "Certified accuracy against bytes per image" in page
