@@ -23,8 +23,8 @@ RUNS = {
             "quilting": 32,
         },
         "two_passes": {
-            "max_images": 64,
-            "limits": {"DeepFool": 0, "CW-L2": 0, "adaptive": 8, "Square": 0},
+            "max_images": 48,
+            "limits": {"DeepFool": 0, "CW-L2": 0, "adaptive": 0, "Square": 0},
         },
     },
     "cifar10": {
@@ -36,7 +36,7 @@ RUNS = {
         "limits": {"DeepFool": 96, "CW-L2": 48, "adaptive": 64, "Square": 32, "quilting": 150},
         "two_passes": {
             "max_images": 320,
-            "limits": {"DeepFool": 0, "CW-L2": 0, "adaptive": 32, "Square": 16},
+            "limits": {"DeepFool": 0, "CW-L2": 0, "adaptive": 16, "Square": 0},
         },
     },
 }

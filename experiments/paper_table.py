@@ -39,7 +39,7 @@ ENCODERS = {
     "imagenet": ("liu2019", certified_table(1), "jpeg:40", "bits:4"),
     "cifar10": (
         *("liu2019", certified_table(1), certified_table(2)),
-        *("jpeg:40", "jpeg:10,4:4:4", "bits:4", "bits:3"),
+        *("jpeg:40", "jpeg:10,4:4:4", "bits:4"),
     ),
 }
 

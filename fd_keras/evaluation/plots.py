@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fd_keras._pages import PAGE_PAPER, PAGE_SOFT, page_colors
-from fd_keras.evaluation.accuracies import CERTIFIED, OURS, UNDEFENDED, AccuracyGrid, Row
+from fd_keras.evaluation.accuracies import (
+    CERTIFIED,
+    OURS,
+    TWO_PASS,
+    UNDEFENDED,
+    AccuracyGrid,
+    Row,
+)
 from fd_keras.plots import PALETTE, NamedPoint, color_of, empty_axes, place_names, short_name
 
 
@@ -66,7 +73,8 @@ class EpsilonCurve(NamedTuple):
     Args:
         defence: Name of the defence.
         family: Kind of defence.
-        epsilons: In grey levels of 255, ascending; 0 is benign.
+        epsilons: In grey levels of 255, ascending; 0 is benign. In two passes there is no 0, since
+            only images that are right once encoded are attacked.
         accuracy: At each epsilon, from 0 to 1.
         low: Lower end of its 95 % interval.
         high: Upper end.
@@ -187,6 +195,8 @@ def epsilon_curves(
     best: dict[str, EpsilonCurve] = {}
     for name in (name for name in grid.defences if len(points[name]) > 1):
         benign, family = grid.benign(name), grid.families[name]
+        if threat_model.startswith(TWO_PASS):
+            benign = None  # of all images, and not only of those that are attacked
         start = {0.0: tuple(benign)} if benign else {}
         epsilons, values = zip(*sorted({**start, **points[name]}.items()))
         curve_of = EpsilonCurve(name, family, epsilons, *zip(*values))
