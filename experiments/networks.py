@@ -22,6 +22,10 @@ RUNS = {
             "TVM": 48,
             "quilting": 32,
         },
+        "two_passes": {
+            "max_images": 48,
+            "limits": {"DeepFool": 0, "CW-L2": 0, "adaptive": 0, "Square": 0},
+        },
     },
     "cifar10": {
         "title": "ResNet-14 on lossless CIFAR-10 images",
@@ -30,6 +34,10 @@ RUNS = {
         "epsilon": 2.0,
         "max_images": 600,
         "limits": {"DeepFool": 96, "CW-L2": 48, "adaptive": 64, "Square": 32, "quilting": 150},
+        "two_passes": {
+            "max_images": 320,
+            "limits": {"DeepFool": 0, "CW-L2": 0, "adaptive": 16, "Square": 0},
+        },
     },
 }
 

@@ -60,6 +60,15 @@ def evaluate(
         list[str] | None, typer.Option(hidden=True, help="Earlier name of --baseline.")
     ] = None,
     protocol: ProtocolName = "linf-sweep",
+    passes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=2,
+            help="2: each defence encodes all images before they are attacked, and distils them "
+            "again after. For tables, jpeg and bits.",
+        ),
+    ] = 1,
     value_range: ValueRange = (0.0, 255.0),
     probabilities: Probabilities = False,
     model_output: ModelOutput = None,
@@ -67,7 +76,9 @@ def evaluate(
     max_images: Annotated[
         int,
         typer.Option(
-            min=1, help="Maximum number of correctly classified images, taken as a random sample."
+            min=1,
+            help="Maximum number of images, taken as a random sample; in one pass, of correctly "
+            "classified ones.",
         ),
     ] = 1000,
     limit: Annotated[
@@ -98,7 +109,8 @@ def evaluate(
 
     Writes report.html and report.json, in place of an earlier report. Every accuracy names its
     threat model: gray-box (the attacker does not know the defence), adaptive (the attacker
-    differentiates through it) or black-box. After an interruption, the same command resumes.
+    differentiates through it) or black-box. In two passes, certified accuracy and bytes per image
+    are reported beside them. After an interruption, the same command resumes.
     """
     check_directory(out)
     if cache is not None:
@@ -138,6 +150,7 @@ def evaluate(
                 taken,
                 defences,
                 evaluation.protocol_named(protocol, limits),
+                passes=passes,
                 max_images=max_images,
                 seed=seed,
                 cache_dir=cache,
@@ -159,12 +172,13 @@ def evaluate(
     echo(f"Wrote {printable(out / 'report.html')} and {printable(out / 'report.json')}")
 
 
-def check_report(out: Path, overwrite: bool) -> None:
+def check_report(out: Path, overwrite: bool, name: str = "report") -> None:
     """Refuse to replace a page or figures that are no report of ours.
 
     Args:
         out: Directory of the report.
         overwrite: See ``check_outputs``.
+        name: Its files' name, without suffix.
 
     Raises:
         ValueError: See ``check_outputs``.
@@ -175,7 +189,7 @@ def check_report(out: Path, overwrite: bool) -> None:
     from fd_keras.evaluation import EvaluationReport
 
     def ours(path: Path) -> bool:
-        figures = out / "report.json"
+        figures = out / f"{name}.json"
         return figures.is_file() and EvaluationReport.is_file(figures)
 
-    check_outputs(out, {"report.json": ours, "report.html": ours}, overwrite=overwrite)
+    check_outputs(out, {f"{name}.json": ours, f"{name}.html": ours}, overwrite=overwrite)

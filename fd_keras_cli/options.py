@@ -149,8 +149,8 @@ OutDirectory = Annotated[Path, path_option("Directory to write to; made if missi
 TableName = Annotated[
     str,
     typer.Option(
-        help="liu2019, zigzag15, balanced, soft8, jpeg, jpeg:QUALITY, certified:EPSILON[:ycbcr], or "
-        "a table's JSON file."
+        help="liu2019, zigzag15, balanced, soft8, jpeg, jpeg:QUALITY, certified:EPSILON[:ycbcr], "
+        "or a table's JSON file."
     ),
 ]
 

@@ -8,6 +8,7 @@ from fd_keras.evaluation.attacks import (
     carlini_wagner_l2,
     deepfool,
     fgsm,
+    half_step,
     pgd,
     square,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "deepfool",
     "evaluate",
     "fgsm",
+    "half_step",
     "pgd",
     "predicted_classes",
     "protocol_named",

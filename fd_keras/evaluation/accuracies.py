@@ -118,7 +118,19 @@ THREAT_MODELS = {
     "is random, gradients are averaged over draws (EOT).",
     "black-box": "the attacker sees only what the protected model returns, no gradient, and "
     "searches by queries.",
+    "two-pass gray-box": "the defence encodes every image before the attacker acts, and distils it "
+    "again before it is classified. The attacker gets the encoded image and knows the classifier, "
+    "but not that a defence stands before it. Of the images that are right once encoded.",
+    "two-pass adaptive": "the same, but the attacker knows the defence and differentiates through "
+    "it, as adaptive attackers do; half-step attacks aim at what is nearest to its next level.",
+    "two-pass black-box": "the same, but the attacker searches by queries to the protected model.",
+    "certified": "a proof instead of an attack, in two passes: all images that are right after "
+    "both and whose distilled version no change of their stored pixels within the bound can alter, "
+    "whatever the attacker knows. Of all images.",
 }
+# What the names of threat models begin with where the defender encodes images first.
+TWO_PASS = "two-pass "
+CERTIFIED = "certified"
 BENIGN = "benign"
 NO_ATTACK = "none"
 UNDEFENDED = "none"
@@ -153,7 +165,7 @@ def accuracy_row(
     Args:
         defence: Name of the defence.
         family: Kind of defence; ``"none"`` for the undefended classifier.
-        threat_model: ``"benign"``, ``"gray-box"``, ``"adaptive"`` or ``"black-box"``.
+        threat_model: One of ``THREAT_MODELS``.
         correct: Number of images classified correctly.
         count: Number of images.
         attack: Name of the attack with its strength; ``"none"`` for benign images.
@@ -312,6 +324,17 @@ class AccuracyGrid:
             for model, attack in self.columns
             if model == threat_model and (defence is None or self.row(defence, model, attack))
         ]
+
+    def shown(self, threat_model: str) -> list[str]:
+        """Names of the defences that a table of one threat model shows.
+
+        Of benign and certified accuracy these are all, so that it is seen where nothing is proven.
+
+        Args:
+            threat_model: The threat model.
+        """
+        everywhere = threat_model in (BENIGN, CERTIFIED)
+        return [n for n in self.defences if everywhere or self.attacks(threat_model, n)]
 
     def shared_attacks(self, threat_model: str, defences: Sequence[str]) -> list[str]:
         """Attacks that were run under a threat model against every one of some defences.

@@ -29,13 +29,21 @@ _ART_CLASSES = {
     "FGSM": "FastGradientMethod",
     "BIM": "BasicIterativeMethod",
     "PGD": "ProjectedGradientDescent",
+    "Half-step": "ProjectedGradientDescent",
     "DeepFool": "DeepFool",
     "CW-L2": "CarliniL2Method",
     "Square": "SquareAttack",
     "AutoAttack": "AutoAttack",
 }
 ATTACK_FAMILIES = tuple(_ART_CLASSES)
-_VERBOSE = {"BIM", "PGD", "DeepFool", "CW-L2", "Square"}  # these take `verbose`, True by default
+_VERBOSE = {
+    "BIM",
+    "PGD",
+    "Half-step",
+    "DeepFool",
+    "CW-L2",
+    "Square",
+}  # these take `verbose`, True by default
 _IN_PIXELS = ("eps", "eps_step")
 
 # APGD on the difference of logits ratio (DLR) compares the first with the third logit.
@@ -48,8 +56,8 @@ class Attack:
 
     Args:
         name: Name in reports, with the strength.
-        family: One of ``FGSM``, ``BIM``, ``PGD``, ``DeepFool``, ``CW-L2``, ``Square`` and
-            ``AutoAttack``.
+        family: One of ``FGSM``, ``BIM``, ``PGD``, ``Half-step``, ``DeepFool``, ``CW-L2``,
+            ``Square`` and ``AutoAttack``.
         norm: ``"inf"`` or ``"2"``: the norm that the attack bounds or minimises.
         epsilon: Bound on the norm in grey levels of 255; ``None`` for attacks that minimise the
             norm.
@@ -297,6 +305,36 @@ def pgd(
     }
     times = f" x{restarts}" if restarts > 1 else ""
     return Attack(f"PGD-{iterations}{times} {_text(epsilon)}", "PGD", "inf", epsilon, parameters)
+
+
+def half_step(epsilon: float, iterations: int = 40) -> Attack:
+    """Half step: PGD that carries coefficients over the half step to their next level.
+
+    It starts from the image itself and is for defences whose images lie on a lattice before they
+    are attacked, as in two passes: there, every coefficient is half a step from the next level.
+    Through such a defence, it follows a gradient of its own, which aims at the coefficients that
+    are nearest to their boundary in the direction that the loss asks for. Elsewhere it is PGD
+    without a random start.
+
+    Args:
+        epsilon: Largest change of a pixel in grey levels of 255.
+        iterations: Number of steps of ``2.5 * epsilon / iterations``.
+
+    Raises:
+        ValueError: ``epsilon`` is not in grey levels of 255.
+
+    Example:
+        >>> half_step(2).name
+        'Half-step-40 2/255'
+    """
+    parameters = {
+        "eps": _unit(epsilon),
+        "eps_step": 2.5 * _unit(epsilon) / iterations,
+        "max_iter": iterations,
+        "num_random_init": 0,
+    }
+    name = f"Half-step-{iterations} {_text(epsilon)}"
+    return Attack(name, "Half-step", "inf", epsilon, parameters)
 
 
 def deepfool(iterations: int = 50, overshoot: float = 0.02) -> Attack:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -21,6 +21,9 @@ from fd_keras.layer import FeatureDistillation
 from fd_keras.protection import chosen_output
 
 FloatArray = npt.NDArray[np.float32]
+
+# Typing alias: what an attacker puts in place of the gradient of a defence.
+Substitute = Gradient | Literal["half-step"]
 
 _ATTACKER_SEED = 1_000_003
 _GRADIENT_IMAGES = 16
@@ -218,7 +221,7 @@ def attackable(
     defence: Defence | None = None,
     *,
     draws: int = 1,
-    gradient: Gradient = "smooth",
+    gradient: Substitute = "smooth",
 ) -> Any:
     """Wrap a classifier, alone or behind a defence, as an ART classifier for pixels from 0 to 1.
 
@@ -257,7 +260,7 @@ def attackable(
 
 
 def differentiable(
-    defence: Defence, gradient: Gradient = "smooth"
+    defence: Defence, gradient: Substitute = "smooth"
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Make a function of tensors, pixels from 0 to 1, that transforms images and has a gradient.
 
@@ -265,9 +268,10 @@ def differentiable(
 
     Args:
         defence: The defence.
-        gradient: ``"smooth"``: the gradient of ``defence.smooth``, if it has one. Otherwise, and
-            with ``"straight-through"``, the identity's gradient. Both are the true gradient where
-            a table belongs to soft thresholding.
+        gradient: ``"smooth"``: the gradient of ``defence.smooth``; ``"half-step"``: that of
+            ``defence.encoder.aimed``. Where it has none, and with ``"straight-through"``, the
+            identity's gradient. Both are the true gradient where a table belongs to soft
+            thresholding.
 
     Returns:
         A differentiable function from float32 ``(batch, height, width, channels)`` to the same
@@ -282,9 +286,11 @@ def differentiable(
         BPDA: Athalye et al., ICML 2018. Smooth rounding: Shin & Song, "JPEG-resistant
         Adversarial Images", 2017.
     """
-    if defence.table is not None:
+    if defence.table is not None and gradient != "half-step":
         return FeatureDistillation(defence.table, value_range=(0, 1), gradient=gradient)
     stand_in = defence.smooth if gradient == "smooth" else None
+    if gradient == "half-step" and defence.encoder is not None:
+        stand_in = defence.encoder.aimed
 
     def defended(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return np.float32(defence(255 * images) / 255)

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from fd_keras._checks import shown
-from fd_keras._console import progress_bars
+from fd_keras._checks import checked_whole, shown
+from fd_keras._console import Advance, progress_bars
 from fd_keras._files import default_cache_dir
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, unit_images
-from fd_keras.evaluation.accuracies import accuracy_row
+from fd_keras.evaluation.accuracies import BENIGN, accuracy_row
 from fd_keras.evaluation.attacks import import_art
 from fd_keras.evaluation.classifiers import check_gradient
 from fd_keras.evaluation.defences import CANDIDATES, Defence, defence, no_defence
@@ -34,11 +34,14 @@ from fd_keras.evaluation.measurements import (
 from fd_keras.evaluation.protocols import Protocol, protocol_named
 from fd_keras.evaluation.report import EvaluationReport
 from fd_keras.evaluation.sanity import Outcome, check_outcomes
-from fd_keras.evaluation.selection import best_setting, select, split
+from fd_keras.evaluation.selection import ImageSets, best_setting, select, split
 from fd_keras.evaluation.store import ArrayStore
-from fd_keras.evaluation.workbench import AttackedImages, Workbench
+from fd_keras.evaluation.two_passes import EncodedImages, check_encoders, encoded_images
+from fd_keras.evaluation.workbench import AttackedImages, Workbench, correct
 
 DEFAULT_DEFENCES = ("liu2019", "zigzag15", "JPEG", "bit depth", "median", "SLQ")
+# Those that encode images, for two passes.
+DEFAULT_ENCODERS = DEFAULT_DEFENCES[:4]
 
 # An attack through them runs them thousands of times, at about a second each.
 _TOO_SLOW_TO_ATTACK_THROUGH = ("TVM", "quilting")
@@ -49,9 +52,10 @@ _PACKAGES = ("fd-keras", "tensorflow", "keras", "numpy", "pillow", "adversarial-
 def evaluate(
     classifier: keras.Model | Classifier,
     data: Any,
-    defences: Sequence[Any] = DEFAULT_DEFENCES,
+    defences: Sequence[Any] | None = None,
     protocol: str | Protocol = "linf-sweep",
     *,
+    passes: int = 1,
     max_images: int = 1000,
     background: npt.ArrayLike | None = None,
     false_positive_rate: float = 0.05,
@@ -62,8 +66,8 @@ def evaluate(
 ) -> EvaluationReport:
     """Evaluate defences of a classifier under gray-box, adaptive and black-box attacks.
 
-    Only images that the classifier alone classifies correctly are used, so that its accuracy
-    without attack and defence is 1 by construction. All attacks come from ART, with the
+    In one pass, only images that the classifier alone classifies correctly are used, so that its
+    accuracy without attack and defence is 1 by construction. All attacks come from ART, with the
     parameters that the protocol fixes.
 
     Gray-box attacks are made on the classifier alone, once for all defences. Adaptive attacks are
@@ -73,6 +77,15 @@ def evaluate(
     that withstood, by the identity's. Soft thresholding has its own gradient. For random
     defences, gradients are averaged over draws (EOT). Without a defence, adaptive and gray-box
     attackers know the same.
+
+    In two passes, each defence encodes all images first, with an encoder of its own: tables and
+    JPEG store them as JPEG does, bit depth with its levels. Those that the classifier gets right
+    once they are encoded are attacked, and what comes of it is distilled and classified. That is
+    the protocol of the authors' code, for defenders who store images before an attacker acts.
+    Gray-box attacks are then made for each defence, adaptive ones begin at the encoded image, and
+    PGD and ``half_step`` of 40 iterations at the protocol's bounds are added to them. Benign
+    accuracy is that of all images, right or wrong; certified accuracy is the share of all that
+    are right and provably stay so. Detection is measured in one pass only.
 
     The evaluation checks its own attacker: signs that it was too weak are in ``report.checks``.
 
@@ -92,11 +105,14 @@ def evaluate(
             For a list of them, or the name of a family in ``CANDIDATES`` (``"JPEG"``), the
             setting with the best mean of benign and mean gray-box accuracy on a validation split
             is reported. Attacks that ``protocol.limits`` names take no part in this choice.
+            Default: ``liu2019``, ``zigzag15``, ``JPEG``, ``bit depth`` and, in one pass,
+            ``median`` and ``SLQ``, which have no encoder.
         protocol: A ``Protocol``, or a name in ``fd_keras.evaluation.PROTOCOLS``. Its ``limits``
             say how many images slow attacks and defences get.
-        max_images: Maximum number of correctly classified images. If settings are to be chosen,
-            every second one belongs to the validation split, and only the others, the test
-            split, are reported.
+        passes: 1, or 2.
+        max_images: Maximum number of images; in one pass, of correctly classified ones. If
+            settings are to be chosen, every second one belongs to the validation split, and only
+            the others, the test split, are reported.
         background: Benign images that quilting takes its patches from, in the classifier's value
             range. Default: the validation split, if there is one.
         false_positive_rate: Share of benign images that detection may flag.
@@ -114,7 +130,7 @@ def evaluate(
         ValueError: Classifier, data and arguments do not fit: labels outside the classes, images
             outside the value range or of another shape, probabilities where logits are expected
             or the other way round, no image that is classified correctly, no gradient that
-            attacks can follow.
+            attacks can follow; or, in two passes, a defence without an encoder.
         TypeError: ``data`` or a defence is of an unknown type.
 
     Example:
@@ -137,9 +153,13 @@ def evaluate(
     """
     started = time.monotonic()
     classifier, protocol = Classifier.of(classifier), protocol_named(protocol)
+    two = checked_whole("passes", passes, 1, 2) == 2
+    protocol = protocol.for_two_passes() if two else protocol
     import_art(protocol.attacks)
+    if defences is None:
+        defences = DEFAULT_ENCODERS if two else DEFAULT_DEFENCES
     families = [_settings_of(entry) for entry in defences]
-    selected = select(classifier, data, max_images=max_images, batch_size=32)
+    selected = select(classifier, data, max_images=max_images, batch_size=32, only_correct=not two)
     chooses = any(len(family) > 1 for family in families)
     protocol = protocol.for_classes(classifier.logits(selected[:1].unit_images()).shape[1])
     if any(attack.uses_gradient for attack in protocol.attacks):
@@ -150,17 +170,27 @@ def evaluate(
         [defence(setting, background=patches, seed=seed) for setting in family]
         for family in families
     ]
+    if two:
+        check_encoders([c for family in candidates for c in family], selected.images.shape[1:])
     with progress_bars(console, unit="images") as progress:
         store = ArrayStore(cache_dir or default_cache_dir())
         bench = Workbench(classifier, store, seed=seed, eot_draws=eot_draws, progress=progress)
-        evaluation = _Evaluation(protocol, validation, test, bench)
+        evaluation = _Evaluation(protocol, validation, test, bench, passes)
         chosen = evaluation.choose(candidates)
         results = [evaluation.result(*entry) for entry in chosen.values()]
         defended = [result.defence for result in results]
-        detection = detection_entries(
-            defended, evaluation.gray_box, validation, bench, false_positive_rate
-        )
-        pictures = picture_entries(defended, evaluation.gray_box, bench)
+        detection = []
+        if not two:
+            gray_box = evaluation.gray_box(no_defence())
+            detection = detection_entries(
+                defended, gray_box, validation, bench, false_positive_rate
+            )
+        tables = [defence for defence in defended if defence.table is not None][:1]
+        pictures = [
+            picture
+            for defence in tables
+            for picture in picture_entries([defence], evaluation.gray_box(defence), bench)
+        ]
         times = milliseconds_per_image(defended, 255 * test[:_TIMED_IMAGES].unit_images())
     return EvaluationReport(
         rows=[row for result in results for row in result.rows()],
@@ -168,7 +198,7 @@ def evaluate(
         checks=[check for result in results for check in result.checks()],
         detection=detection,
         settings={
-            **_image_settings(classifier, selected, validation, test),
+            **_image_settings(classifier, selected, validation, test, passes),
             **_protocol_settings(protocol),
             "eot_draws": eot_draws,
             "seed": seed,
@@ -181,33 +211,40 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Result:
-    """A defence, the settings it was chosen from, and the images it keeps right."""
+    """A defence, the settings it was chosen from, and what it makes of the images."""
 
     defence: Defence
     chosen_from: Sequence[str]
-    correct: Sequence[tuple[AttackedImages, npt.NDArray[np.bool_]]]
+    benign: npt.NDArray[np.bool_]
+    outcomes: Sequence[Outcome]
+    encoded: EncodedImages | None
 
     def rows(self) -> list[dict[str, Any]]:
         """Its accuracies, as a report holds them."""
-        return [_row(self.defence, images, correct) for images, correct in self.correct]
+        certified = self.encoded.rows(self.defence, self.benign) if self.encoded else []
+        return [
+            _row(self.defence, self.benign, None),
+            *(_row(self.defence, outcome.correct, outcome) for outcome in self.outcomes),
+            *certified,
+        ]
 
     def checks(self) -> list[dict[str, Any]]:
         """Sanity checks of the attacks on it."""
-        outcomes = [
-            Outcome(images.attack, images.threat_model, correct)
-            for images, correct in self.correct
-            if images.attack is not None
-        ]
-        return check_outcomes(self.defence.name, outcomes)
+        return check_outcomes(self.defence.name, self.outcomes)
 
     def entry(self, times: Mapping[str, float]) -> dict[str, Any]:
         """Name, settings and milliseconds per image, as a report holds them."""
+        encoder = self.defence.encoder
+        two_passes = {}
+        if self.encoded is not None and encoder is not None:
+            two_passes = {"two_passes": self.encoded.entry(encoder.file)}
         return {
             "name": self.defence.name,
             "family": self.defence.family,
             "settings": self.defence.settings,
             "ms_per_image": times[self.defence.name],
             "chosen_from": list(self.chosen_from),
+            **two_passes,
         }
 
 
@@ -220,15 +257,14 @@ class _Evaluation:
         validation: LabelledImages,
         test: LabelledImages,
         bench: Workbench,
+        passes: int,
     ) -> None:
         self._protocol = protocol
         self._validation = validation
         self._test = test
         self._bench = bench
-        limited = [self._limited(AttackedImages(test, attack)) for attack in protocol.gray_box]
-        self.gray_box = [images for images in limited if len(images.images)]
-        for images in self.gray_box:
-            bench.generate(images)
+        self._passes = passes
+        self._encoded: dict[str, EncodedImages] = {}
 
     def choose(
         self, families: Sequence[Sequence[Defence]]
@@ -251,30 +287,92 @@ class _Evaluation:
                 "`protocol` must have a gray-box attack without a limit, to choose settings by. "
                 f"Received: protocol={self._protocol.name!r} with limits={shown(dict(limits))}"
             )
-        attacked = [AttackedImages(self._validation, attack) for attack in attacks]
-        for images in attacked:
-            self._bench.generate(images)
         limit = limits.get(family[0].family)
-        benign, *attacked = (i.first(limit) for i in (AttackedImages(self._validation), *attacked))
-        return best_setting(family, benign, attacked, self._bench)
+
+        def images_for(candidate: Defence) -> ImageSets:
+            benign, right = self._validation, self._validation
+            if self._passes == 2:
+                encoded = encoded_images(benign[:limit], candidate, self._bench)
+                benign, right = encoded.images, encoded.images[encoded.attacked]
+            attacked = [
+                AttackedImages(right, attack, passes=self._passes).first(limit)
+                for attack in attacks
+            ]
+            for images in attacked:
+                self._bench.generate(images)
+            return AttackedImages(benign).first(limit), attacked
+
+        return best_setting(family, images_for, self._bench)
+
+    def gray_box(self, defence: Defence) -> list[AttackedImages]:
+        """The test split under gray-box attacks; in two passes, as the defence encoded it."""
+        images = self._right(defence)
+        attacked = (
+            self._limited(AttackedImages(images, attack, passes=self._passes))
+            for attack in self._protocol.gray_box
+        )
+        return [images for images in attacked if len(images.images)]
 
     def result(self, defence: Defence, chosen_from: Sequence[str]) -> _Result:
         """Attack the classifier behind a defence, and classify benign and attacked images."""
-        sets = [AttackedImages(self._test), *self.gray_box]
+        encoded = self._encode(defence) if self._passes == 2 else None
+        benign = self._limited(AttackedImages(encoded.images if encoded else self._test), defence)
+        sets = self.gray_box(defence)
         if defence.family not in _TOO_SLOW_TO_ATTACK_THROUGH:
-            attacks = (*self._protocol.adaptive, *self._protocol.black_box)
-            sets += [AttackedImages(self._test, attack, defence) for attack in attacks]
+            right = self._right(defence)
+            sets += [
+                AttackedImages(right, attack, defence, self._passes)
+                for attack in (*self._protocol.adaptive, *self._protocol.black_box)
+            ]
         limited = [self._limited(images, defence) for images in sets]
         limited = [images for images in limited if len(images.images)]
         for images in limited:
             self._bench.generate(images)
-        total = sum(len(images.images) for images in limited)
+        total = sum(len(images.images) for images in (benign, *limited))
         with self._bench.bar(f"Classifying behind {defence.name}", total) as advance:
-            correct = [(i, self._bench.correct(i, defence, on_batch=advance)) for i in limited]
-        return _Result(defence, chosen_from, correct)
+            logits = self._bench.logits(benign, defence, on_batch=advance)
+            outcomes = [self._outcome(images, defence, logits, advance) for images in limited]
+        right_benign = correct(logits, benign.images.labels)
+        return _Result(defence, chosen_from, right_benign, outcomes, encoded)
+
+    def _outcome(
+        self,
+        images: AttackedImages,
+        defence: Defence,
+        benign_logits: npt.NDArray[np.float32],
+        advance: Advance,
+    ) -> Outcome:
+        assert images.attack is not None
+        logits = self._bench.logits(images, defence, on_batch=advance)
+        within = changed = None
+        encoded = self._encoded.get(defence.name)
+        if encoded is not None and encoded.radii is not None:
+            positions = encoded.attacked[: len(logits)]
+            changed = logits.argmax(axis=-1) != benign_logits[positions].argmax(axis=-1)
+            within = self._bench.distances(images) <= encoded.radii[positions]
+        return Outcome(
+            images.attack,
+            images.threat_model,
+            correct(logits, images.images.labels),
+            within=within,
+            changed=changed,
+        )
+
+    def _encode(self, defence: Defence) -> EncodedImages:
+        if defence.name not in self._encoded:
+            images = self._test[: self._protocol.limit(defence.family)]
+            self._encoded[defence.name] = encoded_images(images, defence, self._bench)
+        return self._encoded[defence.name]
+
+    def _right(self, defence: Defence) -> LabelledImages:
+        """The images that are attacked: those that the classifier gets right."""
+        if self._passes == 1:
+            return self._test
+        encoded = self._encode(defence)
+        return encoded.images[encoded.attacked]
 
     def _limited(self, images: AttackedImages, defence: Defence | None = None) -> AttackedImages:
-        names = [images.threat_model]
+        names = [images.attacker]
         names += [images.attack.family] if images.attack else []
         names += [defence.family] if defence else []
         return images.first(self._protocol.limit(*names))
@@ -297,12 +395,13 @@ def _patches(
 
 
 def _row(
-    defence: Defence, images: AttackedImages, correct: npt.NDArray[np.bool_]
+    defence: Defence, correct: npt.NDArray[np.bool_], outcome: Outcome | None
 ) -> dict[str, Any]:
-    about: dict[str, Any] = {}
-    if images.attack is not None:
-        attack = images.attack
+    about: dict[str, Any] = {"threat_model": BENIGN}
+    if outcome is not None:
+        attack = outcome.attack
         about = {
+            "threat_model": outcome.threat_model,
             "attack": attack.name,
             "attack_family": attack.family,
             "norm": attack.norm,
@@ -311,7 +410,6 @@ def _row(
     return accuracy_row(
         defence=defence.name,
         family=defence.family,
-        threat_model=images.threat_model,
         correct=int(correct.sum()),
         count=len(correct),
         **about,
@@ -323,6 +421,7 @@ def _image_settings(
     selected: LabelledImages,
     validation: LabelledImages,
     test: LabelledImages,
+    passes: int,
 ) -> dict[str, Any]:
     splits = ""
     if len(validation):
@@ -330,17 +429,27 @@ def _image_settings(
             f" Every second of them ({len(validation)}) belongs to the validation split, which "
             "only chose settings of defences."
         )
+    if passes == 1:
+        selection = (
+            f"Of {selected.seen} images, the {len(selected)} that the classifier alone gets right."
+            f"{splits} {len(test)} are reported. Its accuracy on them without attack and defence "
+            "is 100 % by construction."
+        )
+    else:
+        selection = (
+            f"The first {len(selected)} images, right or wrong.{splits} {len(test)} are reported. "
+            "Each defence encodes all of them before an attacker acts, and distils them again "
+            "after. Benign and certified accuracies are of all images; accuracies under attack, "
+            "of those that the classifier gets right once they are encoded."
+        )
     return {
         "model": classifier.model.name,
         "model_sha256": classifier.fingerprint,
         "data_sha256": selected.fingerprint,
         "value_range": list(selected.value_range),
         "count": len(test),
-        "selection": (
-            f"Of {selected.seen} images, the {len(selected)} that the classifier alone gets right."
-            f"{splits} {len(test)} are reported. Its accuracy on them without attack and defence "
-            "is 100 % by construction."
-        ),
+        "passes": passes,
+        "selection": selection,
     }
 
 

@@ -14,10 +14,12 @@ import numpy.typing as npt
 
 from fd_keras._pages import figure_uri, picture_uri
 from fd_keras.evaluation import plots
-from fd_keras.evaluation.accuracies import OURS, THREAT_MODELS, AccuracyGrid
+from fd_keras.evaluation.accuracies import BENIGN, CERTIFIED, OURS, THREAT_MODELS, AccuracyGrid
 
 # Images this narrow are enlarged with sharp pixels.
 _SMALL = 100
+
+_ONE_PASS = ("gray-box", "adaptive", "black-box")
 
 _NORMS = {"inf": "L-inf", "2": "L2", None: ""}
 
@@ -68,8 +70,9 @@ def page_fields(
     detection = sorted(detection, key=_detector)
     return {
         "OURS": OURS,
-        "THREAT_MODELS": THREAT_MODELS,
+        "THREAT_MODELS": _definitions(grid),
         "trade_offs": list(_trade_offs(grid)),
+        "sizes": list(_sizes(grid, defences)),
         "sweeps": list(_sweeps(grid, rows)),
         "examples": [_example(picture) for picture in pictures],
         "detection": detection,
@@ -78,8 +81,32 @@ def page_fields(
     }
 
 
+def _definitions(grid: AccuracyGrid) -> dict[str, str]:
+    """Of the threat models of one pass, or of two where there are two."""
+    two = any(name not in _ONE_PASS for name in grid.threat_models)
+    return {
+        name: text
+        for name, text in THREAT_MODELS.items()
+        if name == BENIGN or (name not in _ONE_PASS) == two or name in grid.threat_models
+    }
+
+
+def _sizes(grid: AccuracyGrid, defences: Entries) -> Iterator[PagePlot]:
+    for bound in grid.attacks(CERTIFIED):
+        points = plots.stored_sizes(grid, defences, bound)
+        if points:
+            uri = figure_uri(plots.plot_sizes(points, bound))
+            alt = (
+                f"Accuracy certified {bound} of {len(points)} defences against bytes per image; "
+                "the tables hold the numbers."
+            )
+            yield PagePlot(uri, alt, f" {bound}, of all images", CERTIFIED)
+
+
 def _trade_offs(grid: AccuracyGrid) -> Iterator[PagePlot]:
     for threat_model in grid.threat_models:
+        if threat_model == CERTIFIED:
+            continue  # drawn against bytes instead
         points, attacks = plots.trade_offs(grid, threat_model)
         if len(points) > 1:
             uri = figure_uri(plots.plot_trade_off(points, threat_model))

@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fd_keras._pages import PAGE_PAPER, PAGE_SOFT, page_colors
-from fd_keras.evaluation.accuracies import OURS, UNDEFENDED, AccuracyGrid, Row
+from fd_keras.evaluation.accuracies import (
+    CERTIFIED,
+    OURS,
+    TWO_PASS,
+    UNDEFENDED,
+    AccuracyGrid,
+    Row,
+)
 from fd_keras.plots import PALETTE, NamedPoint, color_of, empty_axes, place_names, short_name
 
 
@@ -44,13 +51,30 @@ class TradeOff(NamedTuple):
         return mine != theirs and mine[0] >= theirs[0] and mine[1] >= theirs[1]
 
 
+class StoredSize(NamedTuple):
+    """Certified accuracy of a defence, and how many bytes its stored images take.
+
+    Args:
+        defence: Name of the defence.
+        family: Kind of defence.
+        bytes_per_image: Mean over the images.
+        certified: Certified accuracy, from 0 to 1.
+    """
+
+    defence: str
+    family: str
+    bytes_per_image: float
+    certified: float
+
+
 class EpsilonCurve(NamedTuple):
     """Accuracy of a defence under attacks of growing epsilon.
 
     Args:
         defence: Name of the defence.
         family: Kind of defence.
-        epsilons: In grey levels of 255, ascending; 0 is benign.
+        epsilons: In grey levels of 255, ascending; 0 is benign. In two passes there is no 0, since
+            only images that are right once encoded are attacked.
         accuracy: At each epsilon, from 0 to 1.
         low: Lower end of its 95 % interval.
         high: Upper end.
@@ -88,6 +112,32 @@ def trade_offs(grid: AccuracyGrid, threat_model: str) -> tuple[list[TradeOff], l
         if benign and attacked:
             points.append(TradeOff(name, grid.families[name], benign.accuracy, attacked.accuracy))
     return points, attacks
+
+
+def stored_sizes(
+    grid: AccuracyGrid, defences: Sequence[Mapping[str, Any]], bound: str
+) -> list[StoredSize]:
+    """Certified accuracy and bytes per image of each defence for which something is certified.
+
+    Args:
+        grid: The accuracies.
+        defences: Entries of a report's ``defences``.
+        bound: As the grid names it, such as ``"within 1/255"``.
+
+    Example:
+        >>> stored_sizes(AccuracyGrid([]), [], "within 1/255")
+        []
+    """
+    return [
+        StoredSize(
+            entry["name"],
+            entry["family"],
+            entry["two_passes"]["bytes_per_image"],
+            row["accuracy"],
+        )
+        for entry in defences
+        if entry.get("two_passes") and (row := grid.row(entry["name"], CERTIFIED, bound))
+    ]
 
 
 def swept_attacks(rows: Sequence[Row], threat_model: str) -> list[tuple[str, str | None]]:
@@ -145,6 +195,8 @@ def epsilon_curves(
     best: dict[str, EpsilonCurve] = {}
     for name in (name for name in grid.defences if len(points[name]) > 1):
         benign, family = grid.benign(name), grid.families[name]
+        if threat_model.startswith(TWO_PASS):
+            benign = None  # of all images, and not only of those that are attacked
         start = {0.0: tuple(benign)} if benign else {}
         epsilons, values = zip(*sorted({**start, **points[name]}.items()))
         curve_of = EpsilonCurve(name, family, epsilons, *zip(*values))
@@ -219,6 +271,58 @@ def plot_trade_off(points: Sequence[TradeOff], threat_model: str) -> Any:
         important = sorted(points, key=lambda p: (p.family != OURS, p not in front))
         named = [
             NamedPoint(p.defence, 100 * p.benign, 100 * p.attacked, bold=p.family == OURS)
+            for p in important
+        ]
+        place_names(figure, axis, named)
+        return figure
+
+
+def plot_sizes(points: Sequence[StoredSize], bound: str) -> Any:
+    """Certified accuracy against bytes per stored image, on a logarithmic scale.
+
+    Args:
+        points: What ``stored_sizes`` returned.
+        bound: Of the certificates, such as ``"within 1/255"``.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> points = [StoredSize("4 bits", "bit depth", 1800.0, 0.9)]
+        >>> len(plot_sizes(points, "within 1/255").axes)
+        1
+    """
+    with page_colors():
+        figure, axis = empty_axes(4.6, 3.9)
+        for family in dict.fromkeys(point.family for point in points):
+            ours, color = family == OURS, color_of(family)
+            members = [point for point in points if point.family == family]
+            axis.plot(
+                [point.bytes_per_image for point in members],
+                _percents([point.certified for point in members]),
+                **{"color": color, "marker": _MARKERS.get(family, _OTHER), "linestyle": ""},
+                label=family,
+                markersize=13 if ours else 6,
+                markeredgecolor=PAGE_PAPER if ours else color,
+                zorder=5 if ours else 3,
+                clip_on=False,
+            )
+        axis.set_xscale("log")
+        sizes = [point.bytes_per_image for point in points]
+        low, high = min(sizes) / 1.3, max(sizes) * 1.3
+        ticks = [m * 10**e for e in range(9) for m in (1, 2, 3, 5, 7) if low <= m * 10**e <= high]
+        axis.set_xlim(low, high)
+        axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axis.set_xticks([], minor=True)
+        axis.set(xlabel="bytes per image (logarithmic)", ylabel=f"certified {bound}, %")
+        axis.set(ylim=(-4, 104))
+        _legend_below(figure, axis, 3)
+        important = sorted(points, key=lambda point: point.family != OURS)
+        named = [
+            NamedPoint(p.defence, p.bytes_per_image, 100 * p.certified, bold=p.family == OURS)
             for p in important
         ]
         place_names(figure, axis, named)

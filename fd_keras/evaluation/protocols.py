@@ -14,6 +14,7 @@ from fd_keras.evaluation.attacks import (
     carlini_wagner_l2,
     deepfool,
     fgsm,
+    half_step,
     pgd,
     square,
 )
@@ -21,6 +22,9 @@ from fd_keras.evaluation.defences import CANDIDATES
 
 # So strong that any classifier fails, unless its gradient is masked.
 _UNBOUNDED = pgd(127.5, 20)
+
+# Of the attacks that are added in two passes.
+_ITERATIONS = 40
 
 _LIMITABLE = (
     *ATTACK_FAMILIES,
@@ -96,6 +100,24 @@ class Protocol:
             adaptive=tuple(attack.for_classes(count) for attack in self.adaptive),
             black_box=tuple(attack.for_classes(count) for attack in self.black_box),
         )
+
+    def for_two_passes(self) -> Protocol:
+        """The protocol with what an adaptive attacker on encoded images needs beside it.
+
+        Returns:
+            A protocol that attacks with PGD and half-step of 40 iterations, too, at every bound
+            that another adaptive attack has.
+
+        Example:
+            >>> few = Protocol("few", "", adaptive=(pgd(2, 40),)).for_two_passes()
+            >>> [attack.name for attack in few.adaptive]
+            ['PGD-40 2/255', 'Half-step-40 2/255']
+        """
+        found = (attack.epsilon for attack in self.adaptive if attack != _UNBOUNDED)
+        bounds = sorted({epsilon for epsilon in found if epsilon is not None})
+        added = [make(bound, _ITERATIONS) for make in (pgd, half_step) for bound in bounds]
+        missing = (attack for attack in added if attack not in self.adaptive)
+        return replace(self, adaptive=(*self.adaptive, *missing))
 
     def limit(self, *names: str) -> int | None:
         """The smallest limit for any of several names.

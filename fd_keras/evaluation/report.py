@@ -30,6 +30,11 @@ from fd_keras.evaluation.verdict import verdict
 _FORMAT = DocumentFormat("fd_keras.evaluation_report", 1, "evaluation report")
 _LISTS = ("rows", "defences", "checks", "detection")
 
+_STORED = (
+    *("file", "bytes_per_image", "images", "right_once_encoded"),
+    *("least_radius", "median_radius"),
+)
+
 # What each entry must have; an accuracy without its threat model is refused.
 _KEYS = {
     "defences": ("name", "family", "settings", "ms_per_image", "chosen_from"),
@@ -53,11 +58,14 @@ class EvaluationReport:
     Args:
         rows: One dictionary per accuracy, as ``accuracy_row`` makes it: ``defence``, ``family``,
             ``attack`` (``"none"`` for benign images), ``attack_family``, ``threat_model``
-            (``"benign"``, ``"gray-box"``, ``"adaptive"`` or ``"black-box"``), ``norm``,
-            ``epsilon`` (on pixels from 0 to 1), ``accuracy``, ``correct``, ``count``,
-            ``interval`` (95 %, Wilson) and ``split`` (``"test"``).
+            (one of ``THREAT_MODELS``), ``norm``, ``epsilon`` (on pixels from 0 to 1),
+            ``accuracy``, ``correct``, ``count``, ``interval`` (95 %, Wilson) and ``split``
+            (``"test"``).
         defences: ``name``, ``family``, ``settings``, ``ms_per_image`` (median, or ``None``) and
-            ``chosen_from`` (names of the settings tried on the validation split) of each defence.
+            ``chosen_from`` (names of the settings tried on the validation split) of each defence;
+            in two passes also ``two_passes``: ``file``, ``bytes_per_image``, ``images``,
+            ``right_once_encoded``, ``least_radius`` and ``median_radius`` (certified grey levels,
+            or ``None``) of the images as it stores them.
         checks: ``name``, ``passed``, ``detail`` and ``defence`` of each sanity check.
         detection: ``defence``, ``attack``, ``threat_model``, ``auc``, ``detection_rate``,
             ``false_positive_rate_target``, ``false_positive_rate`` and ``roc`` (``{"fpr": [...],
@@ -108,7 +116,9 @@ class EvaluationReport:
     @property
     def verdict(self) -> str:
         """Summary in a few sentences that name every threat model."""
-        return verdict(self.grid, self.checks)
+        stored = {entry["name"]: entry.get("two_passes") for entry in self.defences}
+        sizes = {name: found["bytes_per_image"] for name, found in stored.items() if found}
+        return verdict(self.grid, self.checks, sizes)
 
     def table(self, format: Literal["text", "markdown"] = "text") -> str:
         """Accuracies in percent by defence and attack, one table for each threat model.
@@ -240,8 +250,10 @@ def _block(grid: AccuracyGrid, threat_model: str, markdown: bool) -> str:
     columns = [pair for pair in grid.columns if pair[0] in (BENIGN, threat_model)]
     between = ": " if markdown else "\n"
     heads = [model if model == BENIGN else f"{model}{between}{attack}" for model, attack in columns]
-    met = [n for n in grid.defences if threat_model == BENIGN or grid.attacks(threat_model, n)]
-    body = [[name, *(_percent(grid.row(name, *column)) for column in columns)] for name in met]
+    body = [
+        [name, *(_percent(grid.row(name, *column)) for column in columns)]
+        for name in grid.shown(threat_model)
+    ]
     return text_table(["accuracy\nin %", *heads], body, markdown=markdown)
 
 
@@ -292,6 +304,15 @@ def _check_details(
             raise ValueError(
                 "`defences` must have ms_per_image as milliseconds or None. "
                 f"Received: {shown(entry)}"
+            )
+        stored = entry.get("two_passes")
+        if stored is not None and not (
+            isinstance(stored, Mapping)
+            and all(key in stored for key in _STORED)
+            and is_number(stored["bytes_per_image"])
+        ):
+            raise ValueError(
+                f"`defences` must have two_passes with {list(_STORED)}. Received: {entry!r}"
             )
     for entry in checks:
         # 0, 1 or "false" in the place of a truth value would let a failure pass for a success.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fd_keras.evaluation.accuracies import TWO_PASS
 from fd_keras.evaluation.attacks import Attack
 
 # An attack this strong, in grey levels of 255, may turn an image into any other.
@@ -27,8 +28,12 @@ class Outcome:
 
     Args:
         attack: The attack.
-        threat_model: ``"gray-box"``, ``"adaptive"`` or ``"black-box"``.
-        correct: Booleans ``(n,)``, for the first ``n`` images of the evaluation.
+        threat_model: ``"gray-box"``, ``"adaptive"`` or ``"black-box"``; in two passes, such as
+            ``"two-pass adaptive"``.
+        correct: Booleans ``(n,)``, for the first ``n`` images that are attacked.
+        within: Which attacked images lie within the certified radius of the stored ones,
+            ``(n,)``; ``None`` where nothing is certified.
+        changed: Which of them are classified differently from the stored ones, ``(n,)``.
 
     Example:
         >>> from fd_keras.evaluation.attacks import fgsm
@@ -39,6 +44,13 @@ class Outcome:
     attack: Attack
     threat_model: str
     correct: npt.NDArray[np.bool_]
+    within: npt.NDArray[np.bool_] | None = None
+    changed: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def attacker(self) -> str:
+        """The threat model, whatever the number of passes."""
+        return self.threat_model.removeprefix(TWO_PASS)
 
     @property
     def accuracy(self) -> float:
@@ -58,9 +70,10 @@ def check_outcomes(defence: str, outcomes: Sequence[Outcome]) -> list[dict[str, 
     * Accuracy falls to about 0 for a bound that allows everything, and never rises with the bound.
     * More iterations never help the defender.
     * An attack without gradients is not stronger than one with gradients.
+    * No attack changes a prediction within the certified radius, which would refute the proof.
 
-    Differences within noise are allowed: two standard errors of the paired difference, or one
-    image.
+    Differences within noise are allowed, but not within a certified radius: two standard errors
+    of the paired difference, or one image.
 
     Args:
         defence: Name of the defence.
@@ -80,13 +93,14 @@ def check_outcomes(defence: str, outcomes: Sequence[Outcome]) -> list[dict[str, 
     bounded = [outcome for outcome in outcomes if outcome.attack.epsilon is not None]
     by_model: dict[str, list[Outcome]] = {"gray-box": [], "adaptive": [], "black-box": []}
     for outcome in bounded:
-        by_model[outcome.threat_model].append(outcome)
+        by_model[outcome.attacker].append(outcome)
     found = [
         _combined("adaptive is never gentler than gray-box", _against_gray_box(by_model)),
         _combined("accuracy falls to about 0 without a bound", _unbounded(by_model["adaptive"])),
         _combined("a larger epsilon never helps the defender", _larger_epsilon(by_model)),
         _combined("more iterations never help the defender", _more_iterations(by_model)),
         _combined("black-box is not stronger than adaptive", _against_black_box(by_model)),
+        _combined("no attack wins within the certified radius", _within_radius(outcomes)),
     ]
     return [{**check, "defence": defence} for check in found if check]
 
@@ -124,7 +138,7 @@ def _larger_epsilon(outcomes: Mapping[str, list[Outcome]]) -> Iterator[_Finding]
     for _, series in _series(outcomes, lambda attack: (attack.family, attack.iterations)):
         ordered = sorted(series, key=_bound)
         for weaker, stronger in itertools.pairwise(ordered):
-            if weaker.threat_model != "black-box" and weaker.attack.family != "FGSM":
+            if weaker.attacker != "black-box" and weaker.attack.family != "FGSM":
                 yield _not_above(stronger, weaker)
 
 
@@ -141,6 +155,13 @@ def _against_black_box(outcomes: Mapping[str, list[Outcome]]) -> Iterator[_Findi
         same = [o for o in outcomes["adaptive"] if o.attack.epsilon == blind.attack.epsilon]
         if same:
             yield _not_above(min(same, key=lambda o: o.accuracy), blind)
+
+
+def _within_radius(outcomes: Sequence[Outcome]) -> Iterator[_Finding]:
+    for outcome in outcomes:
+        if outcome.within is not None and outcome.changed is not None and outcome.within.any():
+            within, changed = int(outcome.within.sum()), int(outcome.changed[outcome.within].sum())
+            yield changed == 0, f"{outcome.title} changes {changed} of {within} predictions"
 
 
 def _series(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,19 @@ from fd_keras.data.labelled import LabelledImages, batches_with_labels
 from fd_keras.evaluation.defences import Defence
 from fd_keras.evaluation.workbench import AttackedImages, Workbench
 
+# Typing alias: benign images and attacked ones.
+ImageSets = tuple[AttackedImages, Sequence[AttackedImages]]
+
 
 def select(
-    classifier: Classifier, data: Any, *, max_images: int, batch_size: int
+    classifier: Classifier,
+    data: Any,
+    *,
+    max_images: int,
+    batch_size: int,
+    only_correct: bool = True,
 ) -> LabelledImages:
-    """Select the first images that the classifier alone classifies correctly.
+    """Select the first images, by default of those that the classifier alone gets right.
 
     Args:
         classifier: The classifier without any defence.
@@ -25,6 +33,7 @@ def select(
             integers.
         max_images: Maximum number of images.
         batch_size: Number of images classified at once.
+        only_correct: Whether to leave out images that are classified wrongly.
 
     Returns:
         The images, with their indices in ``data`` and the number of images that were read.
@@ -42,9 +51,12 @@ def select(
         >>> select(Classifier(model), data, max_images=9, batch_size=2).indices
         array([1, 2])
     """
-    images, labels, indices, seen, found = [], [], [], 0, 0
+    images, labels, indices, seen, found, right = [], [], [], 0, 0, 0
     for batch, classes in batches_with_labels(data, batch_size):
-        keep = np.flatnonzero(classifier.correct(batch, classes))[: max_images - found]
+        correct = classifier.correct(batch, classes)
+        right += int(correct.sum())
+        kept = correct if only_correct else np.ones(len(classes), bool)
+        keep = np.flatnonzero(kept)[: max_images - found]
         found += len(keep)
         images.append(batch[keep])
         labels.append(classes[keep])
@@ -52,7 +64,7 @@ def select(
         seen += len(batch) if found < max_images else int(keep[-1]) + 1
         if found == max_images:
             break
-    if found == 0:
+    if right == 0:
         raise ValueError(
             "`data` must hold images that `model` classifies correctly; it gets none of the "
             f"{seen} right. Check the order of the classes and `value_range`, which is "
@@ -95,29 +107,33 @@ def split(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
 
 def best_setting(
     candidates: Sequence[Defence],
-    benign: AttackedImages,
-    attacked: Sequence[AttackedImages],
+    images_for: Callable[[Defence], ImageSets],
     workbench: Workbench,
 ) -> Defence:
     """Select the candidate with the best mean of benign and mean gray-box accuracy.
 
     Args:
         candidates: Settings of one family of defences.
-        benign: Benign images of the validation split.
-        attacked: The same images under gray-box attacks.
+        images_for: Returns the images of the validation split for a candidate: benign, and the
+            same under gray-box attacks.
         workbench: Classifies them.
 
     Returns:
         The best candidate; the first of several.
     """
-    total = len(candidates) * sum(len(images.images) for images in (benign, *attacked))
+    sets = [images_for(candidate) for candidate in candidates]
+    total = sum(len(part.images) for benign, attacked in sets for part in (benign, *attacked))
     with workbench.bar(f"Validating: {candidates[0].family}", total) as advance:
 
         def accuracy(images: AttackedImages, candidate: Defence) -> float:
+            if not len(images.images):  # none is right once this candidate has encoded it
+                return 0.0
             return float(workbench.correct(images, candidate, on_batch=advance).mean())
 
-        def score(candidate: Defence) -> float:
-            under_attack = [accuracy(images, candidate) for images in attacked]
+        def score(candidate: Defence, images: ImageSets) -> float:
+            benign, attacked = images
+            under_attack = [accuracy(part, candidate) for part in attacked]
             return accuracy(benign, candidate) + float(np.mean(under_attack))
 
-        return max(candidates, key=score)
+        scores = [score(*pair) for pair in zip(candidates, sets)]
+        return candidates[int(np.argmax(scores))]

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fd_keras.evaluation.accuracies import OURS, AccuracyGrid, Mean
+from fd_keras.evaluation.accuracies import CERTIFIED, OURS, TWO_PASS, AccuracyGrid, Mean
 
 _ADAPTIVE = "adaptive"
 _BLACK_BOX = "black-box"
 
 
-def verdict(grid: AccuracyGrid, checks: Sequence[Mapping[str, Any]]) -> str:
+def verdict(
+    grid: AccuracyGrid,
+    checks: Sequence[Mapping[str, Any]],
+    sizes: Mapping[str, float] | None = None,
+) -> str:
     """State the gain and cost of feature distillation, and compare it with the best baseline.
 
     Of several tables, the one with the largest sum of benign and attacked accuracy is described,
@@ -20,6 +24,7 @@ def verdict(grid: AccuracyGrid, checks: Sequence[Mapping[str, Any]]) -> str:
     Args:
         grid: The accuracies.
         checks: The report's sanity checks.
+        sizes: Bytes per stored image, by name of the defence, where there are two passes.
 
     Returns:
         Sentences; every accuracy in them is named with its threat model.
@@ -30,12 +35,12 @@ def verdict(grid: AccuracyGrid, checks: Sequence[Mapping[str, Any]]) -> str:
     """
     trust = _trust(checks)
     failed = any(not check["passed"] for check in checks)
-    found = " ".join(sentence for sentence in _findings(grid) if sentence)
+    found = " ".join(sentence for sentence in _findings(grid, sizes or {}) if sentence)
     # A reader of the first sentence only must learn of the failure.
     return " ".join([trust, found] if failed else [found, trust]).strip()
 
 
-def _findings(grid: AccuracyGrid) -> list[str]:
+def _findings(grid: AccuracyGrid, sizes: Mapping[str, float]) -> list[str]:
     if not grid.defences:
         return ["Nothing was evaluated."]
     base = grid.undefended
@@ -58,6 +63,7 @@ def _findings(grid: AccuracyGrid) -> list[str]:
                 _gain(grid, subject, base, threat_model, attacks),
                 _against_baselines(grid, subject, threat_model, attacks),
                 _if_known(grid, subject, threat_model, attacks),
+                *(_certified(grid, subject, sizes) if sizes else ()),
             ]
     return ["No attack was run on both the undefended classifier and every table."]
 
@@ -134,9 +140,10 @@ def _against_baselines(
 
 def _if_known(grid: AccuracyGrid, subject: str, threat_model: str, attacks: Sequence[str]) -> str:
     """The strongest adaptive or black-box attack within the epsilon of the attacks above."""
-    if threat_model == _ADAPTIVE:
+    prefix = TWO_PASS if threat_model.startswith(TWO_PASS) else ""
+    if threat_model == prefix + _ADAPTIVE:
         return ""
-    if not grid.attacks(_ADAPTIVE, subject):
+    if not grid.attacks(prefix + _ADAPTIVE, subject):
         return (
             "No adaptive attack was run: the accuracy against an attacker who knows the defence "
             "is unknown."
@@ -145,7 +152,7 @@ def _if_known(grid: AccuracyGrid, subject: str, threat_model: str, attacks: Sequ
     bound = max((row["epsilon"] for row in compared if row and row["epsilon"]), default=1.0)
     known = [
         row
-        for model in (_ADAPTIVE, _BLACK_BOX)
+        for model in (prefix + _ADAPTIVE, prefix + _BLACK_BOX)
         for attack in grid.attacks(model, subject)
         if (row := grid.row(subject, model, attack)) and (row["epsilon"] or 0.0) <= bound
     ]
@@ -156,6 +163,42 @@ def _if_known(grid: AccuracyGrid, subject: str, threat_model: str, attacks: Sequ
         f"Where the attacker knows the defence, {worst['threat_model']} {worst['attack']} leaves "
         f"{100 * worst['accuracy']:.1f} % of {worst['count']} images right."
     )
+
+
+def _certified(grid: AccuracyGrid, subject: str, sizes: Mapping[str, float]) -> list[str]:
+    """What is proven, and what a pixel quantiser proves at how many bytes."""
+    bounds = grid.attacks(CERTIFIED, subject)
+    mine = grid.mean(subject, CERTIFIED, bounds) if bounds else None
+    if mine is None:
+        return [f"Nothing is certified for {subject}."]
+    found = [
+        f"Certified for {subject}, whatever the attacker knows: {_shares(grid, subject, bounds)} "
+        f"of all images, at {_bytes(sizes, subject)} per image."
+    ]
+    proven = {n: grid.mean(n, CERTIFIED, bounds) for n in grid.baselines}
+    rivals = {name: mean for name, mean in proven.items() if mean is not None}
+    if not rivals:
+        return [*found, "Nothing is certified for a baseline."]
+    rival = max(rivals, key=lambda name: rivals[name].accuracy)
+    theirs = f"{_shares(grid, rival, bounds)}, at {_bytes(sizes, rival)} per image"
+    if rivals[rival].accuracy < mine.accuracy:
+        return [*found, f"The best baseline at that, {rival}, certifies less: {theirs}."]
+    if rivals[rival].accuracy == mine.accuracy:
+        found.append(f"{rival} certifies as much, at {_bytes(sizes, rival)} per image.")
+    else:
+        found.append(f"Against L-inf, {rival} is the better lattice: {theirs}.")
+    if subject in sizes and sizes[subject] < sizes.get(rival, 0.0):
+        found.append(f"What {subject} has over it is the size of its files.")
+    return found
+
+
+def _shares(grid: AccuracyGrid, name: str, bounds: Sequence[str]) -> str:
+    rows = [(bound, grid.row(name, CERTIFIED, bound)) for bound in bounds]
+    return ", ".join(f"{100 * row['accuracy']:.1f} % {bound}" for bound, row in rows if row)
+
+
+def _bytes(sizes: Mapping[str, float], name: str) -> str:
+    return f"{sizes[name]:.0f} bytes" if name in sizes else "an unknown size"
 
 
 def _trust(checks: Sequence[Mapping[str, Any]]) -> str:

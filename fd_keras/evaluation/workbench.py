@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,18 @@ from fd_keras._console import Advance, bar
 from fd_keras._extras import import_extra
 from fd_keras.classifier import Classifier, FloatArray
 from fd_keras.data.labelled import LabelledImages, array_hash
+from fd_keras.evaluation.accuracies import BENIGN, TWO_PASS
 from fd_keras.evaluation.attacks import Attack
-from fd_keras.evaluation.classifiers import LogOdds, attackable
+from fd_keras.evaluation.classifiers import LogOdds, Substitute, attackable
 from fd_keras.evaluation.defences import Defence
 from fd_keras.evaluation.store import ArrayStore
-from fd_keras.kernels import GRADIENTS, Gradient
+from fd_keras.kernels import GRADIENTS
 
 # Images per file: what a killed process loses, and what memory must hold.
 _CHUNK = 16
 
 # Attacks that follow the gradient of the loss.
-_BY_LOSS = ("FGSM", "BIM", "PGD")
+_BY_LOSS = ("FGSM", "BIM", "PGD", "Half-step")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +34,11 @@ class AttackedImages:
     """Labelled images and the attack that is made on them.
 
     Args:
-        images: The benign images.
+        images: The benign images; in two passes, as they were stored.
         attack: The attack; ``None``: the images stay benign.
         through: The defence that the attacker knows and attacks through; ``None`` for gray-box
             attacks, which are made on the classifier alone.
+        passes: 2 if a defence encoded ``images``.
 
     Example:
         >>> from fd_keras.evaluation import pgd
@@ -48,12 +50,19 @@ class AttackedImages:
     images: LabelledImages
     attack: Attack | None = None
     through: Defence | None = None
+    passes: int = 1
 
     @property
     def threat_model(self) -> str:
+        """What ``attacker`` says; in two passes, such as ``"two-pass gray-box"``."""
+        two = self.passes == 2 and self.attack is not None
+        return f"{TWO_PASS}{self.attacker}" if two else self.attacker
+
+    @property
+    def attacker(self) -> str:
         """``"benign"``, ``"gray-box"``, ``"adaptive"`` or ``"black-box"``."""
         if self.attack is None:
-            return "benign"
+            return BENIGN
         if self.through is None:
             return "gray-box"
         return "black-box" if self.attack.family == "Square" else "adaptive"
@@ -73,7 +82,7 @@ class AttackedImages:
 
     def first(self, count: int | None) -> AttackedImages:
         """The first ``count`` images; all of them if it is ``None``."""
-        return AttackedImages(self.images[:count], self.attack, self.through)
+        return replace(self, images=self.images[:count])
 
 
 class Workbench:
@@ -109,7 +118,7 @@ class Workbench:
         self.eot_draws = eot_draws
         self._store = store
         self._progress = progress
-        self._art: dict[tuple[str, int], dict[Gradient, Any]] = {}
+        self._art: dict[tuple[str, int], dict[Substitute, Any]] = {}
 
     def generate(self, images: AttackedImages) -> None:
         """Attack those images whose attacked versions are not kept yet."""
@@ -162,6 +171,15 @@ class Workbench:
     def pixels(self, images: AttackedImages) -> FloatArray:
         """Attacked images, pixels from 0 to 1, all in memory."""
         return np.concatenate([self._pixels(chunk) for chunk in _chunks(images)])
+
+    def distances(self, images: AttackedImages) -> FloatArray:
+        """Largest change of a pixel of each image, in grey levels, ``(n,)``."""
+        return np.concatenate(
+            [
+                255 * np.abs(self._pixels(chunk) - chunk.images.unit_images()).max(axis=(1, 2, 3))
+                for chunk in _chunks(images)
+            ]
+        )
 
     def _chunk_logits(self, chunk: AttackedImages, defence: Defence) -> FloatArray:
         parts = {
@@ -223,7 +241,7 @@ class Workbench:
             "art": import_extra("art", "evaluate").__version__,
         }
 
-    def _attacker(self, shape: tuple[int, ...], chunk: AttackedImages, gradient: Gradient) -> Any:
+    def _attacker(self, shape: tuple[int, ...], chunk: AttackedImages, gradient: Substitute) -> Any:
         through, draws = chunk.obstacle, self._draws(chunk)
         defended = ("", 1) if through is None else (str(_identity(through)), draws)
         if defended not in self._art:
@@ -239,19 +257,20 @@ class Workbench:
     def _draws(self, chunk: AttackedImages) -> int:
         """Only an attacker with gradients averages; a query returns a single draw."""
         random = chunk.obstacle is not None and chunk.obstacle.random
-        return self.eot_draws if random and chunk.threat_model == "adaptive" else 1
+        return self.eot_draws if random and chunk.attacker == "adaptive" else 1
 
 
 def _chunks(images: AttackedImages) -> Iterator[AttackedImages]:
     for start in range(0, len(images.images), _CHUNK):
-        chunk = images.images[start : start + _CHUNK]
-        yield AttackedImages(chunk, images.attack, images.through)
+        yield replace(images, images=images.images[start : start + _CHUNK])
 
 
-def _gradients(images: AttackedImages) -> tuple[Gradient, ...]:
+def _gradients(images: AttackedImages) -> tuple[Substitute, ...]:
     """The gradients that an attacker puts in place of the defence's own, one after the other."""
+    if images.attack is not None and images.attack.family == "Half-step":
+        return ("half-step",)
     smooth = images.obstacle is not None and images.obstacle.smooth is not None
-    return GRADIENTS[::-1] if smooth and images.threat_model == "adaptive" else GRADIENTS[:1]
+    return GRADIENTS[::-1] if smooth and images.attacker == "adaptive" else GRADIENTS[:1]
 
 
 def _identity(defence: Defence) -> dict[str, Any]:

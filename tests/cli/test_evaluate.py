@@ -52,6 +52,22 @@ def test_report(run, files):
     assert list((files / "keras" / "fd_keras" / "evaluation").rglob("*.npy"))
 
 
+def test_two_passes(run, files):
+    arguments = ("--passes", "2", "--baseline", "bits:3", "--limit", "adaptive=4")
+    code, out, err = run(
+        files / "model.keras", files / "data.npz", "--out", files / "out", *arguments
+    )
+    assert code == 0, err
+    report = json.loads((files / "out" / "report.json").read_text())
+    assert report["settings"]["passes"] == 2
+    assert report["settings"]["count"] == 40
+    for model in ("two-pass gray-box", "two-pass adaptive", "certified"):
+        assert model in out
+    assert all(entry["two_passes"]["bytes_per_image"] > 0 for entry in report["defences"])
+    page = (files / "out" / "report.html").read_text()
+    assert "Certified accuracy against bytes per image" in page
+
+
 def test_a_damaged_file_of_the_cache_is_named_and_computed_again(files, monkeypatch, capfd):
     """What is shown beside progress bars goes to the file descriptor."""
     paths = (files / "model.keras", files / "data.npz", "--out", files / "out")
@@ -111,6 +127,10 @@ def test_class_names_must_fit_the_outputs(run, files):
         (["model.keras", "data.npz", "--out", "out", "--limit", "XX=1"], "`limits` must map"),
         (["model.keras", "data.npz", "--out", "out", "--table", "no.json"], "no.json"),
         (["model.keras", "data.npz", "--out", "out", "--probabilities"], "return probabilities"),
+        (
+            ["model.keras", "data.npz", "--out", "out", "--passes", "2", "--baseline", "median:3"],
+            "`--passes` must be 1 for defences without an encoder",
+        ),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(run, files, monkeypatch, arguments, message):

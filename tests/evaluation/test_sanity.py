@@ -13,6 +13,7 @@ UNBOUNDED = "accuracy falls to about 0 without a bound"
 LARGER = "a larger epsilon never helps the defender"
 ITERATIONS = "more iterations never help the defender"
 BLACK = "black-box is not stronger than adaptive"
+RADIUS = "no attack wins within the certified radius"
 
 
 def outcome(attack, threat_model, percent):
@@ -87,3 +88,31 @@ def test_details_name_threat_models_and_counts():
     assert check["detail"] == (
         "adaptive PGD-20 .01 leaves 90.0 %, gray-box FGSM .01 30.0 % of 100 images right"
     )
+
+
+@pytest.mark.parametrize(("within", "passed"), [(60, True), (61, False)])
+def test_one_image_lost_within_the_certified_radius_refutes_it(within, passed):
+    """No noise is forgiven; beyond the radius, anything may change."""
+    positions = np.arange(COUNT)
+    refuted = Outcome(
+        *(pgd(2), "two-pass adaptive", positions < 60),
+        within=positions < within,
+        changed=positions >= 60,
+    )
+    found = check_outcomes("x", [refuted])
+    assert {check["name"]: check["passed"] for check in found} == {RADIUS: passed}
+    assert found[0]["detail"] == (
+        f"two-pass adaptive PGD-20 2/255 changes {within - 60} of {within} predictions"
+    )
+
+
+def test_a_wrong_prediction_that_changes_within_the_radius_counts_too():
+    everything = np.ones(4, bool)
+    wrong = Outcome(pgd(2), "two-pass gray-box", ~everything, within=everything, changed=everything)
+    assert not check_outcomes("x", [wrong])[0]["passed"]
+
+
+def test_two_passes_are_checked_as_one_is():
+    gray = outcome(fgsm(2.55), "two-pass gray-box", 60)
+    assert verdicts(gray, outcome(pgd(2.55), "two-pass adaptive", 75)) == {GRAY: False}
+    assert verdicts(gray, outcome(pgd(2.55), "two-pass adaptive", 50)) == {GRAY: True}

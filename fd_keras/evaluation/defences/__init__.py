@@ -1,6 +1,6 @@
 """Feature distillation and the baselines to compare it with, as defences of one type."""
 
-from fd_keras.evaluation.defences.base import Defence, no_defence
+from fd_keras.evaluation.defences.base import Defence, Encoder, no_defence
 from fd_keras.evaluation.defences.compression import (
     jpeg_compression,
     stochastic_local_quantisation,
@@ -14,6 +14,7 @@ from fd_keras.evaluation.defences.total_variation import total_variation
 __all__ = [
     "CANDIDATES",
     "Defence",
+    "Encoder",
     "bit_depth",
     "defence",
     "distillation",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from PIL import Image
 
 from fd_keras._checks import checked_whole
 from fd_keras.tables import QuantizationTable
@@ -18,8 +20,39 @@ ImageArray = npt.NDArray[np.float32]
 # Typing alias: from a batch and, for random defences, one generator per image to a batch.
 Transform = Callable[[ImageArray, Sequence[np.random.Generator]], ImageArray]
 
+# Typing alias: the stored images, and the size of the file of each in bytes.
+Stored = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+
 # Mapping a value range to 0..255 may leave it by a few float32 roundings.
 _RANGE_TOLERANCE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoder:
+    """How a defender stores images before an attacker acts: the first of two passes.
+
+    Args:
+        store: Function of a batch ``(n, height, width, channels)``, pixels from 0 to 255, that
+            returns the stored images, whole pixel values of the same shape, and the size of the
+            file of each in bytes.
+        file: Format of that file: ``"JPEG"`` or ``"PNG"``.
+        radii: Function of stored images that returns how many grey levels each pixel may change
+            without any change of what the defence makes of the image, ``(n,)``; ``None`` where
+            nothing is proven.
+        aimed: TensorFlow function of a batch, pixels from 0 to 255, whose gradient aims at what
+            is nearest to another level, for the half-step attack; ``None``: the identity's
+            gradient does so already.
+
+    Example:
+        >>> images, sizes = no_defence().encoder.store(np.full((1, 8, 8, 3), 7.2))
+        >>> images[0, 0, 0], bool(sizes[0] < 100)
+        (array([7, 7, 7], dtype=uint8), True)
+    """
+
+    store: Callable[[npt.NDArray[Any]], Stored]
+    file: str
+    radii: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float64] | None]
+    aimed: Callable[[tf.Tensor], tf.Tensor] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +79,8 @@ class Defence:
         smooth: TensorFlow function of a batch, pixels from 0 to 255, that approximates
             ``transform`` and has a useful gradient, for adaptive attacks (BPDA). ``None``: the
             gradient of the identity is used, or with a ``table`` of soft thresholding its own.
+        encoder: How images are stored before they are attacked, in two passes; ``None``: the
+            defence has no such encoder, and is judged in one pass only.
 
     Raises:
         ValueError: It is called with something else than such images.
@@ -63,6 +98,7 @@ class Defence:
     seed: int | None = None
     table: QuantizationTable | None = None
     smooth: Callable[[tf.Tensor], tf.Tensor] | None = dataclasses.field(default=None, repr=False)
+    encoder: Encoder | None = dataclasses.field(default=None, repr=False)
 
     @property
     def random(self) -> bool:
@@ -101,7 +137,33 @@ def no_defence() -> Defence:
         >>> no_defence()(np.full((1, 2, 2, 1), 7)).ravel()
         array([7., 7., 7., 7.], dtype=float32)
     """
-    return Defence("none", "none", lambda batch, _: batch)
+    encoder = Encoder(lambda images: stored_as_png(np.rint(images)), "PNG", lambda _: None)
+    return Defence("none", "none", lambda batch, _: batch, encoder=encoder)
+
+
+def stored_as_png(images: npt.NDArray[Any]) -> Stored:
+    """Store images of whole pixel values as they are, in PNG files.
+
+    Args:
+        images: ``(n, height, width, channels)`` from 0 to 255, with 1 or 3 channels.
+
+    Example:
+        >>> stored_as_png(np.full((1, 8, 8, 1), 7.0))[0].dtype
+        dtype('uint8')
+    """
+    pixels = images.clip(0, 255).astype(np.uint8)
+    return pixels, np.array([_png_size(image) for image in pixels], np.int64)
+
+
+def as_picture(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    """A picture of an image ``(height, width, channels)``, which Pillow writes to files.
+
+    Example:
+        >>> as_picture(np.zeros((2, 3, 1), np.uint8)).size
+        (3, 2)
+    """
+    # Pillow takes grey images without a channel axis.
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def image_by_image(function: Callable[[ImageArray], npt.NDArray[np.generic]]) -> Transform:
@@ -164,6 +226,12 @@ def _stacked(batch: ImageArray, results: Any) -> ImageArray:
     for target, result in zip(out, results):
         target[...] = result
     return out
+
+
+def _png_size(image: npt.NDArray[np.uint8]) -> int:
+    file = io.BytesIO()
+    as_picture(image).save(file, "PNG", optimize=True)
+    return file.tell()
 
 
 def _generator(seed: int, image: ImageArray) -> np.random.Generator:

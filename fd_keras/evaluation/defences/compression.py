@@ -14,20 +14,41 @@ import tensorflow as tf
 from PIL import Image, features
 
 from fd_keras._checks import checked_whole, shown
+from fd_keras.certification import certify
 from fd_keras.dct import BLOCK_SIZE
-from fd_keras.evaluation.defences.base import Defence, ImageArray, draw_by_draw, image_by_image
-from fd_keras.evaluation.defences.distillation import smooth_distillation
+from fd_keras.evaluation.defences.base import (
+    Defence,
+    Encoder,
+    ImageArray,
+    Stored,
+    as_picture,
+    draw_by_draw,
+    image_by_image,
+)
+from fd_keras.evaluation.defences.distillation import aimed_distillation, smooth_distillation
 from fd_keras.presets import preset_table
 
 Subsampling = Literal["4:2:0", "4:4:4"]
 
 _SHIELD_QUALITIES = (20, 40, 60, 80)
 
+# By how much libjpeg's DCT in whole numbers may differ from the exact one, in grey levels of
+# radius: half a unit of a coefficient, several times the sum of its roundings.
+_CODEC_DCT = 0.08
+# It rounds Y, Cb and Cr to whole numbers before the DCT.
+_CODEC_COLOUR = 0.5
+# Pixels are rounded to whole numbers first: what lies below this is no change at all.
+_CODEC_PIXEL = 0.499
+
 
 def jpeg_compression(quality: int = 75, *, subsampling: Subsampling = "4:2:0") -> Defence:
     """Compress images to JPEG and decompress them, by Pillow's libjpeg.
 
     Pixels are rounded to 8 bits first, as a JPEG file holds nothing else.
+
+    In two passes, images are stored as JPEG files of the same kind and attacked as they are
+    decoded. With 4:4:4 and for grey images, a radius is certified that accounts for the codec's
+    own roundings; with 4:2:0 none is.
 
     Args:
         quality: libjpeg's quality, from 1 to 100.
@@ -63,7 +84,34 @@ def jpeg_compression(quality: int = 75, *, subsampling: Subsampling = "4:2:0") -
         image_by_image(lambda image: _round_trip(_eight_bits(image), quality, subsampling)),
         {"quality": quality, "subsampling": subsampling, "library": _library()},
         smooth=_smooth_jpeg([quality]),
+        encoder=Encoder(
+            functools.partial(_stored, quality=quality, subsampling=subsampling),
+            "JPEG",
+            functools.partial(_radii, quality=quality, subsampling=subsampling),
+            functools.partial(aimed_distillation, table=preset_table("jpeg", quality=quality)),
+        ),
     )
+
+
+def _stored(images: npt.NDArray[np.floating], *, quality: int, subsampling: Subsampling) -> Stored:
+    """Images as they are decoded from JPEG files, and the sizes of the files."""
+    pixels = [_eight_bits(image) for image in images]
+    decoded = [_round_trip(image, quality, subsampling) for image in pixels]
+    # Optimal codes, as `encode_jpeg` has them, change the size of a file alone.
+    files = [_jpeg_file(image, quality, subsampling, optimize=True) for image in pixels]
+    return np.stack(decoded), np.array([len(file.getvalue()) for file in files], np.int64)
+
+
+def _radii(
+    images: npt.NDArray[np.uint8], *, quality: int, subsampling: Subsampling
+) -> npt.NDArray[np.float64] | None:
+    """What a second round trip through the codec provably removes, in grey levels."""
+    colour = images.shape[-1] == 3
+    if colour and subsampling != "4:4:4":
+        return None
+    exact = certify(images, preset_table("jpeg", quality=quality)).linf_radius
+    left = exact - _CODEC_DCT - (_CODEC_COLOUR if colour else 0)
+    return np.asarray(np.maximum(np.floor(left), 0) + _CODEC_PIXEL)
 
 
 def stochastic_local_quantisation(
@@ -156,12 +204,18 @@ def _eight_bits(image: ImageArray) -> npt.NDArray[np.uint8]:
 def _round_trip(
     pixels: npt.NDArray[np.uint8], quality: int, subsampling: Subsampling
 ) -> npt.NDArray[np.uint8]:
-    # Pillow takes grey images without a channel axis.
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality, subsampling=subsampling)
-    with Image.open(file) as decoded:
+    with Image.open(_jpeg_file(pixels, quality, subsampling)) as decoded:
         return np.asarray(decoded).reshape(pixels.shape)
+
+
+def _jpeg_file(
+    pixels: npt.NDArray[np.uint8], quality: int, subsampling: Subsampling, *, optimize: bool = False
+) -> io.BytesIO:
+    file = io.BytesIO()
+    as_picture(pixels).save(
+        file, "JPEG", quality=quality, subsampling=subsampling, optimize=optimize
+    )
+    return file
 
 
 def _smooth_jpeg(qualities: Sequence[int]) -> Callable[[tf.Tensor], tf.Tensor]:
