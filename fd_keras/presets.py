@@ -245,8 +245,8 @@ def certified_steps(
         Array ``(1, 8, 8)`` for RGB, ``(3, 8, 8)`` for YCbCr.
 
     Example:
-        >>> certified_steps(2, "rgb", "inf")[0, 0, 0]
-        np.float64(41.0)
+        >>> float(certified_steps(2, "rgb", "inf")[0, 0, 0])
+        41.0
     """
     channels = 3 if color_space == "ycbcr" else 1
     moved = epsilon * gains(channels, color_space, norm) + ROUNDING * linf_gains()

@@ -11,12 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras.certification import certify, linf_gains, ordered
+from fd_keras.certification import certify, ordered
 from fd_keras.dct import TIE_OFFSET, YCBCR_TO_RGB
 from fd_keras.encoding import encode
 from fd_keras.evaluation.defences.base import Defence, Encoder, ImageArray, Stored
 from fd_keras.jpeg import encode_jpeg, rounded_table
-from fd_keras.kernels import clip_straight_through, coefficients, distil, pad_to_blocks
+from fd_keras.kernels import (
+    clip_straight_through,
+    coefficients,
+    distil,
+    linf_gains,
+    pad_to_blocks,
+)
 from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import TableLike, as_table, table_from_argument
 from fd_keras.tables import QuantizationTable
