@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import checked, shown, validate_value_range
+from fd_keras._checks import shown, validate_epsilon, validate_value_range
 from fd_keras.data.batches import PIXELS_AT_ONCE
 from fd_keras.dct import (
     BLOCK_SIZE,
@@ -112,7 +112,7 @@ class Certificate:
         Returns:
             Array ``(n,)``.
         """
-        size = float(checked("epsilon", epsilon))
+        size = validate_epsilon(epsilon)
         return (self.linf_radius if validate_norm(norm) == "inf" else self.l2_radius) >= size
 
 
@@ -199,13 +199,13 @@ def certified_table(
         The table, for any image that ``color_space`` permits.
 
     Raises:
-        ValueError: ``epsilon`` is not positive, or another argument does not fit.
+        ValueError: ``epsilon`` is not in grey levels of 255, or another argument does not fit.
 
     Example:
         >>> certified_table(2)
         QuantizationTable('certified:2', steps=33..41, channels=1, color_space='rgb', cycle_spins=1)
     """
-    size = float(checked("epsilon", epsilon, positive=True))
+    size = validate_epsilon(epsilon)
     space, kind = validate_color_space(color_space), validate_norm(norm)
     steps = certified_steps(size, space, kind, whole_steps=whole_steps)
     base = None if at_least is None else as_table(at_least)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras._checks import checked, shown
+from fd_keras._checks import shown, validate_epsilon
 from fd_keras.dct import BLOCK_SIZE, TIE_OFFSET, ColorSpace, validate_color_space, zigzag_rank
 from fd_keras.kernels import TOLERANCE, Norm, gains, linf_gains
 from fd_keras.tables import QuantizationTable
@@ -273,12 +273,12 @@ def certified_name(epsilon: float, color_space: ColorSpace, norm: Norm) -> str:
 def _certified_preset(name: str, suffix: str) -> QuantizationTable:
     size, _, space = suffix.partition(":")
     try:
-        epsilon = float(checked("epsilon", float(size), positive=True))
+        epsilon = validate_epsilon(float(size))
         color_space = validate_color_space(space or "rgb")
     except ValueError:
         raise ValueError(
-            "`name` must end in a number of grey levels after 'certified:', and in nothing else "
-            f"but ':ycbcr' or ':rgb'. Received: name={shown(name)}"
+            "`name` must be 'certified:' with a number of grey levels of 255, from 0.1 to 255, and "
+            f"nothing else but ':ycbcr' or ':rgb'. Received: name={shown(name)}"
         ) from None
     steps = certified_steps(epsilon, color_space, "inf")
     return QuantizationTable(

@@ -30,8 +30,9 @@ def certify(
     images: Images,
     table: TableName = "certified",
     epsilon: Annotated[
-        float, typer.Option(min=0, help="Radius in grey levels that every file has to reach.")
-    ] = 0,
+        float | None,
+        typer.Option(min=0.1, help="Radius in grey levels of 255 that every file has to reach."),
+    ] = None,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print a JSON list instead of a line for each file.")
     ] = False,
@@ -69,7 +70,7 @@ def certify(
     if json_output:
         echo(json.dumps(found, indent=1))
     whole = not errors and len(found) == len(files)
-    if not whole or any(not x["encoded"] or x["linf_radius"] < epsilon for x in found):
+    if not whole or any(not x["encoded"] or x["linf_radius"] < (epsilon or 0) for x in found):
         raise typer.Exit(1)
 
 

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 import typer
 
-from fd_keras import CoefficientStatistics, FeatureDistillation
+from fd_keras import (
+    CoefficientStatistics,
+    FeatureDistillation,
+    certified_table,
+    certify,
+)
 from fd_keras.design import (
     PerturbationProfile,
     band_removal,
@@ -17,7 +22,7 @@ from fd_keras.design import (
     perturbation_std,
     removal_probability,
 )
-from fd_keras.evaluation import Attack, autoattack, bim, fgsm, pgd, square
+from fd_keras.evaluation import Attack, autoattack, bim, fgsm, half_step, pgd, square
 from fd_keras.hardening import Recipe
 from fd_keras_cli.app import app
 
@@ -49,6 +54,9 @@ CALLS = {
     "pgd": pgd,
     "square": square,
     "autoattack": autoattack,
+    "half_step": half_step,
+    "certified_table": certified_table,
+    "Certificate.holds": lambda e: certify(IMAGES, "liu2019").holds(e),
     "Attack": lambda e: Attack("FGSM", "FGSM", "inf", e),
     "Recipe": lambda e: Recipe(epsilon=e),
 }
@@ -120,6 +128,6 @@ def test_help_names_the_unit():
         for option in command.params
         if option.name == "epsilon"
     }
-    assert set(options) == {"calibrate", "harden"}
+    assert set(options) == {"calibrate", "certify", "harden"}
     for text in options.values():
         assert "grey levels of 255" in text

@@ -27,7 +27,6 @@ from fd_keras.evaluation.protocols import Protocol, protocol_named
 from fd_keras.evaluation.selection import select
 from fd_keras.evaluation.store import ArrayStore
 from fd_keras.evaluation.workbench import AttackedImages, Workbench, correct
-from fd_keras.refinement.oracles import role
 from fd_keras.refinement.result import ScoredDefence
 from fd_keras.refinement.scoring import (
     Accuracies,
@@ -278,3 +277,17 @@ def _with_given_attacks(
     if not given:
         raise ValueError("`protocol` must hold attacked images. Received: protocol={}")
     return chosen, given
+
+
+def role() -> str:
+    """The role of this process in a search: ``"alone"``, ``"chief"`` or ``"worker"``.
+
+    It is read from Keras Tuner's environment variables, see ``fd_keras.refine``.
+
+    Example:
+        >>> role()
+        'alone'
+    """
+    if "KERASTUNER_ORACLE_IP" not in os.environ:
+        return "alone"
+    return "chief" if "chief" in os.environ.get("KERASTUNER_TUNER_ID", "") else "worker"

@@ -21,7 +21,6 @@ import functools
 import hashlib
 import json
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -45,10 +44,6 @@ _STATUS = trials.TrialStatus
 
 _ORACLE, _TRIAL = "oracle.json", "trial.json"
 _CHECKSUM = "sha256"
-
-# Seconds; a worker waits as long for the chief.
-_WAIT_FOR_FIRST_WORKER = 60 * 60
-_POLL_SECONDS = 0.2
 
 
 class _Guarded(keras_tuner.Oracle):
@@ -291,56 +286,3 @@ def _unusable(path: Path, how: str) -> str:
 def _checksum(state: Mapping[str, Any]) -> str:
     read_back = json.loads(json.dumps(state))  # keys are texts then, and sorted as such
     return hashlib.sha256(json.dumps(read_back, sort_keys=True).encode()).hexdigest()
-
-
-def role() -> str:
-    """The role of this process in a search: ``"alone"``, ``"chief"`` or ``"worker"``.
-
-    It is read from Keras Tuner's environment variables, see ``fd_keras.refine``.
-
-    Example:
-        >>> role()
-        'alone'
-    """
-    if "KERASTUNER_ORACLE_IP" not in os.environ:
-        return "alone"
-    return "chief" if "chief" in os.environ.get("KERASTUNER_TUNER_ID", "") else "worker"
-
-
-def serve_until_over(search: Callable[[], None], oracle: Any, worker_timeout: float) -> None:
-    """Serve the workers until all trials have ended.
-
-    Keras Tuner's own chief waits for ever where a worker was killed or none came.
-
-    Args:
-        search: The tuner's blocking ``search``, which starts the server.
-        oracle: One of the oracles of this module.
-        worker_timeout: Seconds of silence after which all workers are taken for lost.
-
-    Raises:
-        RuntimeError: All workers were lost, or none came; trials that ended are kept.
-    """
-    failed: list[BaseException] = []
-
-    def serve() -> None:
-        try:
-            search()
-        except BaseException as error:  # it is raised again below, in the caller's thread
-            failed.append(error)
-
-    started = time.monotonic()
-    threading.Thread(target=serve, daemon=True).start()
-    while not failed:
-        heard, now = oracle.last_heard, time.monotonic()
-        silent = now - (started if heard is None else heard)
-        if oracle.over and (not oracle.tuner_ids or silent > worker_timeout):
-            return
-        # A worker that is lost is waited for once, and the one that takes over once more.
-        if silent > (_WAIT_FOR_FIRST_WORKER if heard is None else 2 * worker_timeout):
-            ended = len(oracle.end_order)
-            raise RuntimeError(
-                f"No worker is left; {ended} of {oracle.max_trials} trials have ended. They are "
-                "kept: start chief and workers again to go on"
-            )
-        time.sleep(_POLL_SECONDS)
-    raise failed[0]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +26,7 @@ from fd_keras.evaluation.accuracies import OURS
 from fd_keras.evaluation.attacks import Attack
 from fd_keras.evaluation.defences import Defence, defence, no_defence
 from fd_keras.evaluation.protocols import Protocol
-from fd_keras.refinement.experiment import Experiment
-from fd_keras.refinement.oracles import role, serve_until_over
+from fd_keras.refinement.experiment import Experiment, role
 from fd_keras.refinement.progress import search_view
 from fd_keras.refinement.result import RefineResult, ScoredDefence, Trial, pareto_front
 from fd_keras.refinement.scoring import OBJECTIVES, Accuracies, Objective, TableScorer
@@ -47,6 +48,10 @@ SEARCHES = RunDirectory(
         f"{_LOGS}/[0-9]*/events.out.tfevents.*",
     ),
 )
+
+# Seconds; a worker waits as long for the chief.
+_WAIT_FOR_FIRST_WORKER = 60 * 60
+_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -398,3 +403,42 @@ def _best_trial(trials: Sequence[Trial], scorer: TableScorer) -> Trial:
         return best
     assert best.table is not None
     return replace(best, validation=scorer.score(best.table).accuracies)
+
+
+def serve_until_over(search: Callable[[], None], oracle: Any, worker_timeout: float) -> None:
+    """Serve the workers until all trials have ended.
+
+    Keras Tuner's own chief waits for ever where a worker was killed or none came.
+
+    Args:
+        search: The tuner's blocking ``search``, which starts the server.
+        oracle: One of the oracles of this module.
+        worker_timeout: Seconds of silence after which all workers are taken for lost.
+
+    Raises:
+        RuntimeError: All workers were lost, or none came; trials that ended are kept.
+    """
+    failed: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            search()
+        except BaseException as error:  # it is raised again below, in the caller's thread
+            failed.append(error)
+
+    started = time.monotonic()
+    threading.Thread(target=serve, daemon=True).start()
+    while not failed:
+        heard, now = oracle.last_heard, time.monotonic()
+        silent = now - (started if heard is None else heard)
+        if oracle.over and (not oracle.tuner_ids or silent > worker_timeout):
+            return
+        # A worker that is lost is waited for once, and the one that takes over once more.
+        if silent > (_WAIT_FOR_FIRST_WORKER if heard is None else 2 * worker_timeout):
+            ended = len(oracle.end_order)
+            raise RuntimeError(
+                f"No worker is left; {ended} of {oracle.max_trials} trials have ended. They are "
+                "kept: start chief and workers again to go on"
+            )
+        time.sleep(_POLL_SECONDS)
+    raise failed[0]

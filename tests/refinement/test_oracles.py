@@ -7,8 +7,8 @@ from pathlib import Path
 import keras_tuner
 import pytest
 
-from fd_keras.refinement import oracles
 from fd_keras.refinement.oracles import make_oracle
+from fd_keras.refinement.refine import serve_until_over
 
 
 def test_a_chief_does_not_wait_for_ever_for_workers_that_are_lost():
@@ -16,13 +16,13 @@ def test_a_chief_does_not_wait_for_ever_for_workers_that_are_lost():
     oracle = make_oracle("random", hp, max_trials=3, seed=1)
     oracle.last_heard = time.monotonic()
     with pytest.raises(RuntimeError, match="No worker is left; 0 of 3"):
-        oracles.serve_until_over(lambda: time.sleep(5), oracle, 0.1)
+        serve_until_over(lambda: time.sleep(5), oracle, 0.1)
 
     def taken():
         raise OSError("port in use")
 
     with pytest.raises(OSError, match="port"):
-        oracles.serve_until_over(taken, oracle, 60)
+        serve_until_over(taken, oracle, 60)
 
 
 def test_trials_of_lost_workers_go_to_others(tmp_path, monkeypatch):
