@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.fft import dctn
 
 from fd_keras import FeatureDistillation, QuantizationTable, preset_table
-from fd_keras.certification import certified_table, certify, nominal_radius
+from fd_keras.certification import certified_table, certify, nominal_radius, radii
 from fd_keras.dct import RGB_TO_YCBCR, TIE_OFFSET, level_shift
 from fd_keras.encoding import encode, make_pipeline
 from fd_keras.jpeg import encode_jpeg, rounded_table
@@ -198,6 +198,20 @@ def test_large_images_in_strips(photos, monkeypatch):
     assert strips.l2_radius == whole.l2_radius
     assert strips.limiting == whole.limiting
     np.testing.assert_allclose(strips.residual, whole.residual, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("size", "spins", "known"),
+    [((1, 1), 3, False), ((9, 1), 1, False), ((13, 20), 3, True), ((16, 24), 1, False)],
+)
+def test_radii_of_a_graph_are_those_of_the_certificate(photos, size, spins, known):
+    table = preset_table("jpeg:30").with_settings(cycle_spins=spins)
+    images = np.float32(photos[:, 50 : 50 + size[0], 70 : 70 + size[1]])
+    spec = tf.TensorSpec((None, *(size if known else (None, None)), 3))
+    found = tf.function(lambda x: radii(x, table), input_signature=[spec])(images)
+    expected = certify(images, table)
+    np.testing.assert_allclose(found[0], expected.linf_radius, atol=1e-3)
+    np.testing.assert_allclose(found[1], expected.l2_radius, atol=1e-3)
 
 
 def test_residual_tells_encoded_images_from_others(photos):

@@ -39,15 +39,14 @@ def radii_of(outputs):
     [
         (RGB, (40, 48, 3), True),
         (YCBCR, (37, 51, 3), False),
-        (RGB.with_settings(cycle_spins=2), (9, 5, 1), False),
     ],
-    ids=["rgb", "ycbcr, odd", "two grids, grey"],
+    ids=["rgb", "ycbcr, odd"],
 )
 def test_every_runtime_certifies_and_keeps_the_image(photos, rng, tmp_path, table, size, static):
     """As `certify` does; and what is within the radius is distilled to the very same bits."""
     height, width, channels = size
     images = photos[:, 100 : 100 + height, 200 : 200 + width, :channels]
-    encoded = encode(images, table.with_settings(cycle_spins=1)) / np.float32(255)
+    encoded = encode(images, table) / np.float32(255)
     layer = FeatureDistillation(table, value_range=(0, 1))
     model = protect(classifier(size if static else (None, None, channels)), layer)
     expected = certify(encoded, table, value_range=(0, 1))
@@ -85,9 +84,9 @@ def test_another_layout(photos, tmp_path):
     """Channels first, grey levels from -1 to 1, and the layer alone, of any size."""
     layer = FeatureDistillation("certified:1", value_range=(-1, 1), data_format="channels_first")
     images = np.float32(encode(photos[:, 60:101, 90:140], "certified:1") / 127.5 - 1)
-    served = export_saved_model(layer, tmp_path)
+    loaded = tf.saved_model.load(str(export_saved_model(layer, tmp_path, verify=False)))
     turned = np.moveaxis(images, -1, 1)
-    found = run_saved_model(served, {"certify": {"images": turned}})["certify"].outputs
+    found = loaded.signatures["certify"](images=tf.constant(turned))
     expected = certify(images, "certified:1", value_range=(-1, 1))
     np.testing.assert_allclose(radii_of(found), radii_of(vars(expected)), atol=2e-3)
     np.testing.assert_allclose(found["distilled"], layer(turned), atol=1e-4)
@@ -105,17 +104,17 @@ def test_only_what_sees_its_images_through_the_layer_is_certified():
     assert certified_layer(keras.Model(inputs, layer(below))) is None
 
 
-@pytest.mark.parametrize("export", [export_saved_model, export_tflite])
-def test_wrong_radii_are_no_proof(export, tmp_path, monkeypatch):
+def test_wrong_radii_are_no_proof(tmp_path, monkeypatch):
     model = protect(classifier((24, 16, 3)), FeatureDistillation("certified:2"))
     checks = []
-    export(model, tmp_path / "right", on_check=checks.append)
-    assert all(run.radius_difference < RADIUS_TOLERANCE / 5 for run in checks[0].runtimes[:1])
+    export_tflite(model, tmp_path / "right.tflite", on_check=checks.append)
+    assert checks[0].runtimes[0].radius_difference < RADIUS_TOLERANCE / 5
     assert "radii differ by" in str(checks[0])
-    wrong = lambda pixels, table: (tf.ones(len(pixels)), tf.ones(len(pixels)))  # noqa: E731
-    monkeypatch.setattr("fd_keras.export.signatures.radii", wrong)
-    with pytest.raises(ExportProofError, match="certified radii differ by"):
-        export(model, tmp_path / "wrong")
+    ones = tf.ones(64)
+    monkeypatch.setattr("fd_keras.export.signatures.radii", lambda *_: (ones, ones))
+    for export in (export_saved_model, export_tflite):
+        with pytest.raises(ExportProofError, match="certified radii differ by"):
+            export(model, tmp_path / export.__name__)
 
 
 def test_quantised_bodies_certify_alike(photos, tmp_path):
