@@ -18,13 +18,14 @@ moves the others by half a step::
 
     c' = c - min(max(c, -q / 2), q / 2)    (DC: c' = c)
 
-Its own gradient is used. It is non-expansive: the transform is orthonormal, shrinkage moves no two
-coefficients apart, and neither does the mean over grids. So the distilled images of two inputs
-are never farther apart in L2 than the inputs. This is exact in RGB and grey where sides are
-multiples of 8 or, on 2 and 4 grids, of 4: images are mirrored at their edges, and the DCT of half
-a block with its mirror image is that of 4 pixels. Elsewhere the images are to be compared as they
-are continued. A table in YCbCr moves no Y, Cb and Cr apart, and RGB by a factor of at most 1.76,
-the condition number of the colour matrix.
+What is computed is the inverse transform of the ``min``, which is subtracted from the image: that
+takes fewer passes over memory. The gradient is its own. It is non-expansive: the transform is
+orthonormal, shrinkage moves no two coefficients apart, and neither does the mean over grids. So
+the distilled images of two inputs are never farther apart in L2 than the inputs. This is exact
+in RGB and grey where sides are multiples of 8 or, on 2 and 4 grids, of 4: images are mirrored at
+their edges, and the DCT of half a block with its mirror image is that of 4 pixels. Elsewhere the
+images are to be compared as they are continued. A table in YCbCr moves no Y, Cb and Cr apart, and
+RGB by a factor of at most 1.76, the condition number of the colour matrix.
 
 Clipping to the value range has the straight-through gradient in all cases.
 """
@@ -124,7 +125,9 @@ def distil(
     if 0 in pixels.shape.as_list():
         return pixels
     soft = quantizer == "soft"
-    round_trip, shrink = _ROUND_TRIPS[method], _soften if soft else _ROUNDINGS[gradient]
+    round_trip, change = _ROUND_TRIPS[method], _clip if soft else _ROUNDINGS[gradient]
+    # What soft thresholding removes has no DC, and so no level shift.
+    shift = 0.0 if soft else level_shift(color_space)
     if soft:
         steps = steps * tf.constant(_THRESHOLDS, tf.float32)
     straight = gradient == "straight-through" and not soft
@@ -132,10 +135,12 @@ def distil(
     total: Any = None
     for offset in grid_offsets(cycle_spins):
         padded = pad_to_blocks(seen, offset, mirror=soft)
-        distilled = round_trip(padded, steps, color_space, shrink)
+        distilled = round_trip(padded, steps, color_space, change, shift)
         distilled = _crop(distilled, offset, pixels)
         total = distilled if total is None else total + distilled
     mean = total * (1 / cycle_spins) if cycle_spins > 1 else total
+    if soft:
+        return pixels - mean
     return _straight_through(pixels, mean) if straight else mean
 
 
@@ -248,16 +253,17 @@ def _quantise(
     return rounded(values * tf.math.reciprocal(steps)) * steps
 
 
-def _soften(values: tf.Tensor, thresholds: tf.Tensor) -> tf.Tensor:
+def _clip(values: tf.Tensor, thresholds: tf.Tensor) -> tf.Tensor:
+    """What soft thresholding removes from coefficients."""
     # Where two operands are equal, TensorFlow's gradient goes to the first one: with the thresholds
-    # there, the gradient of DC, whose threshold is 0, is 1 also where DC is 0.
-    return values - tf.minimum(thresholds, tf.maximum(-thresholds, values))
+    # there, nothing of DC, whose threshold is 0, is removed from the gradient where DC is 0.
+    return tf.minimum(thresholds, tf.maximum(-thresholds, values))
 
 
 # Typing alias: function of coefficients and, in a shape that broadcasts, of their steps.
-_Shrinkage = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+_Change = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
-_ROUNDINGS: dict[Gradient, _Shrinkage] = {
+_ROUNDINGS: dict[Gradient, _Change] = {
     "straight-through": functools.partial(_quantise, rounded=_round_straight_through),
     "smooth": functools.partial(_quantise, rounded=round_smoothly),
 }
@@ -266,7 +272,9 @@ _ROUNDINGS: dict[Gradient, _Shrinkage] = {
 _THRESHOLDS = np.where(np.arange(BLOCK_SIZE**2).reshape(BLOCK_SIZE, BLOCK_SIZE), 0.5, 0.0)
 
 
-def coefficients(pixels: tf.Tensor, color_space: ColorSpace = "rgb") -> tf.Tensor:
+def coefficients(
+    pixels: tf.Tensor, color_space: ColorSpace = "rgb", *, shift: float | None = None
+) -> tf.Tensor:
     """Blockwise DCT of images, in the order in which matrix products compute it.
 
     Along the width, the 8 pixels of a block row are ``8 * channels`` neighbouring numbers:
@@ -277,6 +285,7 @@ def coefficients(pixels: tf.Tensor, color_space: ColorSpace = "rgb") -> tf.Tenso
         pixels: float32 ``(batch, height, width, channels)`` on the 0..255 scale; height and
             width are multiples of 8.
         color_space: Colour space of the coefficients; ``"ycbcr"`` is centred on 128.
+        shift: Grey level to centre on instead.
 
     Returns:
         float32 ``(batch * height / 8, 8, width / 8, 8 * channels)``: vertical frequency on
@@ -288,7 +297,7 @@ def coefficients(pixels: tf.Tensor, color_space: ColorSpace = "rgb") -> tf.Tenso
         (TensorShape([1, 8, 2, 8]), 8)
     """
     _, _, width, channels = _shape(pixels)
-    shift = level_shift(color_space)
+    shift = level_shift(color_space) if shift is None else shift
     x = pixels - shift if shift else pixels
     x = _transform_rows(x, dct_basis(), channels, color_space, inverse=False)
     x = _transform_columns(x, dct_basis(), width * channels)
@@ -369,17 +378,20 @@ def validate_norm(value: object) -> Norm:
 
 
 def _matmul_round_trip(
-    pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSpace, shrink: _Shrinkage
+    pixels: tf.Tensor,
+    steps: tf.Tensor,
+    color_space: ColorSpace,
+    change: _Change,
+    shift: float,
 ) -> tf.Tensor:
     """DCT, quantise and inverse DCT of whole blocks as products with constant matrices."""
     batch, height, width, channels = _shape(pixels)
     # (c, u, v) -> (u, 1, v * c), the order of the coefficients
     grid = tf.reshape(tf.transpose(steps, (1, 2, 0)), (BLOCK_SIZE, 1, BLOCK_SIZE * channels))
-    x = shrink(coefficients(pixels, color_space), grid)
+    x = change(coefficients(pixels, color_space, shift=shift), grid)
     x = _transform_columns(x, dct_basis().T, width * channels)
     x = _transform_rows(x, dct_basis().T, channels, color_space, inverse=True)
     x = tf.reshape(x, (batch, height, width, channels))
-    shift = level_shift(color_space)
     return x + shift if shift else x
 
 
@@ -409,12 +421,15 @@ def _transform_rows(
 
 
 def _signal_round_trip(
-    pixels: tf.Tensor, steps: tf.Tensor, color_space: ColorSpace, shrink: _Shrinkage
+    pixels: tf.Tensor,
+    steps: tf.Tensor,
+    color_space: ColorSpace,
+    change: _Change,
+    shift: float,
 ) -> tf.Tensor:
     """The same computation with ``tf.signal``, block by block."""
     batch, height, width, channels = _shape(pixels)
     convert = color_space == "ycbcr" and channels == 3
-    shift = level_shift(color_space)
     x = pixels - shift
     if convert:
         x = tf.tensordot(x, tf.constant(RGB_TO_YCBCR.T, x.dtype), 1)
@@ -429,7 +444,7 @@ def _signal_round_trip(
         x = tf.pad(x, ((0, 1), (0, 0), (0, 0), (0, 0)))
     x = _swap_last_two(tf.signal.dct(x, type=2, norm="ortho"))
     x = _swap_last_two(tf.signal.dct(x, type=2, norm="ortho"))
-    x = shrink(x, steps)
+    x = change(x, steps)
     x = _swap_last_two(tf.signal.idct(x, type=2, norm="ortho"))
     x = _swap_last_two(tf.signal.idct(x, type=2, norm="ortho"))
     x = tf.reshape(x if known else x[:-1], shape)

@@ -98,7 +98,8 @@ class FeatureDistillation(keras.layers.Layer):
         ``(height, width, channels)`` or ``(batch, height, width, channels)``, or with channels
         first according to ``data_format``. Any height, width and batch, also unknown ones and 0;
         edges are repeated to complete blocks, or mirrored for soft thresholding. Dense, of any
-        float or integer dtype. A non-finite pixel makes its block NaN.
+        float or integer dtype. A non-finite pixel makes its block NaN; with soft thresholding it
+        may be the only one, and infinity may be clipped.
 
     Output shape:
         That of the input, in the layer's compute dtype. With an integer ``dtype``, which needs a
