@@ -262,7 +262,15 @@ class TestPresets:
             assert preset_table(table.name) == table
 
     @pytest.mark.parametrize(
-        "name", ["certified:", "certified:x", "certified:0", "certified:0.02", "certified:inf", "certified:2:lab"]
+        "name",
+        [
+            "certified:",
+            "certified:x",
+            "certified:0",
+            "certified:0.02",
+            "certified:inf",
+            "certified:2:lab",
+        ],
     )
     def test_bad_certified(self, name):
         with pytest.raises(ValueError, match=f"grey levels of 255, from 0.1.*name='{name}'"):
