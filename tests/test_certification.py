@@ -63,7 +63,7 @@ def images(draw, shapes=tuple(SHAPES)):
     return np.uint8((ramp + rng.integers(0, 9, shape)) % 256)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(images(), st.sampled_from([1, 2, 3.5, 4]), st.sampled_from(["rgb", "ycbcr"]))
 def test_every_encoded_image_reaches_the_radius(image, epsilon, color_space):
     table = certified_table(epsilon, color_space=color_space)
@@ -73,7 +73,7 @@ def test_every_encoded_image_reaches_the_radius(image, epsilon, color_space):
     assert certify(encoded, table).holds(epsilon).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(images(), st.integers(0, 1000), st.sampled_from(["rgb", "ycbcr"]), st.booleans())
 def test_any_table_reaches_its_nominal_radius(image, seed, color_space, shared):
     rng = np.random.default_rng(seed)
@@ -83,7 +83,7 @@ def test_any_table_reaches_its_nominal_radius(image, seed, color_space, shared):
     assert radius >= nominal_radius(table, image.shape[-1]) - 1e-3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     images(((16, 24, 3), (8, 8, 1), (24, 16, 1))),
     st.sampled_from(["rgb", "ycbcr"]),
@@ -104,7 +104,7 @@ def test_the_limiting_band_moves_just_beyond_the_radius(image, color_space, epsi
     assert any(moved[index] != before[index] for moved in beyond)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(images(), st.sampled_from(["rgb", "ycbcr"]), st.integers(0, 1000), st.booleans())
 def test_the_distilled_image_is_the_same_to_the_bit(image, color_space, seed, corners):
     table = certified_table(2, color_space=color_space)
@@ -121,7 +121,7 @@ def test_the_distilled_image_is_the_same_to_the_bit(image, color_space, seed, co
     np.testing.assert_array_equal(layer(attacked), layer(encoded))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(images(), st.sampled_from(["rgb", "ycbcr"]), st.integers(0, 1000))
 def test_l2_radius_holds_at_repeated_edges(image, color_space, seed):
     table = certified_table(20, color_space=color_space, norm="2")

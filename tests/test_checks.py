@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -156,7 +156,6 @@ def test_ranges_that_float32_cannot_hold(value_range):
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-30, 1e30))
-@settings(deadline=None)
 def test_permitted_ranges_give_finite_images(low, width):
     try:
         low, high = validate_value_range((low, low + width))

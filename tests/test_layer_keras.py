@@ -53,7 +53,7 @@ class TestShapes:
         st.sampled_from(["rgb", "ycbcr"]),
         st.booleans(),
     )
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_sizes_of_any_number(self, shape, spins, method, color_space, one):
         """Sizes of 0 once failed inside TensorFlow, by the block grids or the FFT."""
         layer = FeatureDistillation("liu2019", color_space, spins, dct_method=method)

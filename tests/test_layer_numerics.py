@@ -98,7 +98,7 @@ def test_neutral_grey_stays_neutral_in_ycbcr(rng):
     assert np.ptp(out, axis=-1).max() < 1e-3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
     scale=st.floats(0.5, 200),
@@ -117,7 +117,7 @@ def test_random_tables_match_oracle(seed, scale, spins, color_space, height, wid
     np.testing.assert_allclose(actual[decided], expected[decided], atol=TOLERANCE, rtol=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(1, 200))
 def test_distilling_twice_changes_nothing_more(seed, scale):
     """Unclipped, a distilled image consists of whole steps, which are their own rounding."""
@@ -223,7 +223,7 @@ class TestGradient:
 class TestSoftThresholding:
     """The other quantiser, which has neither ties nor a made-up gradient."""
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(
         seed=st.integers(0, 2**32 - 1),
         scale=st.floats(0.5, 200),
@@ -280,7 +280,7 @@ class TestSoftThresholding:
         for shape in [(0, 8, 8, 3), (2, 0, 8, 3), (2, 8, 0, 3)]:
             assert graph(np.zeros(shape, "float32")).shape == shape
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(
         seed=st.integers(0, 2**32 - 1),
         scale=st.floats(0.5, 200),
@@ -302,7 +302,7 @@ class TestSoftThresholding:
         ]
         assert np.linalg.norm(moved[1] - moved[0]) <= np.linalg.norm(y - x) + TOLERANCE
 
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     @given(
         seed=st.integers(0, 2**32 - 1),
         scale=st.floats(0.5, 200),

@@ -45,7 +45,7 @@ def test_any_name_is_drawn_as_text(name, photos):
 
 
 @given(NAMES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_short_names_hold_no_formula_and_no_line_break(name):
     from matplotlib.text import Text
 

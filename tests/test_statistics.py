@@ -305,7 +305,7 @@ def test_impossible_moments(crops, name, tmp_path):
     ),
     st.sampled_from(["rgb", "ycbcr"]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_measured_moments_are_possible(images, color_space):
     """Whatever the images, rounding never makes moments that contradict each other."""
     measured = CoefficientStatistics.from_data(images, color_space=color_space)

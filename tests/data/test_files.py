@@ -444,9 +444,7 @@ def test_truncated_image_is_named(tmp_path, file_format):
         read_image(path)
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     file_format=st.sampled_from(["PNG", "JPEG", "WEBP"]),
     position=st.floats(0, 1, exclude_max=True),

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -301,7 +301,6 @@ def test_record_that_is_no_example(photos, tmp_path):
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 9))
-@settings(deadline=None)
 def test_the_beginning_of_a_sample_is_spread_over_the_groups(groups, seed):
     def loaders():
         return iter([lambda index=index: index for index in range(len(groups))])

@@ -109,7 +109,7 @@ def test_dead_zone_of_wide_coefficients_is_a_cell_of_rounding():
         np.testing.assert_allclose(distortion, 9.0, rtol=5e-3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(0.01, 1e3), st.floats(1e-3, 1e3), st.floats(0.01, 1e2), shapes)
 def test_dead_zones_grow_with_steps(step, scale, epsilon, shape):
     soft = {"shape": shape, "quantizer": "soft"}
@@ -216,7 +216,7 @@ def test_limits(shape):
 
 
 @given(step=positive, factor=st.floats(1, 100), scale=positive, std=positive, shape=shapes)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_monotone(step, factor, scale, std, shape):
     def removal(step, std):
         return removal_of_std(step, scale, std, shape=shape)

@@ -139,7 +139,7 @@ def test_designed_table_works_in_the_layer():
     budget=st.floats(0.2, 500),
     as_bands=st.integers(8, 64),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_larger_epsilon_never_gives_a_smaller_step(
     epsilon, more, ratio, required, budget, as_bands
 ):

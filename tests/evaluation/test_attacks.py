@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -270,7 +270,6 @@ def test_a_function_without_a_shape_needs_one():
         art_classifier(lambda x: x)
 
 
-@settings(deadline=None)
 @given(arrays(np.float32, (4, 5), elements=st.floats(-20, 20, width=32)))
 def test_log_odds_are_what_cross_entropy_is_a_function_of(logits):
     labels = np.array([0, 4, 2, 2])

@@ -580,7 +580,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_settings_are_shown_as_text(value):
     page = Page(environment().get_template("macros.html.j2").module.tree(value))
     assert page.open == []

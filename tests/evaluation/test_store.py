@@ -56,7 +56,7 @@ def mutant(content, change):
     return bytes(data)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(changes, min_size=1, max_size=3))
 def test_a_mutant_is_the_same_array_or_computed_again(stored, steps):
     """49 of 818 mutants used to give other numbers without a word."""

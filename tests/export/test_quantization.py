@@ -30,7 +30,7 @@ def squared_error(values, low, high):
     return float(np.mean((stored(values, low, high) - np.ravel(values)) ** 2))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from(["laplace", "normal", "uniform", "standard_cauchy"]),

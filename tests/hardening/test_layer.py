@@ -30,7 +30,7 @@ def test_soft_thresholds_are_learnt_by_their_true_gradient(rng):
 
 
 @given(moves=st.lists(st.floats(-1e6, 1e6), min_size=64, max_size=64), rate=st.floats(0.01, 10))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_learnt_steps_stay_positive_whatever_moves_them(moves, rate):
     training = TrainingDistillation(FeatureDistillation("liu2019"), 1, rate=rate)
     constrained = training.moves.constraint(tf.constant(moves, tf.float32, (1, 8, 8)))
