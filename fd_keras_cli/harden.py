@@ -235,6 +235,7 @@ def _check_out(out: Path, model: Path) -> None:
         raise ValueError(
             f"`--out` must not be where MODEL is, which would be replaced. Received: --out {out}"
         )
+    check_directory(out / _TRAINING)
     if (out / _TRAINING).is_dir():
         with locked(out / _TRAINING):
             pass

@@ -163,3 +163,12 @@ def test_every_output_is_checked_before_the_work(run, monkeypatch, tmp_path, com
     assert code == 1
     assert f"{SEALED} cannot be written to" in errors
     assert f"Received: {option} {SEALED}/new" in errors
+
+
+@pytest.mark.parametrize(("command", "name"), [("harden", "training"), ("export", "saved_model")])
+def test_directories_below_out_are_checked_too(run, tmp_path, command, name):
+    (tmp_path / name).write_text("a file")
+    data = ["no data"] if command == "harden" else []
+    code, _, errors = run(command, "no model", *data, "--out", tmp_path)
+    assert code == 1
+    assert f"`--out` must be a directory. Received: --out {tmp_path / name}" in errors

@@ -56,7 +56,7 @@ def test_binary_labels_of_keras_directories(tmp_path):
         (tmp_path / name).mkdir()
         keras.utils.save_img(tmp_path / name / "1.png", np.zeros((4, 4, 3)))
     data = keras.utils.image_dataset_from_directory(
-        tmp_path, label_mode="binary", image_size=(4, 4), shuffle=False, verbose=False
+        tmp_path, label_mode="binary", image_size=(4, 4), shuffle=False
     )
     ((_, labels),) = batches_with_labels(data, 2)
     assert labels.tolist() == [0, 1]
