@@ -153,6 +153,8 @@ class Lattice:
         residual = wanted - steps * np.round(wanted / steps + TIE_OFFSET)
         changes = np.array(list(itertools.product((0, -1, 1), repeat=len(steps))), np.float64)
         distances = ((residual[:, np.newaxis] - changes * steps) ** 2).sum(-1)
+        # Near a tie, which the offset decides, another level is nearer than the block's own.
+        distances[:, 0] = 0
         return np.asarray(changes[np.argsort(distances, axis=1, kind="stable")])
 
     def _spare(self, images: FloatArray) -> Steps:

@@ -9,7 +9,7 @@ from scipy.fft import dctn
 
 from fd_keras import FeatureDistillation, QuantizationTable, preset_table
 from fd_keras.certification import certified_table, certify, nominal_radius, radii
-from fd_keras.dct import RGB_TO_YCBCR, TIE_OFFSET, level_shift
+from fd_keras.dct import RGB_TO_YCBCR, TIE_OFFSET, YCBCR_TO_RGB, level_shift
 from fd_keras.encoding import encode, make_pipeline
 from fd_keras.jpeg import encode_jpeg, rounded_table
 from fd_keras.kernels import TOLERANCE, coefficients, l2_gains, linf_gains
@@ -71,6 +71,14 @@ def test_every_encoded_image_reaches_the_radius(image, epsilon, color_space):
     assert encoded.dtype == np.uint8
     assert encoded.shape == image.shape
     assert certify(encoded, table).holds(epsilon).all()
+
+
+def test_a_dark_block_near_a_tie_reaches_the_radius():
+    """Its Cr, 12.4785 by a step of 25, is put on a level that is not the nearest one."""
+    table = certified_table(1, color_space="ycbcr")
+    color = 128 + YCBCR_TO_RGB @ np.array([-987.995, -18.979, 12.4785]) / 8
+    image = np.broadcast_to(np.float32(color), (8, 8, 3))
+    assert certify(encode(image, table), table).holds(1).all()
 
 
 @settings(max_examples=40)

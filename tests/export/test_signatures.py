@@ -110,8 +110,9 @@ def test_wrong_radii_are_no_proof(tmp_path, monkeypatch):
     export_tflite(model, tmp_path / "right.tflite", on_check=checks.append)
     assert checks[0].runtimes[0].radius_difference < RADIUS_TOLERANCE / 5
     assert "radii differ by" in str(checks[0])
-    ones = tf.ones(64)
-    monkeypatch.setattr("fd_keras.export.signatures.radii", lambda *_: (ones, ones))
+    monkeypatch.setattr(
+        "fd_keras.export.signatures.radii", lambda pixels, _: 2 * (tf.ones(tf.shape(pixels)[0]),)
+    )
     for export in (export_saved_model, export_tflite):
         with pytest.raises(ExportProofError, match="certified radii differ by"):
             export(model, tmp_path / export.__name__)
