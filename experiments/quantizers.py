@@ -290,7 +290,8 @@ def page(results):
         table = []
         for row in found["rows"]:
             figures = row["figures"]
-            cells = [row[key] or "" for key in ("target", "family", "step")]
+            chosen = "" if row["step"] is None else row["target"]
+            cells = [chosen, row["family"], row["step"] or ""]
             cells += [percent(figures["benign"]), f"{100 * gray_mean(figures):.1f}"]
             table.append([str(c) for c in cells] + [percent(figures[name]) for name in names])
         heads = ["chosen for", "layer", "luma step", "benign", "gray-box", *names]
