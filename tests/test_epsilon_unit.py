@@ -17,7 +17,7 @@ from fd_keras.design import (
     perturbation_std,
     removal_probability,
 )
-from fd_keras.evaluation import Attack, autoattack, bim, fgsm, pgd, square
+from fd_keras.evaluation import Attack, autoattack, bim, fgsm, half_step, pgd, square
 from fd_keras.hardening import Recipe
 from fd_keras_cli.app import app
 
@@ -47,6 +47,7 @@ CALLS = {
     "fgsm": fgsm,
     "bim": lambda e: bim(e, 0.5),
     "pgd": pgd,
+    "half_step": half_step,
     "square": square,
     "autoattack": autoattack,
     "Attack": lambda e: Attack("FGSM", "FGSM", "inf", e),
