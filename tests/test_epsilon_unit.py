@@ -52,6 +52,7 @@ CALLS = {
     "fgsm": fgsm,
     "bim": lambda e: bim(e, 0.5),
     "pgd": pgd,
+    "half_step": half_step,
     "square": square,
     "autoattack": autoattack,
     "half_step": half_step,
