@@ -55,7 +55,6 @@ CALLS = {
     "half_step": half_step,
     "square": square,
     "autoattack": autoattack,
-    "half_step": half_step,
     "certified_table": certified_table,
     "Certificate.holds": lambda e: certify(IMAGES, "liu2019").holds(e),
     "Attack": lambda e: Attack("FGSM", "FGSM", "inf", e),
