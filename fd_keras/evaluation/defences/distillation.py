@@ -94,10 +94,9 @@ def distillation(
 
 def _encoder(table: QuantizationTable) -> Encoder:
     """Images on the table's lattice; their files are JPEG, with the steps rounded for it."""
-    steps = rounded_table(table)
 
     def store(images: npt.NDArray[Any]) -> Stored:
-        stored = encode(images, table)
+        stored, steps = encode(images, table), rounded_table(table)
         return stored, np.array([len(encode_jpeg(image, steps)) for image in stored], np.int64)
 
     return Encoder(
