@@ -24,6 +24,7 @@ from fd_keras.design import (
 )
 from fd_keras.evaluation import Attack, autoattack, bim, fgsm, half_step, pgd, square
 from fd_keras.hardening import Recipe
+from fd_keras.refinement import certified_space
 from fd_keras_cli.app import app
 
 IMAGES = np.random.default_rng(2).integers(30, 220, (4, 32, 32, 3)).astype(float)
@@ -56,6 +57,7 @@ CALLS = {
     "square": square,
     "autoattack": autoattack,
     "certified_table": certified_table,
+    "certified_space": certified_space,
     "Certificate.holds": lambda e: certify(IMAGES, "liu2019").holds(e),
     "Attack": lambda e: Attack("FGSM", "FGSM", "inf", e),
     "Recipe": lambda e: Recipe(epsilon=e),

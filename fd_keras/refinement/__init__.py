@@ -9,13 +9,14 @@ from fd_keras.refinement.learn import LearnResult, learn_table
 from fd_keras.refinement.plots import parameter_importance
 from fd_keras.refinement.refine import Search, refine
 from fd_keras.refinement.result import RefineResult
-from fd_keras.refinement.space import band_space
+from fd_keras.refinement.space import band_space, certified_space
 
 __all__ = [
     "LearnResult",
     "RefineResult",
     "Search",
     "band_space",
+    "certified_space",
     "learn_table",
     "parameter_importance",
     "refine",

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fd_keras._checks import checked, shown
-from fd_keras.dct import BLOCK_SIZE, ColorSpace, Quantizer
+from fd_keras.certification import certified_table
+from fd_keras.dct import BLOCK_SIZE, ColorSpace, Quantizer, zigzag_rank
 from fd_keras.design import design_table, rank_bands
 from fd_keras.presets import preset_table
 from fd_keras.statistics import CoefficientStatistics
@@ -99,6 +100,51 @@ def band_space(
         steps = np.maximum(steps.round(2), 0.01)
         provenance = {"source": "band_space", "name": "searched", "values": dict(hp.values)}
         return QuantizationTable(steps, color_space, spins, provenance, quantizer)
+
+    return table
+
+
+def certified_space(
+    epsilon: float, *, color_spaces: Sequence[ColorSpace] = ("rgb", "ycbcr")
+) -> Space:
+    """A space of tables that all certify the same radius for encoded images.
+
+    No step is smaller than that of ``certified_table``. Searched are ``color_space``, ``dc_factor``
+    (of the step of DC, which moves brightness only), ``kept_bands`` (number of bands in zigzag
+    order that keep the certified step), ``factor`` (of the steps of the others) and ``chroma``
+    (factor of the steps of Cb and Cr).
+
+    Args:
+        epsilon: The radius, in grey levels of 255.
+        color_spaces: Colour spaces to choose from.
+
+    Returns:
+        The space.
+
+    Raises:
+        ValueError: ``epsilon`` is not in grey levels of 255.
+
+    Example:
+        >>> import keras_tuner
+        >>> space = certified_space(2, color_spaces=["rgb"])
+        >>> space(keras_tuner.HyperParameters()) == certified_table(2)  # the defaults
+        True
+    """
+    bases = {name: certified_table(epsilon, color_space=name) for name in color_spaces}
+
+    def table(hp: Any) -> QuantizationTable:
+        names = list(bases)
+        color_space = hp.Choice("color_space", names) if len(names) > 1 else names[0]
+        dc_factor, factor, chroma = (
+            float(hp.Float(name, 1.0, 4.0, sampling="log", default=1.0))
+            for name in ("dc_factor", "factor", "chroma")
+        )
+        kept = hp.Int("kept_bands", 1, _BANDS, default=_BANDS)
+        steps = bases[color_space].steps * np.where(zigzag_rank() < kept, 1.0, factor)
+        steps[:, 0, 0] *= dc_factor
+        steps[1:] *= chroma
+        provenance = {"source": "certified_space", "name": "searched", "values": dict(hp.values)}
+        return QuantizationTable(np.ceil(steps), color_space, 1, provenance)
 
     return table
 

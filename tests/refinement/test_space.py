@@ -4,7 +4,9 @@ import keras_tuner
 import pytest
 
 from fd_keras import CoefficientStatistics, FeatureDistillation
-from fd_keras.refinement import band_space
+from fd_keras.certification import certify, nominal_radius
+from fd_keras.encoding import encode
+from fd_keras.refinement import band_space, certified_space
 from fd_keras.refinement.space import band_values, starting_points
 
 
@@ -81,3 +83,16 @@ def test_quantisers_are_searched_where_there_are_several(statistics):
     for values in starting_points(statistics, **only):
         hp.values = values
         assert (space(hp).quantizer, space(hp).cycle_spins) == ("soft", 4)
+
+
+def test_every_point_of_the_certified_space_certifies(photos):
+    space = certified_space(1.5)
+    space(hp := keras_tuner.HyperParameters())
+    image, seen = photos[1, 100:132, 200:232], set()
+    for seed in range(12):
+        hp.values = {p.name: p.random_sample(89 * seed + i) for i, p in enumerate(hp.space)}
+        table = space(hp)
+        seen.add(table.color_space)
+        assert nominal_radius(table, 3) >= 1.5
+        assert certify(encode(image, table), table).holds(1.5).all()
+    assert seen == {"rgb", "ycbcr"}
