@@ -19,7 +19,7 @@ from fd_keras.data.batches import described, image_batches
 from fd_keras.kernels import distil, to_grey_levels
 from fd_keras.presets import TableLike, as_table
 from fd_keras.protection import chosen_output, layer_for, protect, run_whole
-from fd_keras.tables import QuantizationTable
+from fd_keras.tables import QuantizationTable, check_rounds
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -473,11 +473,12 @@ class LatticeDistance(keras.layers.Layer):
     ) -> None:
         super().__init__(**{"autocast": False, **kwargs, "dtype": "float32"})
         self.table = as_table(table)
+        check_rounds(self.table)
         self.value_range = validate_value_range(value_range)
         if self.table.cycle_spins != 1:
             raise ValueError(
                 "`table` must have one block grid, as that of `encode` has. "
-                f"Received: table={self.table!r}"
+                f"Received: table={shown(self.table)}"
             )
 
     def build(self, input_shape: Any) -> None:

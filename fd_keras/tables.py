@@ -316,7 +316,7 @@ def check_rounds(table: QuantizationTable, name: str = "table") -> None:
         raise ValueError(
             f"`{name}` must round, because JPEG files, encoded images and certificates need "
             "multiples of steps, of which soft thresholding knows none. "
-            f"Received: {name}={table!r}"
+            f"Received: {name}={shown(table)}"
         )
 
 

@@ -590,6 +590,7 @@ class TestTampering:
         ("table", "options", "problem"),
         [
             (preset_table("liu2019").with_settings(cycle_spins=2), {}, "one block grid"),
+            ("soft8", {}, "`table` must round"),
             (TABLE, {"input_shape": (8, 8, 4)}, "1 or 3 channels"),
             (TABLE, {"value_range": (1, 1)}, "`value_range`"),
         ],

@@ -312,7 +312,7 @@ def _check_details(
             and is_number(stored["bytes_per_image"])
         ):
             raise ValueError(
-                f"`defences` must have two_passes with {list(_STORED)}. Received: {entry!r}"
+                f"`defences` must have two_passes with {list(_STORED)}. Received: {shown(entry)}"
             )
     for entry in checks:
         # 0, 1 or "false" in the place of a truth value would let a failure pass for a success.

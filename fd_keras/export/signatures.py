@@ -132,6 +132,8 @@ def certified_layer(model: keras.Model) -> FeatureDistillation | None:
     # One that casts its inputs to fewer bits sees other coefficients than theirs.
     if not isinstance(first, FeatureDistillation) or first._casts_inputs:
         return None
+    if first.quantizer != "round":
+        return None
     (images,) = _origins(model.inputs)
     elsewhere = [*_origins(model.outputs), *(x for other in layers[1:] for x in _read_by(other))]
     return first if images in _read_by(first) and images not in elsewhere else None

@@ -99,6 +99,8 @@ def test_only_what_sees_its_images_through_the_layer_is_certified():
     assert certified_layer(keras.Model(inputs, [layer(inputs), inputs])) is None
     assert certified_layer(DistillationDetector(classifier((16, 16, 3)), layer)) is None
     assert certified_layer(classifier((16, 16, 3))) is None
+    soft = FeatureDistillation("soft8", value_range=(0, 255))
+    assert certified_layer(keras.Model(inputs, soft(inputs))) is None
     assert certified_layer(protect(classifier((16, 16, 3)), layer)) is layer
     below = layers.Rescaling(2.0)(inputs)
     assert certified_layer(keras.Model(inputs, layer(below))) is None
