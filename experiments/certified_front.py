@@ -59,7 +59,7 @@ class Tuner(keras_tuner.BayesianOptimization):
         self.answers = tf.nn.softmax(classifier.logits(images / np.float32(255)))
         super().__init__(lambda hp: None, **kwargs)
 
-    def run_trial(self, trial):
+    def run_trial(self, trial, **_):
         table, threshold = self.space(trial.hyperparameters)
         _, seen, size = decoded(self.images, table, threshold)
         logits = self.classifier.logits(seen / np.float32(255))

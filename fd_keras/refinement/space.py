@@ -22,6 +22,7 @@ Space = Callable[[Any], QuantizationTable]
 Statistics = CoefficientStatistics | Mapping[ColorSpace, CoefficientStatistics]
 
 _BANDS = BLOCK_SIZE**2
+_LARGEST = 255.0
 
 # (lowest, highest, default) of what ``band_space`` searches.
 _LIMITS = {
@@ -144,7 +145,9 @@ def certified_space(
         steps[:, 0, 0] *= dc_factor
         steps[1:] *= chroma
         provenance = {"source": "certified_space", "name": "searched", "values": dict(hp.values)}
-        return QuantizationTable(np.ceil(steps), color_space, 1, provenance)
+        # JPEG files hold no larger steps.
+        steps = np.minimum(np.ceil(steps), np.maximum(bases[color_space].steps, _LARGEST))
+        return QuantizationTable(steps, color_space, 1, provenance)
 
     return table
 
