@@ -222,7 +222,7 @@ def check_rows(rows: Sequence[Row], *, splits: Sequence[str] = (TEST,)) -> None:
         ...
         ValueError: `rows[0]` must have the keys ['attack', 'attack_family', 'correct', 'count',
         'epsilon', 'family', 'interval', 'norm', 'split', 'threat_model'] too.
-        Received: {'defence': 'none', 'accuracy': 0.9}
+        Received: {'accuracy': 0.9, 'defence': 'none'}
     """
     seen = set()
     for number, row in enumerate(rows):
