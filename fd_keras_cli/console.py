@@ -77,7 +77,12 @@ def echo(text: object, *, err: bool = False) -> None:
         >>> echo("Wrote table.json")
         Wrote table.json
     """
-    typer.echo(printable(text, lines=True), err=err)
+    try:
+        typer.echo(printable(text, lines=True), err=err)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        # What is still buffered would be written when Python ends, and fail there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
 
 
 def print_error(error: object, console: Console | None = None) -> None:

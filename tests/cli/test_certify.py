@@ -1,6 +1,8 @@
 """certify, and the commands that write what certifies: apply --encode and compress."""
 
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -124,3 +126,15 @@ def test_a_model_guides_the_encoder(run, tmp_path, photos):
     code, _, err = run("apply", files[0], *options, "--out", tmp_path / "other")
     assert code == 1
     assert "`--model` needs --encode" in err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(folder):
+    """As with `| head`: no message, and no traceback when Python ends."""
+    command = [sys.executable, "-m", "fd_keras_cli", "certify", str(folder), "--table", "liu2019"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        errors = process.stderr.read().decode()
+        code = process.wait(timeout=60)
+    assert code == 1
+    assert "Broken pipe" not in errors
+    assert "Traceback" not in errors
