@@ -297,7 +297,11 @@ def margins(
         >>> round(float(margins(flat, steps, "rgb")[0, 0, 0, 0]), 3)
         7.974
     """
-    residual = residuals(pixels, steps, color_space, offset)
+    return _margins_of(residuals(pixels, steps, color_space, offset), steps)
+
+
+def _margins_of(residual: tf.Tensor, steps: FloatArray) -> tf.Tensor:
+    """``margins`` of coefficients that are so far above their levels."""
     grid = tf.constant(ordered(steps), tf.float32)
     nearer = tf.minimum((0.5 + TIE_OFFSET) * grid + residual, (0.5 - TIE_OFFSET) * grid - residual)
     return nearer - 2 * TOLERANCE
@@ -457,12 +461,13 @@ def _of_grid(
 ) -> list[_Certified]:
     """``_radii`` for the indices of one block grid."""
     count, channels = len(pixels), pixels.shape[-1]
-    margin = margins(pixels, steps, color_space, offset)
+    above = residuals(pixels, steps, color_space, offset)
+    margin = _margins_of(above, steps)
     gain = np.float32(ordered(gains(channels, color_space, "inf")))
     found = (margin / gain).numpy().reshape(count, -1, *margin.shape[1:])
     shortest = _least_of_blocks(margin, pixels, color_space, "2") / _repeats(pixels, offset)
     lengths = tf.reduce_min(shortest, axis=(1, 2)).numpy()
-    squared = tf.square(residuals(pixels, steps, color_space, offset)).numpy()
+    squared = tf.square(above).numpy()
     residual = np.sqrt(squared.reshape(count, -1).mean(axis=1))
     certified = []
     for image, length, distance in zip(found, lengths, residual):

@@ -102,8 +102,9 @@ def encode(
     pixels = grey_level_batch(images, value_range)
     lattice = Lattice.of(table, pixels.shape[-1])
     count = -(-pixels[..., 0].size // PIXELS_AT_ONCE)
-    encoder = lattice if classifier is None else _Guide(Classifier.of(classifier), lattice)
+    encoder: Lattice | _Guide = lattice
     if classifier is not None:
+        encoder = _Guide(Classifier.of(classifier), lattice)
         count = max(count, -(-len(pixels) // _GUIDED_AT_ONCE))
     parts = [
         encoder.fitted(np.clip(part, 0, 255)) for part in np.array_split(pixels, count) if len(part)
@@ -148,13 +149,16 @@ class _Guide:
         self, encoded: FloatArray, answers: FloatArray
     ) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
         """How far the answers behind the layer are from others, and which are the same."""
-        distilled = distil(tf.constant(encoded), self._steps, color_space=self._lattice.color_space)
-        seen = np.clip(distilled.numpy(), 0, 255) / np.float32(255)
-        logits = self._classifier.logits(seen)
+        logits = self._classifier.logits(self._behind_layer(tf.constant(encoded)).numpy())
         distances = tf.nn.softmax_cross_entropy_with_logits(answers, logits)
         change = np.abs(np.asarray(tf.nn.softmax(logits)) - answers).max(axis=-1)
         agree = logits.argmax(axis=-1) == answers.argmax(axis=-1)
         return np.array(distances), agree & (change <= _SAME_ANSWER)
+
+    def _behind_layer(self, images: tf.Tensor) -> tf.Tensor:
+        """What the classifier sees of images, pixels from 0 to 1."""
+        distilled = distil(images, self._steps, color_space=self._lattice.color_space)
+        return clip_straight_through(distilled, 0, 255) / 255
 
     def _directions(self, images: FloatArray, answers: FloatArray) -> FloatArray:
         return np.asarray(self._descended(tf.constant(images), tf.constant(answers)))
@@ -163,14 +167,13 @@ class _Guide:
         """Signs of the gradient of the answers' cross-entropy, through the layer."""
         with tf.GradientTape() as tape:
             tape.watch(images)
-            distilled = distil(images, self._steps, color_space=self._lattice.color_space)
-            logits = self._classifier.unit_logits(clip_straight_through(distilled, 0, 255) / 255)
+            logits = self._classifier.unit_logits(self._behind_layer(images))
             loss = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits(answers, logits))
         gradient = tape.gradient(loss, images)
         if gradient is None:
             raise ValueError(
                 "`classifier` must have a gradient with respect to its input. "
-                f"Received: classifier={self._classifier.model!r}"
+                f"Received: classifier={shown(self._classifier.model)}"
             )
         return tf.sign(gradient)
 

@@ -129,10 +129,13 @@ def certified_layer(model: keras.Model) -> FeatureDistillation | None:
     """
     layers = [x for x in model.layers if not isinstance(x, keras.layers.InputLayer)]
     first = layers[0] if layers else None
-    # One that casts its inputs to fewer bits sees other coefficients than theirs.
-    if not isinstance(first, FeatureDistillation) or first._casts_inputs:
-        return None
-    if first.quantizer != "round":
+    # One that casts its inputs to fewer bits sees other coefficients than theirs, and soft
+    # thresholding has no levels that they could stay on.
+    if (
+        not isinstance(first, FeatureDistillation)
+        or first._casts_inputs
+        or first.quantizer != "round"
+    ):
         return None
     (images,) = _origins(model.inputs)
     elsewhere = [*_origins(model.outputs), *(x for other in layers[1:] for x in _read_by(other))]
