@@ -1,4 +1,4 @@
-"""ART's attacks with fixed parameters.
+"""Attacks with fixed parameters.
 
 The threat model depends on what an attack is generated on. On the classifier alone it is
 *gray-box*: the attacker knows the classifier, but not the defence. On the classifier behind its
@@ -11,7 +11,7 @@ Perturbation strengths are in grey levels of 255, whatever value range a classif
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,48 +20,27 @@ import numpy as np
 import numpy.typing as npt
 
 from fd_keras._checks import SMALLEST_EPSILON, checked_labels, shown
-from fd_keras._extras import import_extra
+from fd_keras.evaluation.runners import FAMILIES, TARGETS, library, runner
 
 # Typing alias: called with the number of images just attacked.
 OnBatch = Callable[[int], None]
 
-_ART_CLASSES = {
-    "FGSM": "FastGradientMethod",
-    "BIM": "BasicIterativeMethod",
-    "PGD": "ProjectedGradientDescent",
-    "Half-step": "ProjectedGradientDescent",
-    "DeepFool": "DeepFool",
-    "CW-L2": "CarliniL2Method",
-    "Square": "SquareAttack",
-    "AutoAttack": "AutoAttack",
-}
-ATTACK_FAMILIES = tuple(_ART_CLASSES)
-_VERBOSE = {
-    "BIM",
-    "PGD",
-    "Half-step",
-    "DeepFool",
-    "CW-L2",
-    "Square",
-}  # these take `verbose`, True by default
-_IN_PIXELS = ("eps", "eps_step")
-
 # APGD on the difference of logits ratio (DLR) compares the first with the third logit.
-_DLR, _DLR_CLASSES = "difference_logits_ratio", 3
+_DLR_CLASSES = 3
 
 
 @dataclass(frozen=True)
 class Attack:
-    """One of ART's evasion attacks with all of its parameters.
+    """An evasion attack with all of its parameters.
 
     Args:
         name: Name in reports, with the strength.
-        family: One of ``FGSM``, ``BIM``, ``PGD``, ``Half-step``, ``DeepFool``, ``CW-L2``,
-            ``Square`` and ``AutoAttack``.
+        family: One of ``FGSM``, ``BIM``, ``PGD``, ``Half-step``, ``Square`` and ``AutoAttack``,
+            which are ART's; ``DeepFool`` and ``CW-L2``, which are Foolbox's; and ``CW-Linf``.
         norm: ``"inf"`` or ``"2"``: the norm that the attack bounds or minimises.
         epsilon: Bound on the norm in grey levels of 255; ``None`` for attacks that minimise the
             norm.
-        parameters: Arguments of ART's class, for pixels from 0 to 1.
+        parameters: Arguments of the library's class, for pixels from 0 to 1.
         batch_size: Number of images attacked at once.
 
     Raises:
@@ -80,9 +59,9 @@ class Attack:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        if self.family not in _ART_CLASSES:
+        if self.family not in FAMILIES:
             raise ValueError(
-                f"`family` must be one of {ATTACK_FAMILIES}. Received: family={shown(self.family)}"
+                f"`family` must be one of {FAMILIES}. Received: family={shown(self.family)}"
             )
         if self.epsilon is not None:
             _checked_epsilon(self.epsilon)
@@ -95,7 +74,18 @@ class Attack:
     @property
     def iterations(self) -> int:
         """Maximum number of iterations; 1 for single-step attacks."""
-        return int(self.parameters.get("max_iter", 1))
+        names = ("max_iter", "steps", "iterations")  # ART's, Foolbox's and ours
+        return int(next((self.parameters[name] for name in names if name in self.parameters), 1))
+
+    @property
+    def target(self) -> str | None:
+        """``"next"`` or ``"least likely"`` for a targeted attack."""
+        return self.parameters.get("target")
+
+    @property
+    def library(self) -> str | None:
+        """Name of the package that makes it; ``None`` where it is our own."""
+        return library(self.family)
 
     @property
     def uses_gradient(self) -> bool:
@@ -178,55 +168,15 @@ class Attack:
                 "autoattack(epsilon, dlr=False). "
                 f"Received: a classifier of {classifier.nb_classes} classes"
             )
-        attack = self._art_attack(classifier)
+        attack = runner(self.family, self.parameters, classifier, batch_size=self.batch_size)
         attacked = []
         with _seeded(seed):
             for start in range(0, len(images), self.batch_size):
                 batch = slice(start, start + self.batch_size)
-                attacked.append(attack.generate(images[batch].astype(np.float32), labels[batch]))
+                attacked.append(attack(images[batch].astype(np.float32), labels[batch]))
                 if on_batch:
                     on_batch(len(attacked[-1]))
         return np.concatenate(attacked).astype(np.float32)
-
-    def _art_attack(self, classifier: Any) -> Any:
-        low, high = classifier.clip_values.tolist()
-        arguments = {
-            name: value * (high - low) if name in _IN_PIXELS else value
-            for name, value in self.parameters.items()
-        }
-        if self.family in _VERBOSE:
-            arguments["verbose"] = False
-        arguments.pop("dlr", None)
-        attack = getattr(import_art([self]), _ART_CLASSES[self.family])(
-            classifier, batch_size=self.batch_size, **arguments
-        )
-        if self.family == "AutoAttack":
-            attack.attacks = [
-                part
-                for part in attack.attacks
-                if self._has_dlr or getattr(part, "loss_type", None) != _DLR
-            ]
-            for part in attack.attacks:
-                part.set_params(verbose=False)  # each would draw bars for every batch
-        return attack
-
-
-def import_art(attacks: Iterable[Attack]) -> Any:
-    """Import ART's module of attacks, and what it imports itself only when an attack has begun.
-
-    Args:
-        attacks: The attacks that are to be made.
-
-    Raises:
-        ImportError: A package is not installed; the message says how to install it.
-
-    Example:
-        >>> import_art([fgsm(8)]).__name__
-        'art.attacks.evasion'
-    """
-    if any(attack.family == "AutoAttack" for attack in attacks):
-        import_extra("multiprocess", "evaluate")
-    return import_extra("art.attacks.evasion", "evaluate")
 
 
 def fgsm(epsilon: float) -> Attack:
@@ -340,6 +290,9 @@ def half_step(epsilon: float, iterations: int = 40) -> Attack:
 def deepfool(iterations: int = 50, overshoot: float = 0.02) -> Attack:
     """DeepFool: step to the nearest linearised decision boundary until the class changes.
 
+    It is untargeted and minimises the L2 norm. It is Foolbox's, with the ten likeliest classes. An
+    image whose class has not changed after the last step is returned as it then is.
+
     Args:
         iterations: Maximum number of steps.
         overshoot: How far to step beyond the boundary, as a share of the perturbation.
@@ -349,43 +302,103 @@ def deepfool(iterations: int = 50, overshoot: float = 0.02) -> Attack:
         True
 
     References:
-        Moosavi-Dezfooli et al., "DeepFool", CVPR 2016.
+        Moosavi-Dezfooli et al., "DeepFool", CVPR 2016. Foolbox: Rauber et al., JOSS 2020.
     """
-    parameters = {"max_iter": iterations, "epsilon": overshoot, "nb_grads": 10}
-    # ART takes gradients for the likely classes of the whole batch: one image at a time.
-    return Attack("DeepFool", "DeepFool", "2", None, parameters, batch_size=1)
+    parameters = {"steps": iterations, "overshoot": overshoot, "candidates": 10}
+    return Attack("DeepFool", "DeepFool", "2", None, parameters)
 
 
 def carlini_wagner_l2(
+    target: str = "next",
     confidence: float = 5.0,
     iterations: int = 1000,
     *,
-    search_steps: int = 1,
-    initial_const: float = 1.0,
+    search_steps: int = 9,
+    initial_const: float = 1e-3,
+    step_size: float = 0.01,
 ) -> Attack:
     """CW-L2: minimise the L2 norm of the perturbation plus a hinge loss on the logits.
 
+    It is targeted, and Foolbox's, with the parameters of Carlini's code. Where it finds no image
+    on target, the benign image is returned. An attacked image succeeds only if it is on target; a
+    classifier is right only if it gives the true class.
+
     Args:
-        confidence: By how much the wrong logit must exceed the right one.
-        iterations: Maximum number of steps for each weight of the hinge loss. ART ends earlier
-            where its line search finds nothing better.
+        target: ``"next"``: the class after the true one. ``"least likely"``: that of the smallest
+            logit of the benign image.
+        confidence: By how much the target's logit must exceed the others.
+        iterations: Maximum number of Adam's steps for each weight of the hinge loss. A batch ends
+            earlier where a tenth of them brought it no further.
         search_steps: Number of weights of the hinge loss that are tried.
         initial_const: First weight of the hinge loss.
+        step_size: Of Adam.
+
+    Raises:
+        ValueError: There is no such target.
 
     Example:
-        >>> carlini_wagner_l2().name
-        'CW-L2'
+        >>> carlini_wagner_l2("least likely").name
+        'CW-L2 least likely'
+
+    References:
+        Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks", S&P 2017.
+        Foolbox: Rauber et al., JOSS 2020.
+    """
+    parameters = {
+        "target": _checked_target(target),
+        "confidence": confidence,
+        "steps": iterations,
+        "binary_search_steps": search_steps,
+        "initial_const": initial_const,
+        "stepsize": step_size,
+        "abort_early": True,
+    }
+    return Attack(f"CW-L2 {target}", "CW-L2", "2", None, parameters)
+
+
+def carlini_wagner_linf(
+    target: str = "next",
+    confidence: float = 5.0,
+    iterations: int = 200,
+    *,
+    initial_const: float = 1e-3,
+    const_factor: float = 10.0,
+    step_size: float = 0.005,
+) -> Attack:
+    """CW-Linf: lower a bound on the change of a pixel for as long as the target can be reached.
+
+    It is Carlini's attack, but with fewer steps: his code makes up to 1000 for each of 21 weights
+    of the hinge loss. Where it finds no image on target, the benign image is returned.
+
+    Args:
+        target: As for ``carlini_wagner_l2``.
+        confidence: As for ``carlini_wagner_l2``.
+        iterations: Maximum number of Adam's steps for each weight of the hinge loss.
+        initial_const: First weight of the hinge loss.
+        const_factor: What it grows by, up to 20, where the steps do not suffice.
+        step_size: Of Adam.
+
+    Raises:
+        ValueError: There is no such target.
+
+    Example:
+        >>> carlini_wagner_linf().name
+        'CW-Linf next'
 
     References:
         Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks", S&P 2017.
     """
     parameters = {
+        "target": _checked_target(target),
         "confidence": confidence,
-        "max_iter": iterations,
-        "binary_search_steps": search_steps,
+        "iterations": iterations,
+        "step_size": step_size,
         "initial_const": initial_const,
+        "largest_const": 20.0,
+        "const_factor": const_factor,
+        "decrease_factor": 0.9,
     }
-    return Attack("CW-L2", "CW-L2", "2", None, parameters, batch_size=16)
+    return Attack(f"CW-Linf {target}", "CW-Linf", "inf", None, parameters)
 
 
 def square(epsilon: float, queries: int = 1000) -> Attack:
@@ -439,6 +452,12 @@ def _checked_epsilon(epsilon: float) -> float:
             f"pixels from 0 to 1, write 1.989. Received: epsilon={shown(epsilon)}"
         )
     return epsilon
+
+
+def _checked_target(target: str) -> str:
+    if target not in TARGETS:
+        raise ValueError(f"`target` must be one of {TARGETS}. Received: target={shown(target)}")
+    return target
 
 
 def _checked_step(step: float, epsilon: float, iterations: int) -> float:

@@ -23,7 +23,6 @@ from fd_keras._files import default_cache_dir
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, unit_images
 from fd_keras.evaluation.accuracies import BENIGN, accuracy_row
-from fd_keras.evaluation.attacks import import_art
 from fd_keras.evaluation.classifiers import check_gradient
 from fd_keras.evaluation.defences import CANDIDATES, Defence, defence, no_defence
 from fd_keras.evaluation.measurements import (
@@ -33,6 +32,7 @@ from fd_keras.evaluation.measurements import (
 )
 from fd_keras.evaluation.protocols import Protocol, protocol_named
 from fd_keras.evaluation.report import EvaluationReport
+from fd_keras.evaluation.runners import import_libraries
 from fd_keras.evaluation.sanity import Outcome, check_outcomes
 from fd_keras.evaluation.selection import ImageSets, best_setting, select, split
 from fd_keras.evaluation.store import ArrayStore
@@ -46,7 +46,10 @@ DEFAULT_ENCODERS = DEFAULT_DEFENCES[:4]
 # An attack through them runs them thousands of times, at about a second each.
 _TOO_SLOW_TO_ATTACK_THROUGH = ("TVM", "quilting")
 _TIMED_IMAGES = 16
-_PACKAGES = ("fd-keras", "tensorflow", "keras", "numpy", "pillow", "adversarial-robustness-toolbox")
+_PACKAGES = (
+    *("fd-keras", "tensorflow", "keras", "numpy", "pillow"),
+    *("adversarial-robustness-toolbox", "foolbox"),
+)
 
 
 def evaluate(
@@ -67,8 +70,8 @@ def evaluate(
     """Evaluate defences of a classifier under gray-box, adaptive and black-box attacks.
 
     In one pass, only images that the classifier alone classifies correctly are used, so that its
-    accuracy without attack and defence is 1 by construction. All attacks come from ART, with the
-    parameters that the protocol fixes.
+    accuracy without attack and defence is 1 by construction. Attacks come from ART and Foolbox,
+    with the parameters that the protocol fixes.
 
     Gray-box attacks are made on the classifier alone, once for all defences. Adaptive attacks are
     made through each defence, and black-box attacks query the classifier behind it; for the slow
@@ -155,7 +158,7 @@ def evaluate(
     classifier, protocol = Classifier.of(classifier), protocol_named(protocol)
     two = checked_whole("passes", passes, 1, 2) == 2
     protocol = protocol.for_two_passes() if two else protocol
-    import_art(protocol.attacks)
+    import_libraries({attack.family for attack in protocol.attacks})
     if defences is None:
         defences = DEFAULT_ENCODERS if two else DEFAULT_DEFENCES
     families = [_settings_of(entry) for entry in defences]

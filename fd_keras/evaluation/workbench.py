@@ -238,7 +238,7 @@ class Workbench:
             "attack": chunk.attack.to_dict(),
             **({"loss": LogOdds.__name__} if chunk.attack.family in _BY_LOSS else {}),
             "seed": self.seed,
-            "art": import_extra("art", "evaluate").__version__,
+            **_made_by(chunk.attack),
         }
 
     def _attacker(self, shape: tuple[int, ...], chunk: AttackedImages, gradient: Substitute) -> Any:
@@ -271,6 +271,12 @@ def _gradients(images: AttackedImages) -> tuple[Substitute, ...]:
         return ("half-step",)
     smooth = images.obstacle is not None and images.obstacle.smooth is not None
     return GRADIENTS[::-1] if smooth and images.attacker == "adaptive" else GRADIENTS[:1]
+
+
+def _made_by(attack: Attack) -> dict[str, str]:
+    """Name and version of the package that makes an attack."""
+    name = attack.library
+    return {} if name is None else {name: import_extra(name, "evaluate").__version__}
 
 
 def _identity(defence: Defence) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from fd_keras.classifier import Classifier
 from fd_keras.data.batches import described
 from fd_keras.data.labelled import LabelledImages, array_hash, unit_images
 from fd_keras.evaluation.accuracies import BENIGN
-from fd_keras.evaluation.attacks import Attack, import_art
+from fd_keras.evaluation.attacks import Attack
 from fd_keras.evaluation.classifiers import check_gradient
 from fd_keras.evaluation.defences import Defence, distillation
 from fd_keras.evaluation.protocols import Protocol, protocol_named
+from fd_keras.evaluation.runners import import_libraries
 from fd_keras.evaluation.selection import select
 from fd_keras.evaluation.store import ArrayStore
 from fd_keras.evaluation.workbench import AttackedImages, Workbench, correct
@@ -117,7 +118,7 @@ class Experiment:
         attacks = protocol if isinstance(protocol, Mapping) else protocol_named(protocol)
         made = (*adaptive, *(attacks.gray_box if isinstance(attacks, Protocol) else ()))
         if made:
-            import_art(made)
+            import_libraries({attack.family for attack in made})
         validation, test = split(classifier, data, attacks, max_images=max_images)
         if any(attack.uses_gradient for attack in made):
             check_gradient(classifier, validation.images)

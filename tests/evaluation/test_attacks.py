@@ -1,4 +1,4 @@
-"""ART's attacks on small models whose answers can be worked out by hand."""
+"""Attacks on small models whose answers can be worked out by hand."""
 
 import dataclasses
 
@@ -15,6 +15,7 @@ from fd_keras.evaluation import (
     art_classifier,
     bim,
     carlini_wagner_l2,
+    carlini_wagner_linf,
     deepfool,
     fgsm,
     pgd,
@@ -24,6 +25,7 @@ from fd_keras.evaluation import (
 from fd_keras.evaluation.classifiers import LogOdds
 
 pytest.importorskip("art", reason="ART is not installed")
+pytest.importorskip("foolbox", reason="Foolbox is not installed")
 
 REDUCTION = "none"
 
@@ -177,7 +179,8 @@ def test_accuracy_counts():
     [
         pgd(4, 5, restarts=2),
         deepfool(10),
-        carlini_wagner_l2(0.0, 20),
+        carlini_wagner_l2(iterations=20, search_steps=2),
+        carlini_wagner_linf(iterations=20, initial_const=1.0),
         square(8, 30),
     ],
     ids=lambda attack: attack.family,
@@ -213,6 +216,75 @@ def test_deepfool_finds_the_nearest_boundary(weights):
     difference = np.float64(weights[:, 0] - weights[:, 1]) * 0.01
     nearest = abs(float(logits[0] - logits[1])) / np.linalg.norm(difference)
     assert np.linalg.norm(attacked - images) == pytest.approx(nearest, rel=1e-3)
+
+
+def test_deepfool_attacks_a_whole_batch_like_each_image_alone(weights):
+    images, _ = random_batch((0, 1))
+    model = linear_model(100 * weights)
+    labels = predicted_classes(model, images)
+    classifier = art_classifier(model, value_range=(0, 1))
+    together = deepfool().generate(classifier, images, labels)
+    alone = dataclasses.replace(deepfool(), batch_size=1).generate(classifier, images, labels)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+# Logits are pixels themselves: from .4 at the target and .6 elsewhere, they must meet at .5.
+TARGETED = {
+    "CW-L2": carlini_wagner_l2("least likely", 0.0, 60, search_steps=3, initial_const=0.1),
+    "CW-Linf": carlini_wagner_linf("least likely", 0.0, 50, initial_const=1.0),
+}
+
+
+@pytest.mark.parametrize("value_range", VALUE_RANGES[::2])
+@pytest.mark.parametrize("family", TARGETED)
+def test_targeted_attacks_find_the_nearest_image_on_target(family, value_range):
+    """Parameters mean the same in every value range; each image of a batch has its own target."""
+    low, high = value_range
+    unit = np.full((3, 1, 3, 1), 0.6)
+    unit[range(3), 0, [2, 0, 1]] = 0.4
+    images = np.float32(low + (high - low) * unit)
+    scaled = keras.layers.Rescaling(1 / (high - low), -low / (high - low))
+    model = keras.Sequential([keras.Input((1, 3, 1)), scaled, keras.layers.Flatten()])
+    classifier = art_classifier(model, value_range=value_range)
+
+    attacked = TARGETED[family].generate(classifier, images, np.array([0, 1, 2]))
+
+    assert predicted_classes(model, attacked).tolist() == [2, 0, 1]
+    change = (attacked - images) / (high - low)
+    if family == "CW-Linf":
+        # The bound falls by a tenth after each success, and the loss may be slightly above zero.
+        assert np.all(
+            (np.abs(change).max(axis=(1, 2, 3)) >= 0.0999) & (np.abs(change) < 0.112).all()
+        )
+    else:
+        # The point of equal logits that is nearest: the target rises by 2/3 of .2.
+        norms = np.linalg.norm(change.reshape(3, -1), axis=1)
+        np.testing.assert_allclose(norms, 0.2 * np.sqrt(2 / 3), rtol=0.05)
+
+
+@pytest.mark.parametrize(("target", "expected"), [("next", [1, 0]), ("least likely", [2, 0])])
+def test_targets_follow_the_label_or_the_smallest_logit(target, expected):
+    model = keras.Sequential([keras.Input((1, 3, 1)), keras.layers.Flatten()])
+    images = np.float32([[0.6, 0.5, 0.4], [0.4, 0.5, 0.6]]).reshape(2, 1, 3, 1)
+    attack = carlini_wagner_linf(target, 0.0, 80, initial_const=2.0)
+    attacked = attack.generate(art_classifier(model, value_range=(0, 1)), images, np.array([0, 2]))
+    assert predicted_classes(model, attacked).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "attack", [carlini_wagner_l2(iterations=10, search_steps=2), carlini_wagner_linf(iterations=5)]
+)
+def test_where_nothing_is_found_the_benign_image_is_returned(attack):
+    """Foolbox returns a black image there, which a classifier would get wrong."""
+    model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+    images = np.float32([[0.9, 0.1], [0.3, 0.2]]).reshape(2, 1, 2, 1)
+    classifier = art_classifier(model, value_range=(0, 1))  # 5 of confidence are out of reach
+    np.testing.assert_array_equal(attack.generate(classifier, images, np.array([0, 0])), images)
+
+
+def test_there_must_be_a_target_of_that_name():
+    with pytest.raises(ValueError, match="`target` must be one of .* Received: target='last'"):
+        carlini_wagner_l2("last")
 
 
 def test_loss_gradients_are_arts_own(weights):

@@ -1,0 +1,190 @@
+"""Run attacks with the libraries that have them: ART, Foolbox, and TensorFlow for CW-Linf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from fd_keras._checks import shown
+from fd_keras._extras import import_extra
+from fd_keras.evaluation.carlini_linf import CarliniLinf
+
+FloatArray = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.integer]
+
+# Typing alias: attacks a batch of images with their true classes.
+Runner = Callable[[FloatArray, Labels], FloatArray]
+
+_ART_CLASSES = {
+    "FGSM": "FastGradientMethod",
+    "BIM": "BasicIterativeMethod",
+    "PGD": "ProjectedGradientDescent",
+    "Half-step": "ProjectedGradientDescent",
+    "Square": "SquareAttack",
+    "AutoAttack": "AutoAttack",
+}
+_FOOLBOX_CLASSES = {"DeepFool": "L2DeepFoolAttack", "CW-L2": "L2CarliniWagnerAttack"}
+_OWN = ("CW-Linf",)
+FAMILIES = ("FGSM", "BIM", "PGD", "Half-step", *_FOOLBOX_CLASSES, *_OWN, "Square", "AutoAttack")
+TARGETS = ("next", "least likely")
+
+_VERBOSE = ("BIM", "PGD", "Half-step", "Square")  # these take `verbose`, True by default
+_IN_PIXELS = ("eps", "eps_step")
+
+# APGD on the difference of logits ratio (DLR) compares the first with the third logit.
+DLR = "difference_logits_ratio"
+
+
+def library(family: str) -> str | None:
+    """Name of the package that an attack comes from; ``None`` where it is our own.
+
+    Args:
+        family: One of ``FAMILIES``.
+
+    Example:
+        >>> library("DeepFool"), library("PGD"), library("CW-Linf")
+        ('foolbox', 'art', None)
+    """
+    if family in _FOOLBOX_CLASSES:
+        return "foolbox"
+    return None if family in _OWN else "art"
+
+
+def import_libraries(families: set[str]) -> None:
+    """Import what attacks need, and what ART imports itself only when an attack has begun.
+
+    Args:
+        families: Families of the attacks that are to be made.
+
+    Raises:
+        ImportError: A package is not installed; the message says how to install it.
+
+    Example:
+        >>> import_libraries({"FGSM", "DeepFool"})
+    """
+    for module in ("art.attacks.evasion", "foolbox"):
+        import_extra(module, "evaluate")
+    if "AutoAttack" in families:
+        import_extra("multiprocess", "evaluate")
+
+
+def runner(
+    family: str, parameters: Mapping[str, Any], classifier: Any, *, batch_size: int
+) -> Runner:
+    """Make the function that attacks one batch after the other.
+
+    Args:
+        family: One of ``FAMILIES``.
+        parameters: As ``Attack`` has them, for pixels from 0 to 1.
+        classifier: What ``art_classifier`` returns.
+        batch_size: Largest number of images of a batch.
+
+    Returns:
+        Function of float32 images in the classifier's value range and their true classes that
+        returns the attacked images.
+
+    Raises:
+        ImportError: A package is not installed.
+
+    Example:
+        >>> from fd_keras.evaluation import art_classifier
+        >>> classifier = art_classifier(lambda x: tf.reshape(x, (-1, 2)), input_shape=(1, 2, 1))
+        >>> attack = runner("FGSM", {"eps": 8 / 255}, classifier, batch_size=1)
+        >>> attack(np.array([[[[100.0], [90.0]]]], np.float32), np.array([0])).ravel().round(3)
+        array([92., 98.], dtype=float32)
+    """
+    import_libraries({family})
+    if family in _ART_CLASSES:
+        return _art_attack(family, parameters, classifier, batch_size).generate
+    low, high = classifier.clip_values.tolist()
+    # Norms and step sizes of the others are those of pixels from 0 to 1, in any value range.
+    logits = tf.function(lambda x: classifier.model(low + (high - low) * x), reduce_retracing=True)
+    attack = _on_unit_pixels(family, parameters, logits)
+
+    def run(images: FloatArray, labels: Labels) -> FloatArray:
+        unit = np.clip((images - low) / (high - low), 0, 1).astype(np.float32)
+        attacked = attack(tf.constant(unit), labels)
+        # Where it found nothing, and in pixels that it left, the image stays as it is to the bit.
+        return np.asarray(np.where(attacked == unit, images, low + (high - low) * attacked))
+
+    return run
+
+
+def targets(target: str, logits: npt.NDArray[np.floating], labels: Labels) -> npt.NDArray[np.int64]:
+    """The class that a targeted attack aims at, for each image.
+
+    Args:
+        target: ``"next"``: the class after the true one, the first after the last. ``"least
+            likely"``: that of the smallest logit of the benign image.
+        logits: Logits of the benign images ``(n, classes)``.
+        labels: True classes ``(n,)``.
+
+    Raises:
+        ValueError: There is no such target.
+
+    Example:
+        >>> targets("next", np.zeros((2, 3)), np.array([0, 2]))
+        array([1, 0])
+        >>> targets("least likely", np.array([[4.0, -1.0, 2.0]]), np.array([0]))
+        array([1])
+    """
+    if target not in TARGETS:
+        raise ValueError(f"`target` must be one of {TARGETS}. Received: target={shown(target)}")
+    logits = np.asarray(logits)
+    if target == "next":
+        return np.asarray((labels + 1) % logits.shape[1], np.int64)
+    return np.asarray(logits.argmin(axis=1), np.int64)
+
+
+def _on_unit_pixels(
+    family: str, parameters: Mapping[str, Any], logits: Callable[[tf.Tensor], tf.Tensor]
+) -> Callable[[tf.Tensor, Labels], FloatArray]:
+    """An attack on pixels from 0 to 1; it returns images that it cannot attack as they are."""
+    arguments = dict(parameters)
+    target = arguments.pop("target", None)
+    if family == "CW-Linf":
+        search = CarliniLinf(logits, **arguments)
+        return lambda images, labels: search(images, targets(target, logits(images), labels))
+    foolbox = import_extra("foolbox", "evaluate")
+    model = foolbox.TensorFlowModel(logits, bounds=(0, 1), device="")
+    attack = getattr(foolbox.attacks, _FOOLBOX_CLASSES[family])(**arguments)
+
+    def run(images: tf.Tensor, labels: Labels) -> FloatArray:
+        if target is None:
+            criterion = foolbox.criteria.Misclassification(tf.constant(labels, tf.int64))
+        else:
+            aims = targets(target, logits(images), labels)
+            criterion = foolbox.criteria.TargetedMisclassification(tf.constant(aims))
+        attacked = attack.run(model, images, criterion).numpy()
+        # Foolbox's CW returns a black image where it found nothing; what it found is never quite
+        # black, because it maps the range to slightly less than -1 to 1.
+        found = attacked.any(axis=(1, 2, 3), keepdims=True)
+        return np.asarray(np.where(found, attacked, images.numpy()))
+
+    return run
+
+
+def _art_attack(
+    family: str, parameters: Mapping[str, Any], classifier: Any, batch_size: int
+) -> Any:
+    low, high = classifier.clip_values.tolist()
+    arguments = {
+        name: value * (high - low) if name in _IN_PIXELS else value
+        for name, value in parameters.items()
+    }
+    if family in _VERBOSE:
+        arguments["verbose"] = False
+    dlr = arguments.pop("dlr", True)
+    attacks = import_extra("art.attacks.evasion", "evaluate")
+    attack = getattr(attacks, _ART_CLASSES[family])(classifier, batch_size=batch_size, **arguments)
+    if family == "AutoAttack":
+        attack.attacks = [
+            part for part in attack.attacks if dlr or getattr(part, "loss_type", None) != DLR
+        ]
+        for part in attack.attacks:
+            part.set_params(verbose=False)  # each would draw bars for every batch
+    return attack
