@@ -31,9 +31,9 @@ from fd_keras.evaluation.accuracies import wilson_interval
 from fd_keras.evaluation.attacks import autoattack
 from fd_keras.evaluation.classifiers import attackable
 from fd_keras.evaluation.defences import distillation
+from fd_keras.evaluation.in_graph import pgd
 from fd_keras.evaluation.store import ArrayStore
 from fd_keras.hardening.model import clone_classifier
-from fd_keras.hardening.objective import pgd
 from fd_keras.kernels import GRADIENTS, clip_straight_through, distil
 from fd_keras.plots import PALETTE, empty_axes
 
@@ -168,7 +168,9 @@ class Subject:
     def _classes(self, images, table=None):
         graph, steps = self._graph(_settings(table)), _steps(table)
         starts = range(0, len(images), self._batch)
-        return np.concatenate([graph(images[start : start + self._batch], steps) for start in starts])
+        return np.concatenate(
+            [graph(images[start : start + self._batch], steps) for start in starts]
+        )
 
     @functools.cache  # noqa: B019
     def _graph(self, settings):

@@ -36,9 +36,9 @@ from fd_keras.data.labelled import array_hash
 from fd_keras.dct import BLOCK_SIZE
 from fd_keras.evaluation import PROTOCOLS, art_classifier, predicted_classes
 from fd_keras.evaluation.accuracies import wilson_interval
+from fd_keras.evaluation.in_graph import pgd
 from fd_keras.evaluation.store import ArrayStore
 from fd_keras.hardening.model import clone_classifier
-from fd_keras.hardening.objective import pgd
 from fd_keras.kernels import clip_straight_through, distil, from_grey_levels, to_grey_levels
 
 EPSILON = 2  # grey levels of 255

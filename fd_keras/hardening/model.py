@@ -12,8 +12,9 @@ import tensorflow as tf
 from fd_keras._checks import shown
 from fd_keras._compat import descend, optimizer_variables, reason_of, seed_random_layers
 from fd_keras.classifier import Classifier
+from fd_keras.evaluation.in_graph import pgd
 from fd_keras.hardening.layer import TrainingDistillation
-from fd_keras.hardening.objective import cross_entropy, pgd
+from fd_keras.hardening.objective import cross_entropy
 from fd_keras.hardening.recipe import Augment, Recipe
 from fd_keras.kernels import Gradient
 from fd_keras.layer import FeatureDistillation

@@ -103,7 +103,7 @@ class Experiment:
         cls,
         classifier: Any,
         data: Any,
-        protocol: Attacks,
+        protocol: Attacks | None,
         *,
         max_images: int,
         seed: int,
@@ -115,7 +115,7 @@ class Experiment:
         """Check the arguments of ``refine`` and ``learn_table``, and choose the images."""
         classifier = Classifier.of(classifier)
         checked_whole("max_images", max_images, 2)
-        attacks = protocol if isinstance(protocol, Mapping) else protocol_named(protocol)
+        attacks = protocol_named(protocol) if isinstance(protocol, (str, Protocol)) else protocol
         made = (*adaptive, *(attacks.gray_box if isinstance(attacks, Protocol) else ()))
         if made:
             import_libraries({attack.family for attack in made})
@@ -196,7 +196,7 @@ class Experiment:
 def split(
     classifier: Classifier,
     data: Any,
-    attacks: Protocol | Mapping[str, npt.ArrayLike],
+    attacks: Protocol | Mapping[str, npt.ArrayLike] | None,
     *,
     max_images: int,
 ) -> tuple[Split, Split]:
@@ -206,14 +206,17 @@ def split(
         classifier: The classifier without the layer.
         data: As for ``fd_keras.evaluate``.
         attacks: The protocol, or attacked images by the name of the attack, one for each image
-            of ``data`` and in the same value range.
+            of ``data`` and in the same value range. ``None``: no gray-box attack.
         max_images: Number of images in both splits together.
 
     Raises:
         ValueError: The arguments do not fit each other, or fewer than two images are left.
     """
     given: dict[str, FloatArray] = {}
-    if isinstance(attacks, Protocol):
+    if attacks is None:
+        chosen = select(classifier, data, max_images=max_images, batch_size=_BATCH_SIZE)
+        protocol = Protocol("none", "No gray-box attack.")
+    elif isinstance(attacks, Protocol):
         chosen = select(classifier, data, max_images=max_images, batch_size=_BATCH_SIZE)
         protocol = attacks
         if not protocol.gray_box:

@@ -13,17 +13,19 @@ import numpy.typing as npt
 import tensorflow as tf
 from rich.console import Console
 
-from fd_keras._checks import checked, checked_whole
+from fd_keras._checks import checked, checked_whole, shown
 from fd_keras._console import bar, progress_bars, text_table
 from fd_keras.classifier import Classifier
 from fd_keras.evaluation.accuracies import BENIGN, OURS
+from fd_keras.evaluation.attacks import Attack
 from fd_keras.evaluation.classifiers import check_gradient
+from fd_keras.evaluation.in_graph import pgd
 from fd_keras.evaluation.protocols import Protocol
 from fd_keras.kernels import clip_straight_through, distil
 from fd_keras.presets import TableLike, as_table
-from fd_keras.refinement.experiment import Experiment
+from fd_keras.refinement.experiment import Experiment, Split
 from fd_keras.refinement.result import ScoredDefence
-from fd_keras.refinement.scoring import TableScorer
+from fd_keras.refinement.scoring import TableScore, TableScorer, threat_model
 from fd_keras.tables import QuantizationTable
 
 _STEP_RANGE = (1.0, 255.0)
@@ -68,7 +70,8 @@ class LearnResult:
             low, high = (100 * end for end in defence.test.interval(BENIGN))
             benign = f"{100 * defence.test.benign:.1f} [{low:.0f}-{high:.0f}]"
             rows.append((defence.name, benign, f"{100 * defence.test.attacked:.1f}"))
-        head = ("test split, gray-box", "benign, %", "mean under attack, %")
+        known = {threat_model(attack) for attack in self.started.test.attacks}
+        head = (f"test split, {', '.join(sorted(known))}", "benign, %", "mean under attack, %")
         gain = f"learnt - started: {100 * self.gain:+.1f} points"
         return f"{text_table(head, rows)}\n{gain}"
 
@@ -76,7 +79,7 @@ class LearnResult:
 def learn_table(
     classifier: Classifier | keras.Model,
     data: Any,
-    protocol: str | Protocol | Mapping[str, npt.ArrayLike] = "linf-sweep",
+    protocol: str | Protocol | Mapping[str, npt.ArrayLike] | Attack = "linf-sweep",
     table: TableLike = "liu2019",
     *,
     max_benign_loss: float = 0.01,
@@ -96,12 +99,15 @@ def learn_table(
     gradients by its thresholds. After every epoch the table is scored as a search scores it, and
     the best one is kept.
 
-    Both splits, the attacks and the threat model, gray-box, are those of ``fd_keras.refine``.
+    Both splits, the attacks and the threat model, gray-box, are those of ``fd_keras.refine``,
+    unless the table is to be learnt against an attacker who knows it: with ``pgd(2)`` instead of a
+    protocol, every image that is descended on is attacked through the table of that moment, and
+    tables are scored under the same attack through each (adaptive).
 
     Args:
         classifier: As for ``fd_keras.refine``.
         data: As for ``fd_keras.refine``.
-        protocol: As for ``fd_keras.refine``.
+        protocol: As for ``fd_keras.refine``, or one attack that ``fd_keras.evaluation.pgd`` made.
         table: Where to start; its colour space, cycle spins and quantiser are kept.
         max_benign_loss: Share of the benign images that a table may cost, from 0 to 1.
         epochs: Passes over the validation split.
@@ -116,7 +122,7 @@ def learn_table(
 
     Raises:
         ImportError: An extra is missing.
-        ValueError: An argument does not fit.
+        ValueError: An argument does not fit, such as an attack other than PGD.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
@@ -135,24 +141,33 @@ def learn_table(
     allowed = float(checked("max_benign_loss", max_benign_loss, 0, 1))
     checked_whole("epochs", epochs, 1)
     start = as_table(table)
+    attack = _checked_attack(protocol) if isinstance(protocol, Attack) else None
     experiment = Experiment.of(
         classifier,
         data,
-        protocol,
+        None if isinstance(protocol, Attack) else protocol,
         max_images=max_images,
         seed=seed,
         cache_dir=cache_dir,
         console=console,
+        adaptive=[attack] if attack else (),
+        adaptive_images=max_images,
     )
     check_gradient(experiment.classifier, experiment.validation.images)
     experiment.attack()
-    scorer = experiment.scorer(experiment.validation)
-    descent = _Descent(experiment.classifier, scorer, start, learning_rate, allowed, seed)
-    best, best_value, history = start, scorer.score(start).objective(allowed), []
+    validation, test = experiment.validation, experiment.test
+    scorer, test_scorer = experiment.scorer(validation), experiment.scorer(test)
+
+    def validated(table: QuantizationTable) -> TableScore:
+        return _score(scorer, experiment, table, validation)
+
+    descent = _Descent(experiment.classifier, scorer, start, learning_rate, allowed, seed, attack)
+    best, best_score, history = start, validated(start), []
+    started_score = best_score
     with progress_bars(console) as progress, bar(progress, "Learning", epochs) as advance:
         for _ in range(epochs):
             descent.epoch()
-            score = scorer.score(descent.table)
+            score = validated(descent.table)
             value = score.objective(allowed)
             history.append(
                 {
@@ -161,15 +176,41 @@ def learn_table(
                     "multiplier": descent.multiplier,
                 }
             )
-            if value > best_value:
-                best, best_value = descent.table, value
+            if value > best_score.objective(allowed):
+                best, best_score = descent.table, score
             advance(1)
-    test_scorer = experiment.scorer(experiment.test)
     learnt, started = (
-        ScoredDefence(name, OURS, test_scorer.score(t).accuracies, scorer.score(t).accuracies, t)
-        for name, t in (("learnt", best), ("started", start))
+        ScoredDefence(
+            name,
+            OURS,
+            _score(test_scorer, experiment, table, test).accuracies,
+            score.accuracies,
+            table,
+        )
+        for name, table, score in (
+            ("learnt", best, best_score),
+            ("started", start, started_score),
+        )
     )
     return LearnResult(learnt, started, history, allowed)
+
+
+def _checked_attack(attack: Attack) -> Attack:
+    if attack.family != "PGD" or attack.parameters["num_random_init"] != 1:
+        raise ValueError(
+            "`protocol` must be PGD from one random start, `pgd(epsilon, iterations)`, where it is "
+            f"an attack. Received: protocol={shown(attack.name)}"
+        )
+    return attack
+
+
+def _score(
+    scorer: TableScorer, experiment: Experiment, table: QuantizationTable, part: Split
+) -> TableScore:
+    """The score of a table on a split, with that under attacks through the table."""
+    score = scorer.score(table)
+    adaptive = experiment.under_adaptive_attack(table, part)
+    return replace(score, correct={**score.correct, **adaptive})
 
 
 class _Descent:
@@ -183,10 +224,14 @@ class _Descent:
         learning_rate: float,
         allowed: float,
         seed: int,
+        attack: Attack | None,
     ) -> None:
         self._classifier = classifier
         self._labels, self._images = scorer.labels, scorer.images
-        self._pairs = [(a, i) for a in scorer.attacks for i in range(len(scorer.images[a]))]
+        self._attack, self._seed = attack, seed
+        # An attack through the table starts from the benign image.
+        names = [BENIGN] if attack else scorer.attacks
+        self._pairs = [(a, i) for a in names for i in range(len(scorer.images[a]))]
         self._start = table
         self._allowed = allowed
         self._draw = np.random.default_rng(seed)
@@ -223,6 +268,7 @@ class _Descent:
                 tf.constant(attacked),
                 tf.constant(self._labels[indices], tf.int32),
                 tf.constant(self.multiplier, tf.float32),
+                tf.constant([self._seed, self._draw.integers(2**31)], tf.int32),
             )
             self._optimizer.apply_gradients([(gradient, self._weight)])
             self._weight.assign(tf.clip_by_value(self._weight, *np.log(_STEP_RANGE)))
@@ -231,8 +277,15 @@ class _Descent:
             self.multiplier = max(_LEAST_MULTIPLIER, moved)
 
     def _eager_gradient(
-        self, benign: tf.Tensor, attacked: tf.Tensor, labels: tf.Tensor, multiplier: tf.Tensor
+        self,
+        benign: tf.Tensor,
+        attacked: tf.Tensor,
+        labels: tf.Tensor,
+        multiplier: tf.Tensor,
+        seed: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
+        if self._attack is not None:
+            attacked = self._attacked(self._attack, benign, labels, seed)
         with tf.GradientTape() as tape:
             weight = tf.convert_to_tensor(self._weight)
             tape.watch(weight)
@@ -244,8 +297,29 @@ class _Descent:
         lost = tf.reduce_mean(tf.cast(margins[count:] < 0, tf.float32))
         return tape.gradient(loss, weight), lost
 
+    def _attacked(
+        self, attack: Attack, benign: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
+        steps = tf.exp(tf.convert_to_tensor(self._weight))
+        assert attack.epsilon is not None
+        return pgd(
+            benign,
+            labels,
+            lambda images: self._logits(images, steps),
+            epsilon=attack.epsilon,
+            steps=attack.iterations,
+            step_size=255 * attack.parameters["eps_step"],
+            value_range=(0.0, 1.0),
+            seed=seed,
+        )
+
     def _margins(self, images: tf.Tensor, steps: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """By how much the logit of the label exceeds the largest other one."""
+        logits = self._logits(images, steps)
+        own = tf.one_hot(labels, tf.shape(logits)[-1])
+        return tf.reduce_sum(own * logits, -1) - tf.reduce_max(logits - own * 1e9, -1)
+
+    def _logits(self, images: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
         table = self._start
         distilled = distil(
             255 * images,
@@ -254,6 +328,4 @@ class _Descent:
             cycle_spins=table.cycle_spins,
             quantizer=table.quantizer,
         )
-        logits = self._classifier.unit_logits(clip_straight_through(distilled / 255, 0.0, 1.0))
-        own = tf.one_hot(labels, tf.shape(logits)[-1])
-        return tf.reduce_sum(own * logits, -1) - tf.reduce_max(logits - own * 1e9, -1)
+        return self._classifier.unit_logits(clip_straight_through(distilled / 255, 0.0, 1.0))

@@ -6,6 +6,7 @@ import searches
 
 import fd_keras
 from fd_keras import QuantizationTable, preset_table
+from fd_keras.evaluation import fgsm, pgd
 
 
 def test_learning_descends_and_never_ends_worse_than_it_began(digits, tmp_path):
@@ -24,6 +25,22 @@ def test_learning_descends_and_never_ends_worse_than_it_began(digits, tmp_path):
     assert "test split" in str(learnt)
     unchanged = fd_keras.learn_table(model, data, attacked, "liu2019", epochs=1, learning_rate=1e-9)
     assert unchanged.table == preset_table("liu2019")
+
+
+def test_a_table_is_learnt_against_an_attacker_who_knows_it(digits, tmp_path):
+    """Steps far too fine remove nothing: learning against PGD makes them coarser, and it helps."""
+    model, test = digits
+    fine = QuantizationTable(np.full((8, 8), 2.0), quantizer="soft")
+    learnt = fd_keras.learn_table(
+        model, (test.images, test.labels), pgd(24, 4), fine, max_benign_loss=0.2, epochs=4,
+        learning_rate=0.8, max_images=80, cache_dir=tmp_path,
+    )  # fmt: skip
+    assert list(learnt.learnt.test.counts) == ["benign", "PGD-4 24/255, adaptive"]
+    assert learnt.table.steps.mean() > 4
+    assert learnt.learnt.validation.attacked > learnt.started.validation.attacked
+    assert "test split, adaptive" in str(learnt)
+    with pytest.raises(ValueError, match=r"one random start.*Received: protocol='FGSM 8/255'"):
+        fd_keras.learn_table(model, (test.images, test.labels), fgsm(8))
 
 
 def test_the_gradient_of_a_step_is_the_rounding_error_it_leaves():
