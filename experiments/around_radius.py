@@ -54,7 +54,7 @@ def withstood(classifier, table, images, labels, epsilon):
                 steps=ITERATIONS,
                 value_range=(0.0, 1.0),
                 seed=tf.constant([SEED, 0]),
-                enough=2.0,
+                enough=0.1,
             )
 
         left = np.flatnonzero(right)

@@ -41,7 +41,7 @@ FILE = "quantizers"
 TARGETS = (0.95, 0.97, 0.92, 0.99)  # benign accuracies, in the order in which they are run
 EPSILONS = (1.0, 2.0)  # grey levels of 255
 ITERATIONS = 40
-ENOUGH = 2.0  # log odds of the wrong classes beyond which rounding to bfloat16 changes no class
+ENOUGH = 0.5  # lead of a wrong logit beyond which rounding to bfloat16 changes no class
 CHROMA = 2
 # Steps to choose from.
 STEPS = tuple(float(step) for step in np.round(2 * 1.08 ** np.arange(60), 1))

@@ -36,8 +36,8 @@ def pgd(
         seed: Two integers, of the random start.
         step_size: Change of a pixel in one step, in grey levels of 255. Default:
             ``1.25 * epsilon`` for one step, else ``2.5 * epsilon / steps``.
-        enough: Log odds of the wrong classes at which an image is left as it is; the attack ends
-            once all images are there. Default: every image takes all steps.
+        enough: By how much a wrong logit must exceed the true one for an image to be left as it
+            is; the attack ends once all images are there. Default: all take every step.
 
     Returns:
         Tensor of the shape of ``images``, without a gradient.
@@ -65,12 +65,15 @@ def pgd(
     def step(x: tf.Tensor, moving: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(x)
-            ascended = odds.call(labels, tf.cast(logits(x), tf.float32))
+            outputs = tf.cast(logits(x), tf.float32)
+            ascended = odds.call(labels, outputs)
         moved = x + stride * tf.sign(tape.gradient(ascended, x))
         moved = tf.clip_by_value(moved, lowest, highest)
         if enough is None:
             return [moved, moving]
-        moving &= ascended < enough
+        own = tf.one_hot(labels, tf.shape(outputs)[-1])
+        wrong = tf.reduce_max(tf.where(own > 0, outputs.dtype.min, outputs), -1)
+        moving &= wrong - tf.reduce_sum(own * outputs, -1) < enough
         return [tf.where(moving[:, None, None, None], moved, x), moving]
 
     noise = tf.random.stateless_uniform(tf.shape(images), seed, -radius, radius)
