@@ -133,6 +133,7 @@ class Attack:
         *,
         seed: int = 1,
         on_batch: OnBatch | None = None,
+        until_wrong: bool = False,
     ) -> npt.NDArray[np.float32]:
         """Attack images.
 
@@ -143,6 +144,10 @@ class Attack:
             seed: Seed of everything random in the attack. NumPy's global generator, which ART
                 draws from, is restored afterwards.
             on_batch: Called with the number of images just attacked.
+            until_wrong: Whether BIM, PGD and half-step leave an image once it is misclassified,
+                which is several times faster and as strong against this very classifier. Images
+                that must fool it behind a defence, too, or classifiers that are random, need all
+                steps.
 
         Returns:
             Attacked images, float32, within the value range.
@@ -168,7 +173,13 @@ class Attack:
                 "autoattack(epsilon, dlr=False). "
                 f"Received: a classifier of {classifier.nb_classes} classes"
             )
-        attack = runner(self.family, self.parameters, classifier, batch_size=self.batch_size)
+        attack = runner(
+            self.family,
+            self.parameters,
+            classifier,
+            batch_size=self.batch_size,
+            until_wrong=until_wrong,
+        )
         attacked = []
         with _seeded(seed):
             for start in range(0, len(images), self.batch_size):

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from fd_keras._checks import shown
 from fd_keras._extras import import_extra
-from fd_keras.evaluation.carlini_linf import CarliniLinf
+from fd_keras.evaluation.descent import CarliniLinf, SignedSteps
 
 FloatArray = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.integer]
@@ -29,6 +29,7 @@ _ART_CLASSES = {
 }
 _FOOLBOX_CLASSES = {"DeepFool": "L2DeepFoolAttack", "CW-L2": "L2CarliniWagnerAttack"}
 _OWN = ("CW-Linf",)
+ITERATED = ("BIM", "PGD", "Half-step")
 FAMILIES = ("FGSM", "BIM", "PGD", "Half-step", *_FOOLBOX_CLASSES, *_OWN, "Square", "AutoAttack")
 TARGETS = ("next", "least likely")
 
@@ -73,7 +74,12 @@ def import_libraries(families: set[str]) -> None:
 
 
 def runner(
-    family: str, parameters: Mapping[str, Any], classifier: Any, *, batch_size: int
+    family: str,
+    parameters: Mapping[str, Any],
+    classifier: Any,
+    *,
+    batch_size: int,
+    until_wrong: bool = False,
 ) -> Runner:
     """Make the function that attacks one batch after the other.
 
@@ -82,6 +88,7 @@ def runner(
         parameters: As ``Attack`` has them, for pixels from 0 to 1.
         classifier: What ``art_classifier`` returns.
         batch_size: Largest number of images of a batch.
+        until_wrong: Whether BIM, PGD and half-step leave an image once it is misclassified.
 
     Returns:
         Function of float32 images in the classifier's value range and their true classes that
@@ -98,7 +105,7 @@ def runner(
         array([92., 98.], dtype=float32)
     """
     import_libraries({family})
-    if family in _ART_CLASSES:
+    if family in _ART_CLASSES and not (until_wrong and family in ITERATED):
         return _art_attack(family, parameters, classifier, batch_size).generate
     low, high = classifier.clip_values.tolist()
     # Norms and step sizes of the others are those of pixels from 0 to 1, in any value range.
@@ -146,6 +153,8 @@ def _on_unit_pixels(
     """An attack on pixels from 0 to 1; it returns images that it cannot attack as they are."""
     arguments = dict(parameters)
     target = arguments.pop("target", None)
+    if family in ITERATED:
+        return SignedSteps(logits, **arguments)
     if family == "CW-Linf":
         search = CarliniLinf(logits, **arguments)
         return lambda images, labels: search(images, targets(target, logits(images), labels))

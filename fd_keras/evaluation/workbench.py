@@ -19,7 +19,7 @@ from fd_keras.evaluation.accuracies import BENIGN, TWO_PASS, attack_effect
 from fd_keras.evaluation.attacks import Attack
 from fd_keras.evaluation.classifiers import LogOdds, Substitute, attackable
 from fd_keras.evaluation.defences import Defence, no_defence
-from fd_keras.evaluation.runners import targets
+from fd_keras.evaluation.runners import ITERATED, targets
 from fd_keras.evaluation.store import ArrayStore
 from fd_keras.kernels import GRADIENTS
 
@@ -236,7 +236,9 @@ class Workbench:
         for gradient in _gradients(chunk):
             attacker = self._attacker(result.shape[1:], chunk, gradient)
             benign = chunk.images.unit_images()[standing]
-            result[standing] = attack.generate(attacker, benign, labels[standing], seed=seed)
+            result[standing] = attack.generate(
+                attacker, benign, labels[standing], seed=seed, until_wrong=_until_wrong(chunk)
+            )
             standing = attacker.predict(result).argmax(axis=-1) == labels
             if not standing.any():
                 break
@@ -260,7 +262,7 @@ class Workbench:
             "attack": chunk.attack.to_dict(),
             **({"loss": LogOdds.__name__} if chunk.attack.family in _BY_LOSS else {}),
             "seed": self.seed,
-            **_made_by(chunk.attack),
+            **(_made_by(chunk.attack) if not _until_wrong(chunk) else {"until": "wrong"}),
         }
 
     def _attacker(self, shape: tuple[int, ...], chunk: AttackedImages, gradient: Substitute) -> Any:
@@ -293,6 +295,17 @@ def _gradients(images: AttackedImages) -> tuple[Substitute, ...]:
         return ("half-step",)
     smooth = images.obstacle is not None and images.obstacle.smooth is not None
     return GRADIENTS[::-1] if smooth and images.attacker == "adaptive" else GRADIENTS[:1]
+
+
+def _until_wrong(images: AttackedImages) -> bool:
+    """Whether the attack may leave an image that fools the classifier which it attacks.
+
+    That must be the one that is evaluated: images of gray-box attacks are distilled first, and a
+    random defence makes another draw.
+    """
+    if images.attack is None or images.attack.family not in ITERATED:
+        return False
+    return images.attacker == "adaptive" and not (images.obstacle and images.obstacle.random)
 
 
 def _made_by(attack: Attack) -> dict[str, str]:

@@ -81,10 +81,9 @@ def test_both_attacks_follow_the_gradient(weights, value_range, protected):
     np.testing.assert_allclose(repeated, expected, atol=1e-4 * unit)
 
 
-@pytest.mark.parametrize("attack", [fgsm(16), bim(16, 4), pgd(16)])
-def test_attack_on_a_protected_network_keeps_to_its_bounds_and_hurts(attack):
+def small_network():
     keras.utils.set_random_seed(2)
-    model = keras.Sequential(
+    return keras.Sequential(
         [
             keras.Input((16, 16, 1)),
             keras.layers.Rescaling(1 / 255),
@@ -93,6 +92,11 @@ def test_attack_on_a_protected_network_keeps_to_its_bounds_and_hurts(attack):
             keras.layers.Dense(3),
         ]
     )
+
+
+@pytest.mark.parametrize("attack", [fgsm(16), bim(16, 4), pgd(16)])
+def test_attack_on_a_protected_network_keeps_to_its_bounds_and_hurts(attack):
+    model = small_network()
     protected = fd_keras.protect(model, fd_keras.FeatureDistillation("jpeg:50"))
     images = np.random.default_rng(4).integers(0, 256, (40, 16, 16, 1)).astype(np.float32)
     labels = predicted_classes(protected, images)
@@ -107,6 +111,44 @@ def test_attack_on_a_protected_network_keeps_to_its_bounds_and_hurts(attack):
     assert 15.9 < np.abs(attacked - images).max() <= 16 + 1e-3
     assert accuracy(protected, images, labels) == 1.0
     assert accuracy(protected, attacked, labels) < 0.5
+
+
+def test_leaving_an_image_once_it_is_wrong_is_as_strong_as_all_steps():
+    """BIM has no random start, so that what withstands must take the very steps of ART's."""
+    model = small_network()
+    images = np.random.default_rng(4).integers(0, 256, (40, 16, 16, 1)).astype(np.float32)
+    labels = predicted_classes(model, images)
+    classifier = art_classifier(model)
+    attack = bim(4, 1, 8)
+
+    whole = attack.generate(classifier, images, labels)
+    short = attack.generate(classifier, images, labels, until_wrong=True)
+
+    stands = predicted_classes(model, short) == labels
+    assert 5 < stands.sum() < 35
+    np.testing.assert_array_equal(stands, predicted_classes(model, whole) == labels)
+    np.testing.assert_allclose(short[stands], whole[stands], atol=1e-3)
+    sizes = [np.abs(attacked - images)[~stands].max(axis=(1, 2, 3)) for attacked in (short, whole)]
+    assert sizes[0].mean() < 0.9 * sizes[1].mean()
+    assert sizes[0].max() <= 4 + 1e-3
+
+
+def test_random_starts_only_help_the_attacker():
+    model = small_network()
+    images = np.random.default_rng(4).integers(0, 256, (40, 16, 16, 1)).astype(np.float32)
+    labels = predicted_classes(model, images)
+    classifier = art_classifier(model)
+    left = [
+        accuracy(
+            model,
+            pgd(6, 2, step=3, restarts=restarts).generate(
+                classifier, images, labels, until_wrong=True
+            ),
+            labels,
+        )
+        for restarts in (1, 5)
+    ]
+    assert 0 < left[1] <= left[0] < 1
 
 
 def test_batches_and_their_size_make_no_difference(weights):
