@@ -37,7 +37,7 @@ _VERBOSE = ("BIM", "PGD", "Half-step", "Square")  # these take `verbose`, True b
 _IN_PIXELS = ("eps", "eps_step")
 
 # APGD on the difference of logits ratio (DLR) compares the first with the third logit.
-DLR = "difference_logits_ratio"
+_DLR = "difference_logits_ratio"
 
 
 def library(family: str) -> str | None:
@@ -187,13 +187,51 @@ def _art_attack(
     }
     if family in _VERBOSE:
         arguments["verbose"] = False
-    dlr = arguments.pop("dlr", True)
+    dlr, classes = arguments.pop("dlr", True), arguments.pop("targets", 0)
     attacks = import_extra("art.attacks.evasion", "evaluate")
     attack = getattr(attacks, _ART_CLASSES[family])(classifier, batch_size=batch_size, **arguments)
     if family == "AutoAttack":
+        parts = [part for part in attack.attacks if dlr or getattr(part, "loss_type", None) != _DLR]
+        for part in parts:
+            once = {"nb_random_init", "nb_restarts"} & set(vars(part))
+            # Unless told not to, each would draw bars for every batch.
+            part.set_params(verbose=False, **dict.fromkeys(once, 1))
         attack.attacks = [
-            part for part in attack.attacks if dlr or getattr(part, "loss_type", None) != DLR
+            TargetedParts(part, classes) if getattr(part, "loss_type", None) == _DLR else part
+            for part in parts
         ]
-        for part in attack.attacks:
-            part.set_params(verbose=False)  # each would draw bars for every batch
     return attack
+
+
+class TargetedParts:
+    """A part of ART's AutoAttack, aimed at one class after the other.
+
+    The standard AutoAttack aims APGD on DLR at the nine likeliest wrong classes; ART's own
+    ``targeted`` would aim every part at every class.
+
+    Args:
+        part: ART's attack.
+        classes: Number of classes, the likeliest first.
+    """
+
+    targeted = False  # as AutoAttack sees it: any wrong class counts
+
+    def __init__(self, part: Any, classes: int) -> None:
+        part.set_params(targeted=True)
+        self.part = part
+        self.classes = classes
+
+    def generate(self, x: FloatArray, y: npt.NDArray[np.floating], **kwargs: Any) -> FloatArray:
+        """Attack images with one-hot labels, each until it is misclassified."""
+        labels, count = y.argmax(axis=1), y.shape[1]
+        ranked = np.argsort(-self.part.estimator.predict(x), axis=1)
+        wrong = ranked[ranked != labels[:, np.newaxis]].reshape(len(x), count - 1)
+        result, standing = np.array(x), np.arange(len(x))
+        for aims in wrong.T[: self.classes]:
+            one_hot = np.eye(count, dtype=np.float32)[aims[standing]]
+            result[standing] = self.part.generate(x=x[standing], y=one_hot, **kwargs)
+            found = self.part.estimator.predict(result[standing]).argmax(axis=1)
+            standing = standing[found == labels[standing]]
+            if not len(standing):
+                break
+        return result

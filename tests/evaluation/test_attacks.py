@@ -13,6 +13,7 @@ import fd_keras
 from fd_keras.evaluation import (
     accuracy,
     art_classifier,
+    autoattack,
     bim,
     carlini_wagner_l2,
     carlini_wagner_linf,
@@ -23,6 +24,7 @@ from fd_keras.evaluation import (
     square,
 )
 from fd_keras.evaluation.classifiers import LogOdds
+from fd_keras.evaluation.runners import TargetedParts, runner
 
 pytest.importorskip("art", reason="ART is not installed")
 pytest.importorskip("foolbox", reason="Foolbox is not installed")
@@ -403,3 +405,44 @@ def test_a_classifier_that_is_sure_still_shows_its_gradient(weights, scale):
     attacked = fgsm(8).generate(art_classifier(model, value_range=(0, 1)), images, labels)
     expected = linear_attack(weights, images, labels, 8 / 255, (0, 1))
     np.testing.assert_allclose(attacked, expected, atol=1e-6)
+
+
+def test_autoattack_aims_at_the_likeliest_wrong_classes_in_turn():
+    """Images that fell to one aim are not attacked again; the true class is no aim."""
+    aims = []
+
+    class Part:
+        class estimator:  # noqa: N801
+            @staticmethod
+            def predict(x):
+                return x[:, 0, :, 0]
+
+        def set_params(self, **kwargs):
+            assert kwargs == {"targeted": True}
+
+        def generate(self, x, y):
+            aims.append(y.argmax(axis=1).tolist())
+            moved = x.copy()
+            if len(aims) == 1:
+                moved[0, 0, 2, 0] = 9.0  # only the first image falls
+            return moved
+
+    images = np.float32([[4, 1, 3, 2], [1, 2, 3, 4]]).reshape(2, 1, 4, 1)
+    attacked = TargetedParts(Part(), 2).generate(images, np.eye(4)[[0, 3]])
+    assert aims == [[2, 2], [1]]
+    assert attacked[:, 0, :, 0].argmax(axis=1).tolist() == [2, 3]
+
+
+def test_autoattack_has_the_parts_of_the_standard_version(weights):
+    attack = autoattack(8)
+    classifier = art_classifier(lambda x: x[:, 0, :, 0], input_shape=(1, 4, 1), value_range=(0, 1))
+    generate = runner("AutoAttack", attack.parameters, classifier, batch_size=4)
+    cross_entropy, targeted, deepfool_part, square_part = generate.__self__.attacks
+    assert (cross_entropy.loss_type, cross_entropy.targeted) == ("cross_entropy", False)
+    assert (targeted.part.loss_type, targeted.part.targeted) == ("difference_logits_ratio", True)
+    assert targeted.classes == 9
+    for part in (cross_entropy, targeted.part):
+        assert (part.max_iter, part.nb_random_init) == (100, 1)
+        assert part.eps_step == pytest.approx(2 * part.eps)
+    assert (square_part.max_iter, square_part.nb_restarts) == (5000, 1)
+    assert type(deepfool_part).__name__ == "DeepFool"
