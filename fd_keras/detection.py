@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -195,9 +196,10 @@ class DistillationDetector(ThresholdDetector):
     """Flags images whose prediction changes when they are distilled.
 
     The score is the L1 distance, from 0 to 2, between the class probabilities of the original
-    and of the distilled image. Images with a score above a threshold are flagged; ``adapt``
-    determines the threshold from benign images. Before, it is infinite and no image is flagged.
-    An image whose score is NaN is always flagged.
+    and of the distilled image; of several layers, it is the largest, as in Feature Squeezing.
+    Images with a score above a threshold are flagged; ``adapt`` determines the threshold from
+    benign images. Before, it is infinite and no image is flagged. An image whose score is NaN is
+    always flagged.
 
     The detector is a functional Keras model from images to a dictionary of
 
@@ -216,7 +218,8 @@ class DistillationDetector(ThresholdDetector):
         model: A functional, sequential or subclassed classifier with one image input. It is
             not copied: the detector shares its weights.
         layer: A ``FeatureDistillation`` with the ``value_range`` of the pixels that ``model``
-            takes, or a table; see ``protect``.
+            takes, or a table; see ``protect``. Or a list of several, each of which costs a
+            prediction more.
         from_logits: Whether ``model`` returns logits; otherwise it returns probabilities.
         input_shape: As for ``protect``.
         output: Name of the output that classifies, of a model with several.
@@ -224,7 +227,8 @@ class DistillationDetector(ThresholdDetector):
 
     Raises:
         ValueError: ``model`` does not return one batch ``(batch, classes)`` or ``(batch, 1)``, or
-            has no such ``output``; or ``layer`` does not fit it, see ``protect``.
+            has no such ``output``; ``layer`` does not fit it, see ``protect``; or several layers
+            take other pixels.
 
     Example:
         >>> from fd_keras import FeatureDistillation
@@ -235,6 +239,10 @@ class DistillationDetector(ThresholdDetector):
         >>> detector.adapt(benign, false_positive_rate=0.1)
         >>> sorted(detector(benign))
         ['flag', 'logits', 'score']
+        >>> layers = [FeatureDistillation(table) for table in ("liu2019", "soft8")]
+        >>> several = DistillationDetector(model, layers)
+        >>> bool(np.all(several.score(benign) >= detector.score(benign)))
+        True
 
     References:
         Score: Xu et al., "Feature Squeezing: Detecting Adversarial Examples in Deep Neural
@@ -249,18 +257,26 @@ class DistillationDetector(ThresholdDetector):
     def __init__(
         self,
         model: keras.Model,
-        layer: keras.layers.Layer | TableLike,
+        layer: keras.layers.Layer | TableLike | Sequence[keras.layers.Layer | TableLike],
         *,
         from_logits: bool = True,
         input_shape: Sequence[int | None] | None = None,
         output: str | None = None,
         **kwargs: Any,
     ) -> None:
-        layer = layer_for(model, layer)
-        protected = protect(model, layer, input_shape=input_shape)
+        several = _several(layer)
+        chosen = [layer_for(model, one) for one in several or (layer,)]
+        _check_same_pixels(chosen)
+        # Each refuses a layer that does not fit the model.
+        protected, *_ = [protect(model, one, input_shape=input_shape) for one in chosen]
         images = protected.input
         heads = [
-            chosen_output(x, output, model) for x in (run_whole(model, images), protected.output)
+            chosen_output(x, output, model)
+            for x in (
+                run_whole(model, images),
+                protected.output,
+                *(run_whole(model, one(images)) for one in chosen[1:]),
+            )
         ]
         if any(len(getattr(head, "shape", ())) != 2 for head in heads):
             raise ValueError(
@@ -276,20 +292,23 @@ class DistillationDetector(ThresholdDetector):
             **{"name": f"{model.name}_detector", **kwargs},
         )
         self.classifier = model
-        self.distillation = layer
+        self.distillation = chosen if several else chosen[0]
         self.from_logits = from_logits
         self.output_name = output
         self._activation = last_activation(heads[0]) if heads[0].shape[-1] == 1 else None
         self._decision = shift
-        self._value_range = layer.value_range
-        self._channel_axis = -3 if layer.data_format == "channels_first" else -1
+        self._value_range = chosen[0].value_range
+        self._channel_axis = -3 if chosen[0].data_format == "channels_first" else -1
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor as plain JSON types."""
+        serialize = keras.saving.serialize_keras_object
+        layers = self.distillation
+        several = _several(layers)
         return {
             "name": self.name,
-            "model": keras.saving.serialize_keras_object(self.classifier),
-            "layer": keras.saving.serialize_keras_object(self.distillation),
+            "model": serialize(self.classifier),
+            "layer": [serialize(layer) for layer in several] or serialize(layers),
             "from_logits": self.from_logits,
             "input_shape": list(self.inputs[0].shape[1:]),
             "output": self.output_name,
@@ -298,20 +317,43 @@ class DistillationDetector(ThresholdDetector):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         """Make a detector from what ``get_config`` returned."""
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
-            for name in ("model", "layer")
-        }
-        return cls(**{**config, **parts})
+
+        def deserialized(part: Any) -> Any:
+            if isinstance(part, list):
+                return [deserialized(one) for one in part]
+            return keras.saving.deserialize_keras_object(part, custom_objects)
+
+        return cls(
+            **{**config, **{name: deserialized(config[name]) for name in ("model", "layer")}}
+        )
 
     def _check(self, outputs: Mapping[str, npt.NDArray[Any]]) -> None:
         name = "logits" if self.from_logits else "probabilities"
         check_kind(outputs[name], from_logits=self.from_logits, activation=self._activation)
 
 
+def _several(layer: Any) -> list[Any]:
+    """The layers and tables of a list of them; empty for one layer or the steps of one table."""
+    one = (keras.layers.Layer, str, os.PathLike, Mapping, QuantizationTable)
+    listed = isinstance(layer, (list, tuple)) and all(isinstance(entry, one) for entry in layer)
+    return list(layer) if listed else []
+
+
+def _check_same_pixels(layers: Sequence[Any]) -> None:
+    for name in ("value_range", "data_format"):
+        found = [getattr(layer, name, None) for layer in layers]
+        if any(other != found[0] for other in found):
+            raise ValueError(
+                f"`layer` must be layers with one {name}. Received: layers with {name} "
+                f"{', '.join(map(str, found))}"
+            )
+
+
 @keras.saving.register_keras_serializable(package="fd_keras")
 class PredictionShift(keras.layers.Layer):
-    """L1 distance between two batches of predictions, and whether it is above a threshold.
+    """L1 distance between batches of predictions, and whether it is above a threshold.
+
+    Of more than two batches, it is the largest distance of the first from any other.
 
     The layer computes in float32 under every dtype policy. ``threshold`` is a non-trainable
     weight.
@@ -321,8 +363,8 @@ class PredictionShift(keras.layers.Layer):
         **kwargs: ``name`` and further arguments of ``keras.layers.Layer``.
 
     Input shape:
-        A list of two tensors ``(batch, classes)``, or ``(batch, 1)`` for the second of two
-        classes.
+        A list of at least two tensors ``(batch, classes)``, or ``(batch, 1)`` for the second of
+        two classes.
 
     Output shape:
         A dictionary of ``"score"`` and ``"flag"``, both ``(batch,)``.
@@ -343,12 +385,16 @@ class PredictionShift(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Compare two batches of predictions."""
+        """Compare batches of predictions."""
         single = inputs[0].shape[-1] == 1
-        first, second = inputs
         if self.from_logits:
-            first, second = map(tf.sigmoid if single else tf.nn.softmax, inputs)
-        score = tf.reduce_sum(tf.abs(first - second), axis=-1)
+            inputs = [tf.sigmoid(x) if single else tf.nn.softmax(x) for x in inputs]
+        first, *others = inputs
+        scores = [tf.reduce_sum(tf.abs(first - other), axis=-1) for other in others]
+        score = scores[0]
+        for other in scores[1:]:
+            # Runtimes do not agree on the maximum of a number and NaN, which must stay NaN.
+            score = tf.maximum(score, other) + 0 * (score + other)
         if single:  # the other class moves as far
             score *= 2
         # Not `score > threshold`, which is false for NaN.

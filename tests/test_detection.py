@@ -121,6 +121,52 @@ def test_score_is_the_distance_between_two_softmaxes(name, images):
     assert not outputs["flag"].numpy().any()
 
 
+SEVERAL = ("liu2019", "jpeg:50", "soft8")
+
+
+def test_the_score_of_several_layers_is_the_largest(images):
+    model = functional()
+    each = [FeatureDistillation(table) for table in SEVERAL]
+    detector = DistillationDetector(model, each)
+    expected = np.array([expected_score(model, layer, images) for layer in each])
+    assert len(set(expected.argmax(axis=0))) > 1  # no layer alone has all of them
+    np.testing.assert_allclose(detector.score(images), expected.max(axis=0), atol=1e-5)
+    np.testing.assert_allclose(detector(images)["logits"], model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_detector_of_several_layers_is_saved_with_its_threshold(images, tmp_path):
+    detector = DistillationDetector(functional(), list(SEVERAL), name="guard")
+    detector.adapt(images, false_positive_rate=0.3)
+    detector.save(tmp_path / "detector.keras")
+    loaded = keras.models.load_model(tmp_path / "detector.keras")
+    assert loaded.threshold == detector.threshold < 2
+    np.testing.assert_array_equal(loaded.score(images), detector.score(images))
+    assert 0 < loaded.detection_rate(images) < 1
+
+
+def test_steps_in_a_list_are_one_table_and_not_several(images):
+    model, steps = functional(), np.full((8, 8), 30.0)
+    expected = DistillationDetector(model, steps).score(images)
+    np.testing.assert_array_equal(
+        DistillationDetector(model, steps.tolist()).score(images), expected
+    )
+
+
+def test_nan_of_one_layer_is_flagged():
+    shift = PredictionShift(from_logits=False)
+    one, nan = tf.constant([[1.0, 0.0]]), tf.constant([[np.nan, 0.0]])
+    for predictions in ([one, nan, one], [one, one, nan]):
+        outputs = shift(predictions)
+        assert np.isnan(outputs["score"].numpy()).all()
+        assert outputs["flag"].numpy().all()
+
+
+def test_several_layers_take_the_same_pixels():
+    each = [FeatureDistillation("liu2019", value_range=r) for r in ((0, 255), (0, 1))]
+    with pytest.raises(ValueError, match="`layer` must be layers with one value_range"):
+        DistillationDetector(functional(), each)
+
+
 def test_score_has_the_gradient_that_an_adaptive_attacker_needs(images):
     model, layer = functional(), FeatureDistillation("liu2019")
     detector, inputs = detector_of(model), tf.constant(images)
@@ -135,10 +181,11 @@ def test_score_has_the_gradient_that_an_adaptive_attacker_needs(images):
     np.testing.assert_allclose(gradient, expected, atol=1e-3 * largest)
 
 
-def test_a_soft_layer_detects_and_is_exported(images, tmp_path):
+def test_a_soft_layer_beside_another_detects_and_is_exported(images, tmp_path):
     model, layer = functional(), FeatureDistillation("jpeg:50", cycle_spins=2, quantizer="soft")
-    detector = DistillationDetector(model, layer)
-    expected = expected_score(model, layer, images)
+    rounding = FeatureDistillation("liu2019")
+    detector = DistillationDetector(model, [layer, rounding])
+    expected = np.maximum(*(expected_score(model, one, images) for one in (layer, rounding)))
     np.testing.assert_allclose(detector.score(images), expected, atol=1e-5)
     path = export_tflite(detector, tmp_path / "detector.tflite", verify=False)
     assert_same_answers(runtimes.run_tflite(path, images), detector(images))

@@ -141,6 +141,7 @@ TEST = "test"
 VALIDATION = "validation"
 
 _NORMS = ("inf", "2", None)
+_EFFECT = ("success", "mean_l2", "mean_linf")
 _KEYS = frozenset(
     {"defence", "family", "attack", "attack_family", "threat_model", "norm", "epsilon"}
     | {"accuracy", "correct", "count", "interval", "split"}
@@ -158,6 +159,7 @@ def accuracy_row(
     attack_family: str | None = None,
     norm: str | None = None,
     epsilon: float | None = None,
+    effect: Mapping[str, float | None] | None = None,
     split: str = TEST,
 ) -> dict[str, Any]:
     """One accuracy with its 95 % Wilson interval, as a row of a report.
@@ -173,10 +175,11 @@ def accuracy_row(
         norm: ``"inf"`` or ``"2"``; ``None`` where the attack has none.
         epsilon: Largest perturbation in that norm, on pixels from 0 to 1
             (``Attack.unit_epsilon``); ``None`` where the attack has no limit.
+        effect: What the attack did, as ``attack_effect`` returns it.
         split: ``"test"``, or ``"validation"`` for images that something was chosen on.
 
     Returns:
-        The arguments, ``accuracy`` and ``interval``.
+        The arguments, ``accuracy`` and ``interval``; ``effect`` only where it is given.
 
     Raises:
         ValueError: An argument does not fit.
@@ -201,9 +204,35 @@ def accuracy_row(
         "correct": int(correct),
         "count": int(count),
         "split": split,
+        **({} if effect is None else {"effect": dict(effect)}),
     }
     check_rows([row], splits=(TEST, VALIDATION))
     return row
+
+
+def attack_effect(
+    norms: npt.NDArray[np.floating], reached: npt.NDArray[np.bool_]
+) -> dict[str, float | None]:
+    """What an attack did to images, whatever a defence makes of them.
+
+    Args:
+        norms: L2 and L-inf norm of the change of each image ``(n, 2)``, pixels from 0 to 1.
+        reached: Which attacks reached their aim, ``(n,)``: the target's class, or without a
+            target, any wrong one, at the model that was attacked.
+
+    Returns:
+        ``success``, the share that reached it, and ``mean_l2`` and ``mean_linf`` of these, as
+        Feature Squeezing's tables give them; ``None`` where there are none.
+
+    Example:
+        >>> attack_effect(np.array([[0.5, 0.25], [3.0, 1.0]]), np.array([True, False]))
+        {'success': 0.5, 'mean_l2': 0.5, 'mean_linf': 0.25}
+
+    References:
+        Xu et al., "Feature Squeezing", NDSS 2018.
+    """
+    means = norms[reached].mean(axis=0).tolist() if reached.any() else [None, None]
+    return {"success": float(reached.mean()), "mean_l2": means[0], "mean_linf": means[1]}
 
 
 def check_rows(rows: Sequence[Row], *, splits: Sequence[str] = (TEST,)) -> None:
@@ -349,6 +378,15 @@ class AccuracyGrid:
             if all(self.row(name, threat_model, attack) for name in defences)
         ]
 
+    @property
+    def effects(self) -> dict[str, Mapping[str, float | None]]:
+        """What each attack on the undefended classifier did, by its name."""
+        found: dict[str, Mapping[str, float | None]] = {}
+        for row in self._rows.values():
+            if row["defence"] == self.undefended and row.get("effect"):
+                found.setdefault(row["attack"], row["effect"])
+        return found
+
     def benign(self, defence: str) -> Mean | None:
         """Accuracy without an attack, if it was measured.
 
@@ -386,6 +424,17 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_effect(effect: Any) -> bool:
+    if effect is None:
+        return True
+    if not isinstance(effect, Mapping) or set(effect) != set(_EFFECT):
+        return False
+    success, *norms = (effect[key] for key in _EFFECT)
+    return (
+        is_number(success) and 0 <= success <= 1 and all(n is None or is_number(n) for n in norms)
+    )
+
+
 def _text_rules(row: Row, splits: Sequence[str]) -> list[tuple[str, bool]]:
     benign = row["threat_model"] == BENIGN
     return [
@@ -396,6 +445,7 @@ def _text_rules(row: Row, splits: Sequence[str]) -> list[tuple[str, bool]]:
         (f"a threat_model of {list(THREAT_MODELS)}", row["threat_model"] in THREAT_MODELS),
         ("attack 'none' exactly with threat_model 'benign'", (row["attack"] == "none") == benign),
         ("attack_family as text or None", isinstance(row["attack_family"], str | None)),
+        (f"an effect of the numbers {list(_EFFECT)}", _is_effect(row.get("effect"))),
         ("norm 'inf', '2' or None", row["norm"] in _NORMS),
         # Images that a defence was tuned on flatter it.
         (f"split {' or '.join(map(repr, splits))}", row["split"] in splits),

@@ -359,6 +359,7 @@ class _Evaluation:
             correct(logits, images.images.labels),
             within=within,
             changed=changed,
+            effect=self._bench.effect(images, defence),
         )
 
     def _encode(self, defence: Defence) -> EncodedImages:
@@ -409,6 +410,7 @@ def _row(
             "attack_family": attack.family,
             "norm": attack.norm,
             "epsilon": attack.unit_epsilon,
+            "effect": outcome.effect,
         }
     return accuracy_row(
         defence=defence.name,

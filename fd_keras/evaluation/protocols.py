@@ -188,7 +188,8 @@ PROTOCOLS: dict[str, Protocol] = {
         _sweep(),
         Protocol(
             "autoattack",
-            "ART's AutoAttack at 2 and 8 /255 (Croce & Hein, ICML 2020).",
+            "AutoAttack at 2 and 8 /255 (Croce & Hein, ICML 2020) with ART's parts: DeepFool in "
+            "the place of FAB.",
             gray_box=(autoattack(2), autoattack(8)),
             adaptive=(autoattack(2), autoattack(8), _UNBOUNDED),
         ),

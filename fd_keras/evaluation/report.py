@@ -60,7 +60,9 @@ class EvaluationReport:
             ``attack`` (``"none"`` for benign images), ``attack_family``, ``threat_model``
             (one of ``THREAT_MODELS``), ``norm``, ``epsilon`` (on pixels from 0 to 1),
             ``accuracy``, ``correct``, ``count``, ``interval`` (95 %, Wilson) and ``split``
-            (``"test"``).
+            (``"test"``); where it is known what the attack did, also ``effect``: ``success`` at the
+            model that was attacked, and ``mean_l2`` and ``mean_linf`` of what succeeded (on pixels
+            from 0 to 1).
         defences: ``name``, ``family``, ``settings``, ``ms_per_image`` (median, or ``None``) and
             ``chosen_from`` (names of the settings tried on the validation split) of each defence;
             in two passes also ``two_passes``: ``file``, ``bytes_per_image``, ``images``,
@@ -123,6 +125,9 @@ class EvaluationReport:
     def table(self, format: Literal["text", "markdown"] = "text") -> str:
         """Accuracies in percent by defence and attack, one table for each threat model.
 
+        A last table says what each attack did to the undefended classifier: how often it reached
+        its aim, and the mean norms of the changes that did, of pixels from 0 to 1.
+
         Args:
             format: ``"text"`` or ``"markdown"``.
 
@@ -148,6 +153,8 @@ class EvaluationReport:
             )
         models = self.grid.threat_models or [BENIGN]
         blocks = [_block(self.grid, model, format == "markdown") for model in models]
+        if self.grid.effects:
+            blocks.append(_effects(self.grid.effects, format == "markdown"))
         counts = [row["count"] for row in self.rows]
         low, high = min(counts, default=0), max(counts, default=0)
         blocks.append(f"{high} images" if low == high else f"{low} to {high} images")
@@ -255,6 +262,21 @@ def _block(grid: AccuracyGrid, threat_model: str, markdown: bool) -> str:
         for name in grid.shown(threat_model)
     ]
     return text_table(["accuracy\nin %", *heads], body, markdown=markdown)
+
+
+def _effects(effects: Mapping[str, Mapping[str, float | None]], markdown: bool) -> str:
+    """What attacks did, in the order in which Feature Squeezing prints it."""
+    norms = [f"mean {norm},{' ' if markdown else chr(10)}pixels 0..1" for norm in ("L2", "Linf")]
+    heads = ["attack on the\nclassifier" if not markdown else "attack", "success\nin %", *norms]
+    body = [
+        [
+            name,
+            f"{100 * (effect['success'] or 0):.1f}",
+            *("-" if n is None else f"{n:.3f}" for n in (effect["mean_l2"], effect["mean_linf"])),
+        ]
+        for name, effect in effects.items()
+    ]
+    return text_table(heads, body, markdown=markdown)
 
 
 def _percent(row: Row | None) -> str:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from fd_keras._checks import shown
 from fd_keras._extras import import_extra
-from fd_keras.evaluation.carlini_linf import CarliniLinf
+from fd_keras.evaluation.descent import CarliniLinf, SignedSteps
 
 FloatArray = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.integer]
@@ -29,6 +29,7 @@ _ART_CLASSES = {
 }
 _FOOLBOX_CLASSES = {"DeepFool": "L2DeepFoolAttack", "CW-L2": "L2CarliniWagnerAttack"}
 _OWN = ("CW-Linf",)
+ITERATED = ("BIM", "PGD", "Half-step")
 FAMILIES = ("FGSM", "BIM", "PGD", "Half-step", *_FOOLBOX_CLASSES, *_OWN, "Square", "AutoAttack")
 TARGETS = ("next", "least likely")
 
@@ -36,7 +37,7 @@ _VERBOSE = ("BIM", "PGD", "Half-step", "Square")  # these take `verbose`, True b
 _IN_PIXELS = ("eps", "eps_step")
 
 # APGD on the difference of logits ratio (DLR) compares the first with the third logit.
-DLR = "difference_logits_ratio"
+_DLR = "difference_logits_ratio"
 
 
 def library(family: str) -> str | None:
@@ -73,7 +74,12 @@ def import_libraries(families: set[str]) -> None:
 
 
 def runner(
-    family: str, parameters: Mapping[str, Any], classifier: Any, *, batch_size: int
+    family: str,
+    parameters: Mapping[str, Any],
+    classifier: Any,
+    *,
+    batch_size: int,
+    until_wrong: bool = False,
 ) -> Runner:
     """Make the function that attacks one batch after the other.
 
@@ -82,6 +88,7 @@ def runner(
         parameters: As ``Attack`` has them, for pixels from 0 to 1.
         classifier: What ``art_classifier`` returns.
         batch_size: Largest number of images of a batch.
+        until_wrong: Whether BIM, PGD and half-step leave an image once it is misclassified.
 
     Returns:
         Function of float32 images in the classifier's value range and their true classes that
@@ -98,7 +105,7 @@ def runner(
         array([92., 98.], dtype=float32)
     """
     import_libraries({family})
-    if family in _ART_CLASSES:
+    if family in _ART_CLASSES and not (until_wrong and family in ITERATED):
         return _art_attack(family, parameters, classifier, batch_size).generate
     low, high = classifier.clip_values.tolist()
     # Norms and step sizes of the others are those of pixels from 0 to 1, in any value range.
@@ -146,6 +153,8 @@ def _on_unit_pixels(
     """An attack on pixels from 0 to 1; it returns images that it cannot attack as they are."""
     arguments = dict(parameters)
     target = arguments.pop("target", None)
+    if family in ITERATED:
+        return SignedSteps(logits, **arguments)
     if family == "CW-Linf":
         search = CarliniLinf(logits, **arguments)
         return lambda images, labels: search(images, targets(target, logits(images), labels))
@@ -178,13 +187,51 @@ def _art_attack(
     }
     if family in _VERBOSE:
         arguments["verbose"] = False
-    dlr = arguments.pop("dlr", True)
+    dlr, classes = arguments.pop("dlr", True), arguments.pop("targets", 0)
     attacks = import_extra("art.attacks.evasion", "evaluate")
     attack = getattr(attacks, _ART_CLASSES[family])(classifier, batch_size=batch_size, **arguments)
     if family == "AutoAttack":
+        parts = [part for part in attack.attacks if dlr or getattr(part, "loss_type", None) != _DLR]
+        for part in parts:
+            once = {"nb_random_init", "nb_restarts"} & set(vars(part))
+            # Unless told not to, each would draw bars for every batch.
+            part.set_params(verbose=False, **dict.fromkeys(once, 1))
         attack.attacks = [
-            part for part in attack.attacks if dlr or getattr(part, "loss_type", None) != DLR
+            TargetedParts(part, classes) if getattr(part, "loss_type", None) == _DLR else part
+            for part in parts
         ]
-        for part in attack.attacks:
-            part.set_params(verbose=False)  # each would draw bars for every batch
     return attack
+
+
+class TargetedParts:
+    """A part of ART's AutoAttack, aimed at one class after the other.
+
+    The standard AutoAttack aims APGD on DLR at the nine likeliest wrong classes; ART's own
+    ``targeted`` would aim every part at every class.
+
+    Args:
+        part: ART's attack.
+        classes: Number of classes, the likeliest first.
+    """
+
+    targeted = False  # as AutoAttack sees it: any wrong class counts
+
+    def __init__(self, part: Any, classes: int) -> None:
+        part.set_params(targeted=True)
+        self.part = part
+        self.classes = classes
+
+    def generate(self, x: FloatArray, y: npt.NDArray[np.floating], **kwargs: Any) -> FloatArray:
+        """Attack images with one-hot labels, each until it is misclassified."""
+        labels, count = y.argmax(axis=1), y.shape[1]
+        ranked = np.argsort(-self.part.estimator.predict(x), axis=1)
+        wrong = ranked[ranked != labels[:, np.newaxis]].reshape(len(x), count - 1)
+        result, standing = np.array(x), np.arange(len(x))
+        for aims in wrong.T[: self.classes]:
+            one_hot = np.eye(count, dtype=np.float32)[aims[standing]]
+            result[standing] = self.part.generate(x=x[standing], y=one_hot, **kwargs)
+            found = self.part.estimator.predict(result[standing]).argmax(axis=1)
+            standing = standing[found == labels[standing]]
+            if not len(standing):
+                break
+        return result

@@ -34,6 +34,7 @@ class Outcome:
         within: Which attacked images lie within the certified radius of the stored ones,
             ``(n,)``; ``None`` where nothing is certified.
         changed: Which of them are classified differently from the stored ones, ``(n,)``.
+        effect: What the attack did, as ``attack_effect`` returns it.
 
     Example:
         >>> from fd_keras.evaluation.attacks import fgsm
@@ -46,6 +47,7 @@ class Outcome:
     correct: npt.NDArray[np.bool_]
     within: npt.NDArray[np.bool_] | None = None
     changed: npt.NDArray[np.bool_] | None = None
+    effect: Mapping[str, float | None] | None = None
 
     @property
     def attacker(self) -> str:

@@ -15,10 +15,11 @@ from fd_keras._console import Advance, bar
 from fd_keras._extras import import_extra
 from fd_keras.classifier import Classifier, FloatArray
 from fd_keras.data.labelled import LabelledImages, array_hash
-from fd_keras.evaluation.accuracies import BENIGN, TWO_PASS
+from fd_keras.evaluation.accuracies import BENIGN, TWO_PASS, attack_effect
 from fd_keras.evaluation.attacks import Attack
 from fd_keras.evaluation.classifiers import LogOdds, Substitute, attackable
-from fd_keras.evaluation.defences import Defence
+from fd_keras.evaluation.defences import Defence, no_defence
+from fd_keras.evaluation.runners import ITERATED, targets
 from fd_keras.evaluation.store import ArrayStore
 from fd_keras.kernels import GRADIENTS
 
@@ -172,14 +173,35 @@ class Workbench:
         """Attacked images, pixels from 0 to 1, all in memory."""
         return np.concatenate([self._pixels(chunk) for chunk in _chunks(images)])
 
-    def distances(self, images: AttackedImages) -> FloatArray:
+    def distances(self, images: AttackedImages) -> npt.NDArray[np.floating]:
         """Largest change of a pixel of each image, in grey levels, ``(n,)``."""
-        return np.concatenate(
-            [
-                255 * np.abs(self._pixels(chunk) - chunk.images.unit_images()).max(axis=(1, 2, 3))
-                for chunk in _chunks(images)
-            ]
-        )
+        return 255 * self._norms(images)[:, 1]
+
+    def effect(self, images: AttackedImages, defence: Defence) -> dict[str, float | None]:
+        """What an attack did at the model that was attacked, as ``attack_effect`` returns it.
+
+        Args:
+            images: Attacked.
+            defence: What it is evaluated behind; of a gray-box attack it makes no difference.
+        """
+        attacked = no_defence() if images.through is None else defence
+        classes = self.logits(images, attacked).argmax(axis=-1)
+        labels = images.images.labels
+        reached = classes != labels
+        if images.attack is not None and images.attack.target is not None:
+            # The target is chosen by what the attacker sees of the benign image.
+            benign = self.logits(replace(images, attack=None), attacked)
+            reached = classes == targets(images.attack.target, benign, labels)
+        return attack_effect(self._norms(images), reached)
+
+    def _norms(self, images: AttackedImages) -> npt.NDArray[np.floating]:
+        """L2 and L-inf norm of the change of each image, ``(n, 2)``, pixels from 0 to 1."""
+        found = []
+        for chunk in _chunks(images):
+            changes = np.abs(self._pixels(chunk) - chunk.images.unit_images())
+            l2 = np.sqrt((changes.astype(np.float64) ** 2).sum(axis=(1, 2, 3)))
+            found.append(np.stack([l2, changes.max(axis=(1, 2, 3))], axis=1))
+        return np.concatenate(found)
 
     def _chunk_logits(self, chunk: AttackedImages, defence: Defence) -> FloatArray:
         parts = {
@@ -214,7 +236,9 @@ class Workbench:
         for gradient in _gradients(chunk):
             attacker = self._attacker(result.shape[1:], chunk, gradient)
             benign = chunk.images.unit_images()[standing]
-            result[standing] = attack.generate(attacker, benign, labels[standing], seed=seed)
+            result[standing] = attack.generate(
+                attacker, benign, labels[standing], seed=seed, until_wrong=_until_wrong(chunk)
+            )
             standing = attacker.predict(result).argmax(axis=-1) == labels
             if not standing.any():
                 break
@@ -238,7 +262,7 @@ class Workbench:
             "attack": chunk.attack.to_dict(),
             **({"loss": LogOdds.__name__} if chunk.attack.family in _BY_LOSS else {}),
             "seed": self.seed,
-            **_made_by(chunk.attack),
+            **(_made_by(chunk.attack) if not _until_wrong(chunk) else {"until": "wrong"}),
         }
 
     def _attacker(self, shape: tuple[int, ...], chunk: AttackedImages, gradient: Substitute) -> Any:
@@ -271,6 +295,17 @@ def _gradients(images: AttackedImages) -> tuple[Substitute, ...]:
         return ("half-step",)
     smooth = images.obstacle is not None and images.obstacle.smooth is not None
     return GRADIENTS[::-1] if smooth and images.attacker == "adaptive" else GRADIENTS[:1]
+
+
+def _until_wrong(images: AttackedImages) -> bool:
+    """Whether the attack may leave an image that fools the classifier which it attacks.
+
+    That must be the one that is evaluated: images of gray-box attacks are distilled first, and a
+    random defence makes another draw.
+    """
+    if images.attack is None or images.attack.family not in ITERATED:
+        return False
+    return images.attacker == "adaptive" and not (images.obstacle and images.obstacle.random)
 
 
 def _made_by(attack: Attack) -> dict[str, str]:

@@ -13,6 +13,7 @@ import fd_keras
 from fd_keras.evaluation import (
     accuracy,
     art_classifier,
+    autoattack,
     bim,
     carlini_wagner_l2,
     carlini_wagner_linf,
@@ -23,6 +24,7 @@ from fd_keras.evaluation import (
     square,
 )
 from fd_keras.evaluation.classifiers import LogOdds
+from fd_keras.evaluation.runners import TargetedParts, runner
 
 pytest.importorskip("art", reason="ART is not installed")
 pytest.importorskip("foolbox", reason="Foolbox is not installed")
@@ -81,10 +83,9 @@ def test_both_attacks_follow_the_gradient(weights, value_range, protected):
     np.testing.assert_allclose(repeated, expected, atol=1e-4 * unit)
 
 
-@pytest.mark.parametrize("attack", [fgsm(16), bim(16, 4), pgd(16)])
-def test_attack_on_a_protected_network_keeps_to_its_bounds_and_hurts(attack):
+def small_network():
     keras.utils.set_random_seed(2)
-    model = keras.Sequential(
+    return keras.Sequential(
         [
             keras.Input((16, 16, 1)),
             keras.layers.Rescaling(1 / 255),
@@ -93,6 +94,11 @@ def test_attack_on_a_protected_network_keeps_to_its_bounds_and_hurts(attack):
             keras.layers.Dense(3),
         ]
     )
+
+
+@pytest.mark.parametrize("attack", [fgsm(16), bim(16, 4), pgd(16)])
+def test_attack_on_a_protected_network_keeps_to_its_bounds_and_hurts(attack):
+    model = small_network()
     protected = fd_keras.protect(model, fd_keras.FeatureDistillation("jpeg:50"))
     images = np.random.default_rng(4).integers(0, 256, (40, 16, 16, 1)).astype(np.float32)
     labels = predicted_classes(protected, images)
@@ -107,6 +113,44 @@ def test_attack_on_a_protected_network_keeps_to_its_bounds_and_hurts(attack):
     assert 15.9 < np.abs(attacked - images).max() <= 16 + 1e-3
     assert accuracy(protected, images, labels) == 1.0
     assert accuracy(protected, attacked, labels) < 0.5
+
+
+def test_leaving_an_image_once_it_is_wrong_is_as_strong_as_all_steps():
+    """BIM has no random start, so that what withstands must take the very steps of ART's."""
+    model = small_network()
+    images = np.random.default_rng(4).integers(0, 256, (40, 16, 16, 1)).astype(np.float32)
+    labels = predicted_classes(model, images)
+    classifier = art_classifier(model)
+    attack = bim(4, 1, 8)
+
+    whole = attack.generate(classifier, images, labels)
+    short = attack.generate(classifier, images, labels, until_wrong=True)
+
+    stands = predicted_classes(model, short) == labels
+    assert 5 < stands.sum() < 35
+    np.testing.assert_array_equal(stands, predicted_classes(model, whole) == labels)
+    np.testing.assert_allclose(short[stands], whole[stands], atol=1e-3)
+    sizes = [np.abs(attacked - images)[~stands].max(axis=(1, 2, 3)) for attacked in (short, whole)]
+    assert sizes[0].mean() < 0.9 * sizes[1].mean()
+    assert sizes[0].max() <= 4 + 1e-3
+
+
+def test_random_starts_only_help_the_attacker():
+    model = small_network()
+    images = np.random.default_rng(4).integers(0, 256, (40, 16, 16, 1)).astype(np.float32)
+    labels = predicted_classes(model, images)
+    classifier = art_classifier(model)
+    left = [
+        accuracy(
+            model,
+            pgd(6, 2, step=3, restarts=restarts).generate(
+                classifier, images, labels, until_wrong=True
+            ),
+            labels,
+        )
+        for restarts in (1, 5)
+    ]
+    assert 0 < left[1] <= left[0] < 1
 
 
 def test_batches_and_their_size_make_no_difference(weights):
@@ -361,3 +405,44 @@ def test_a_classifier_that_is_sure_still_shows_its_gradient(weights, scale):
     attacked = fgsm(8).generate(art_classifier(model, value_range=(0, 1)), images, labels)
     expected = linear_attack(weights, images, labels, 8 / 255, (0, 1))
     np.testing.assert_allclose(attacked, expected, atol=1e-6)
+
+
+def test_autoattack_aims_at_the_likeliest_wrong_classes_in_turn():
+    """Images that fell to one aim are not attacked again; the true class is no aim."""
+    aims = []
+
+    class Part:
+        class estimator:  # noqa: N801
+            @staticmethod
+            def predict(x):
+                return x[:, 0, :, 0]
+
+        def set_params(self, **kwargs):
+            assert kwargs == {"targeted": True}
+
+        def generate(self, x, y):
+            aims.append(y.argmax(axis=1).tolist())
+            moved = x.copy()
+            if len(aims) == 1:
+                moved[0, 0, 2, 0] = 9.0  # only the first image falls
+            return moved
+
+    images = np.float32([[4, 1, 3, 2], [1, 2, 3, 4]]).reshape(2, 1, 4, 1)
+    attacked = TargetedParts(Part(), 2).generate(images, np.eye(4)[[0, 3]])
+    assert aims == [[2, 2], [1]]
+    assert attacked[:, 0, :, 0].argmax(axis=1).tolist() == [2, 3]
+
+
+def test_autoattack_has_the_parts_of_the_standard_version(weights):
+    attack = autoattack(8)
+    classifier = art_classifier(lambda x: x[:, 0, :, 0], input_shape=(1, 4, 1), value_range=(0, 1))
+    generate = runner("AutoAttack", attack.parameters, classifier, batch_size=4)
+    cross_entropy, targeted, deepfool_part, square_part = generate.__self__.attacks
+    assert (cross_entropy.loss_type, cross_entropy.targeted) == ("cross_entropy", False)
+    assert (targeted.part.loss_type, targeted.part.targeted) == ("difference_logits_ratio", True)
+    assert targeted.classes == 9
+    for part in (cross_entropy, targeted.part):
+        assert (part.max_iter, part.nb_random_init) == (100, 1)
+        assert part.eps_step == pytest.approx(2 * part.eps)
+    assert (square_part.max_iter, square_part.nb_restarts) == (5000, 1)
+    assert type(deepfool_part).__name__ == "DeepFool"

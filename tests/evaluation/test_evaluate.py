@@ -93,6 +93,12 @@ def test_figures_are_those_of_the_protected_model(report, model, data):
     for name, classifier in (("none", model), ("liu2019", protected)):
         row = figure(report, name, "gray-box", "FGSM 8/255")
         assert row["correct"] == round(accuracy(classifier, single, labels) * len(labels))
+        effect = row["effect"]  # of the attack, so the same whatever the defence
+        fooled = predicted_classes(model, single) != labels
+        assert effect["success"] == pytest.approx(fooled.mean())
+        change = np.abs(single - images)[fooled].reshape(fooled.sum(), -1) / 255
+        assert effect["mean_l2"] == pytest.approx(np.linalg.norm(change, axis=1).mean(), rel=1e-4)
+        assert effect["mean_linf"] == pytest.approx(change.max(axis=1).mean(), rel=1e-4)
     benign = figure(report, "liu2019", "benign")
     assert benign["correct"] == round(accuracy(protected, images, labels) * len(labels))
 

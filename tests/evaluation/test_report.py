@@ -349,7 +349,7 @@ def test_entries_of_two_passes_are_whole():
 
 def test_text_table_names_a_threat_model_over_every_accuracy(full):
     seen = 0
-    for block in full.table().split("\n\n")[:-1]:
+    for block in full.table().split("\n\n")[:-2]:
         first, second, rule, *lines = block.split("\n")
         assert set(rule) == {"-"}
         for line in lines:
@@ -374,7 +374,7 @@ def _words_ending_at(line, end):
 
 
 def test_markdown_table_names_a_threat_model_over_every_accuracy(full):
-    for block in full.table("markdown").split("\n\n")[:-1]:
+    for block in full.table("markdown").split("\n\n")[:-2]:
         head, rule, *lines = [re.split(r" *\| *", line)[1:-1] for line in block.split("\n")]
         assert head[1] == "benign"
         assert all(cell.endswith("-:") for cell in rule[1:])
@@ -386,6 +386,31 @@ def test_markdown_table_names_a_threat_model_over_every_accuracy(full):
 
 
 # Curves
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        {"success": 1.5, "mean_l2": 0.1, "mean_linf": 0.1},
+        {"success": 0.5, "mean_l2": "0.1", "mean_linf": 0.1},
+        {"success": 0.5},
+    ],
+)
+def test_an_effect_is_a_share_and_two_norms(effect):
+    with pytest.raises(ValueError, match="an effect of the numbers"):
+        row("none", "none", "gray-box", "FGSM", 0.1, effect=effect)
+
+
+def test_tables_and_page_say_what_each_attack_did(full, page):
+    """Once, for the undefended classifier: it is what can be held against other papers."""
+    text, markdown = full.table(), full.table("markdown")
+    assert re.search(r"^CW-L2 next +99\.5 +0\.456 +0\.061$", text, re.MULTILINE)
+    assert re.search(r"^\| CW-L2 next +\| +99\.5 \| +0\.456 \| +0\.061 \|$", markdown, re.MULTILINE)
+    table = next(table for table in page.tables if table[0][1].strip() == "success")
+    assert [cell.replace("\xa0", " ").strip() for cell in table[1]] == [
+        *("CW-L2 next", "99.5 %", "0.456", "0.061")
+    ]
+    assert "success" not in minimal_report().table()
 
 
 def test_curves_start_at_benign_and_keep_the_worst_of_one_strength(full):

@@ -11,7 +11,7 @@ from fd_keras.data.labelled import LabelledImages
 from fd_keras.evaluation import PROTOCOLS
 from fd_keras.evaluation.defences import defence, distillation
 from fd_keras.evaluation.store import ArrayStore
-from fd_keras.evaluation.workbench import AttackedImages, Workbench, _gradients
+from fd_keras.evaluation.workbench import AttackedImages, Workbench, _gradients, _until_wrong
 from fd_keras.kernels import GRADIENTS
 
 art = pytest.importorskip("art", reason="ART is not installed")
@@ -35,8 +35,8 @@ KEYS = {
     "030bf092a0618e12cec68752cb9a0fa2237979b5b8350df26c207d931e57cf18",
     "6a2fd1a1df0475a1e5019664e293561ec886877abb43427406bd42cd5ae58b37",
     "0d4370565aa1a026fbe8fc9c4948dc7abe5a6f374f08be43bc50fc384b56b5b2",
-    "bde732f41534af914db561c9349125165527f9ef1b0553a325533300f9579ed7",
-    "c7f523414d685be5f5bbd11a155470fb9214205e17e7ede043216cf3d4445a1e",
+    "a520f692439e151e3748e78f484f203aaa80ee75082c76f18902dfd9d7143ca5",
+    "11882b45f59929ae95193dca6c2728babc4c1e96a7940e3c3ed508cbfd652502",
 }
 
 
@@ -60,3 +60,21 @@ def test_soft_tables_are_attacked_once_by_their_own_gradient(images, quantizer, 
     table = QuantizationTable(np.full((8, 8), 40.0), quantizer=quantizer)
     attack = PROTOCOLS["linf-sweep"].adaptive[0]
     assert _gradients(AttackedImages(images, attack, distillation(table))) == gradients
+
+
+@pytest.mark.parametrize(
+    ("through", "family", "expected"),
+    [
+        ("liu2019", "PGD", True),
+        ("none", "PGD", True),
+        (None, "PGD", False),  # images of gray-box attacks are distilled afterwards
+        ("slq", "PGD", False),  # the defender makes another draw
+        ("liu2019", "Square", False),
+    ],
+)
+def test_attacks_stop_only_where_the_classifier_they_fool_is_the_one_that_counts(
+    images, through, family, expected
+):
+    attack = next(a for a in PROTOCOLS["linf-sweep"].attacks if a.family == family)
+    behind = None if through is None else defence(through)
+    assert _until_wrong(AttackedImages(images, attack, behind)) is expected

@@ -1,4 +1,7 @@
-"""Carlini and Wagner's attack in the L-inf norm, on whole batches."""
+"""Attacks in one graph, on batches that each image leaves when it is done.
+
+ART's and Foolbox's attacks carry every image of a batch along until the last one is done.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fd_keras.evaluation.classifiers import LogOdds
+
 # Of Adam, and of the map from pixels to the whole line, as in Carlini's code.
 _DECAY_1, _DECAY_2, _TINY = 0.9, 0.999, 1e-8
 _INSIDE = 0.999999
@@ -18,11 +23,118 @@ _INSIDE = 0.999999
 # A bound below one grey level is not looked for.
 _SMALLEST_TAU = 1 / 256
 
-# How many steps are made before images that are done leave the batch.
-_STEPS_AT_ONCE = 10
+# A wrong logit must exceed the right one by this before an image counts as misclassified, so that
+# it stays so where the same classifier runs in another batch or without a graph.
+_MARGIN = 1e-2
 
-# Typing alias: what the search knows of each image, by name, ``(batch, ...)`` each.
+Logits = Callable[[tf.Tensor], tf.Tensor]
+
+# Typing alias: what an attack knows of each image, by name, ``(batch, ...)`` each.
 State = dict[str, tf.Tensor]
+
+
+def _until_done(
+    step: Callable[[State], State], state: State, found: str
+) -> npt.NDArray[np.float32]:
+    """Repeat a step until ``done`` is true of every image, and return what is ``found`` of each."""
+    state = {"index": tf.range(len(state["done"])), **state}
+    result = np.array(state[found])
+    while len(state["index"]):
+        state = {**state, **step(state)}
+        done = state["done"].numpy()
+        if done.any():
+            result[state["index"].numpy()[done]] = state[found].numpy()[done]
+            state = {name: value[~done] for name, value in state.items()}
+    return result
+
+
+@dataclass(frozen=True)
+class SignedSteps:
+    """BIM and PGD that leave an image as soon as it is misclassified.
+
+    An image that withstands is attacked like ART's: it gets all steps from all starts. One that
+    does not keeps the first change that fools the classifier, so that this is for attackers whose
+    classifier is the one that counts, and not for images that must fool another one behind a
+    defence.
+
+    Args:
+        logits: Differentiable function of images from 0 to 1 that returns ``(batch, classes)``.
+        eps: Largest change of a pixel.
+        eps_step: Change of a pixel in one step.
+        max_iter: Number of steps.
+        num_random_init: Number of random starts; 0: one start, at the image itself.
+
+    Example:
+        >>> attack = SignedSteps(lambda x: tf.reshape(x, (-1, 2)), 0.25, 0.0625, 9)
+        >>> attack(tf.constant([[[[0.5], [0.4]]]]), np.array([0])).ravel().round(4)
+        array([0.4375, 0.4625], dtype=float32)
+
+    References:
+        Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018.
+    """
+
+    logits: Logits
+    eps: float
+    eps_step: float
+    max_iter: int
+    num_random_init: int = 0
+
+    def __call__(
+        self, images: tf.Tensor, labels: npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.float32]:
+        """Attack a batch.
+
+        Args:
+            images: float32 ``(batch, height, width, channels)`` from 0 to 1.
+            labels: True classes ``(batch,)``.
+
+        Returns:
+            Attacked images.
+        """
+        result = np.array(images)
+        standing = np.arange(len(result))
+        for _ in range(max(1, self.num_random_init)):
+            benign = tf.gather(images, standing)
+            noise = self.eps if self.num_random_init else 0.0
+            start = benign + np.float32(np.random.uniform(-noise, noise, benign.shape))
+            state = {
+                "point": tf.clip_by_value(start, 0, 1),
+                "lowest": tf.maximum(benign - self.eps, 0),
+                "highest": tf.minimum(benign + self.eps, 1),
+                "label": tf.constant(labels[standing], tf.int64),
+                "count": tf.zeros(len(standing), tf.int32),
+                "done": tf.zeros(len(standing), tf.bool),
+            }
+            result[standing] = _until_done(self._step, state, "point")
+            if self.num_random_init > 1:
+                classes = self.logits(tf.constant(result[standing])).numpy().argmax(axis=-1)
+                standing = standing[classes == labels[standing]]
+            if not len(standing):
+                break
+        return result
+
+    @cached_property
+    def _step(self) -> Any:
+        return tf.function(self._stepped, reduce_retracing=True)
+
+    def _stepped(self, state: State) -> State:
+        point = state["point"]
+        with tf.GradientTape() as tape:
+            tape.watch(point)
+            scores = self.logits(point)
+            odds = LogOdds().call(state["label"], scores)
+        gradient = tape.gradient(odds, point)
+        # ART, too, counts what is not a number as zero.
+        signs = tf.sign(tf.where(tf.math.is_nan(gradient), 0.0, gradient))
+        moved = point + self.eps_step * signs
+        moved = tf.clip_by_value(moved, state["lowest"], state["highest"])
+        wrong = _lead(scores, state["label"]) < -_MARGIN
+        count = state["count"] + 1
+        return {
+            "point": tf.where(_like(wrong, point), point, moved),
+            "count": count,
+            "done": wrong | (count >= self.max_iter),
+        }
 
 
 @dataclass(frozen=True)
@@ -61,7 +173,7 @@ class CarliniLinf:
         Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks", S&P 2017.
     """
 
-    logits: Callable[[tf.Tensor], tf.Tensor]
+    logits: Logits
     confidence: float
     iterations: int
     step_size: float
@@ -82,10 +194,8 @@ class CarliniLinf:
         Returns:
             Attacked images; benign ones as they are where nothing was found.
         """
-        result = np.array(images)
-        each = tf.zeros(len(result))
+        each = tf.zeros(len(images))
         state = {
-            "index": tf.range(len(result)),
             "benign": images,
             "target": tf.constant(targets, tf.int64),
             "point": tf.atanh((2 * images - 1) * _INSIDE),
@@ -97,47 +207,19 @@ class CarliniLinf:
             "tau": each + 1,
             "done": each > 0,
         }
-        while len(state["index"]):
-            state = self._steps(state)
-            done = state["done"].numpy()
-            if not done.any():
-                continue
-            result[state["index"].numpy()[done]] = state["best"].numpy()[done]
-            state = {name: value[~done] for name, value in state.items()}
-        return result
+        return _until_done(self._step, state, "best")
 
     @cached_property
-    def _steps(self) -> Any:
-        """Several steps in one graph, for batches of any size."""
+    def _step(self) -> Any:
+        return tf.function(self._stepped, reduce_retracing=True)
 
-        def steps(state: State) -> State:
-            names = list(state)
-
-            def body(*values: tf.Tensor) -> list[tf.Tensor]:
-                before = dict(zip(names, values))
-                after = self._step(before)
-                # What is done stays as it is until it leaves the batch.
-                return [
-                    tf.where(_like(before["done"], after[name]), before[name], after[name])
-                    for name in names
-                ]
-
-            values = tf.while_loop(
-                lambda *_: True, body, list(state.values()), maximum_iterations=_STEPS_AT_ONCE
-            )
-            return dict(zip(names, values))
-
-        return tf.function(steps, reduce_retracing=True)
-
-    def _step(self, state: State) -> State:
+    def _stepped(self, state: State) -> State:
         point, const, tau = (state[name] for name in ("point", "const", "tau"))
         with tf.GradientTape() as tape:
             tape.watch(point)
             pixels = (tf.tanh(point) + 1) / 2
             scores = self.logits(pixels)
-            own = tf.one_hot(state["target"], tf.shape(scores)[-1])
-            other = tf.reduce_max(tf.where(own > 0, scores.dtype.min, scores), axis=-1)
-            hinge = tf.nn.relu(other - tf.reduce_sum(own * scores, axis=-1) + self.confidence)
+            hinge = tf.nn.relu(self.confidence - _lead(scores, state["target"]))
             change = tf.abs(pixels - state["benign"])
             excess = tf.reduce_sum(tf.nn.relu(change - _like(tau, change)), axis=(1, 2, 3))
             loss = const * hinge + excess
@@ -156,7 +238,6 @@ class CarliniLinf:
         tau = tf.where(found, self.decrease_factor * tf.minimum(tau, largest), tau)
         here, fresh = _like(found, point), _like(found | spent, point)
         return {
-            **state,
             # The next search starts at what was found.
             "point": tf.where(here, point, point - self.step_size * descent),
             "first": tf.where(fresh, 0.0, first),
@@ -167,6 +248,13 @@ class CarliniLinf:
             "tau": tau,
             "done": (const >= self.largest_const) | (tau <= _SMALLEST_TAU),
         }
+
+
+def _lead(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """By how much the logit of a class exceeds the largest of the others, ``(batch,)``."""
+    own = tf.one_hot(classes, tf.shape(logits)[-1])
+    others = tf.reduce_max(tf.where(own > 0, logits.dtype.min, logits), axis=-1)
+    return tf.reduce_sum(own * logits, axis=-1) - others
 
 
 def _like(values: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
