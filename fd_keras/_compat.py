@@ -173,7 +173,9 @@ def _seeds(seed: int, count: int) -> list[int]:
 
 
 def graph_layers(model: keras.Model) -> list[Any]:
-    """The layers that a functional or sequential model's graph runs; none of a subclassed one.
+    """The layers that a functional or sequential model's graph runs, from the input to the output.
+
+    There are none of a subclassed model.
 
     In Keras 2, ``model.layers`` also holds layers that are only attributes of the model.
 
@@ -187,7 +189,8 @@ def graph_layers(model: keras.Model) -> list[Any]:
     """
     if not getattr(model, "inputs", None):
         return []
-    nodes = [node for level in getattr(model, "_nodes_by_depth", {}).values() for node in level]
+    by_depth = getattr(model, "_nodes_by_depth", {})
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
     if not nodes:  # of Keras 3's Sequential
         return list(model.layers)
     return [getattr(node, "operation", None) or node.layer for node in nodes]

@@ -15,7 +15,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from fd_keras._checks import checked, checked_whole, shown
-from fd_keras._console import Advance, bar, progress_bars
+from fd_keras._console import Advance, bar, console_of, progress_bars
 from fd_keras._files import DocumentFormat, RunDirectory
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, batches_with_labels
@@ -58,7 +58,7 @@ def harden(
     directory: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     seed: int = 1,
-    console: Console | None = None,
+    verbose: int | Console = 0,
 ) -> HardenResult:
     """Fine-tune a classifier behind its layer, so that attacks through the layer do less.
 
@@ -100,7 +100,8 @@ def harden(
             kept. Default: nowhere, and it cannot be resumed.
         overwrite: Whether to delete the training in ``directory``; other files there stay.
         seed: Of all random numbers: validation split, order, random starts.
-        console: Where progress is shown. Default: nowhere.
+        verbose: 1 shows progress on standard error or in the notebook, a rich console shows it
+            there. 0: nothing is shown.
 
     Returns:
         The hardened classifier, its layer, and their accuracies.
@@ -136,7 +137,7 @@ def harden(
     training = _settings("training", training, Training)
     allowed = float(checked("max_benign_loss", max_benign_loss, 0, 1))
     classifier = classifier_behind(layer, classifier)
-    seed = checked_whole("seed", seed, 0)
+    seed, console = checked_whole("seed", seed, 0), console_of(verbose)
     train, validation = training_and_validation(
         train_data,
         validation_data,

@@ -14,7 +14,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from fd_keras._checks import checked, checked_whole
-from fd_keras._console import bar, progress_bars, text_table
+from fd_keras._console import bar, console_of, progress_bars, text_table
 from fd_keras.classifier import Classifier
 from fd_keras.evaluation.accuracies import BENIGN, OURS
 from fd_keras.evaluation.classifiers import check_gradient
@@ -85,7 +85,7 @@ def learn_table(
     max_images: int = 1000,
     seed: int = 1,
     cache_dir: str | os.PathLike[str] | None = None,
-    console: Console | None = None,
+    verbose: int | Console = 0,
 ) -> LearnResult:
     """Refine each step of each channel and band by gradient descent, starting from a table.
 
@@ -109,7 +109,8 @@ def learn_table(
         max_images: Number of images in both splits together.
         seed: Of the order of the images and of random attacks.
         cache_dir: As for ``fd_keras.refine``.
-        console: Where progress is shown. Default: nowhere.
+        verbose: 1 shows progress on standard error or in the notebook, a rich console shows it
+            there. 0: nothing is shown.
 
     Returns:
         The learnt table and what it gained.
@@ -135,6 +136,7 @@ def learn_table(
     allowed = float(checked("max_benign_loss", max_benign_loss, 0, 1))
     checked_whole("epochs", epochs, 1)
     start = as_table(table)
+    console = console_of(verbose)
     experiment = Experiment.of(
         classifier,
         data,
