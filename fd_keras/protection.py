@@ -58,6 +58,8 @@ def protect(
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a Keras model. Received: model={shown(model)}")
     layer = layer_for(model, layer)
+    if isinstance(layer, FeatureDistillation):
+        check_without_layer(model)
     inputs = _input_like(model, input_shape)
     if len(inputs.shape) != 4:
         raise ValueError(

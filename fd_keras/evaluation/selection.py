@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -156,9 +155,7 @@ def select(
     return selected
 
 
-def say_clean_accuracy(
-    classifier: Classifier, selected: Selected, console: Console | None
-) -> None:
+def say_clean_accuracy(classifier: Classifier, selected: Selected, console: Console | None) -> None:
     """Print what a user must see first: whether model, labels and value range fit at all.
 
     Args:

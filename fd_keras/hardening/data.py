@@ -65,9 +65,7 @@ def training_and_validation(
             f"PyDataset, which can be read in every epoch. Received: {described(train_data)}"
         )
     if validation_data is not None:
-        validation = _sample(
-            validation_data, classifier.value_range, most, batch_size, seed
-        )
+        validation = _sample(validation_data, classifier.value_range, most, batch_size, seed)
         return train_data if train is None else train, validation
     count = min(most, int(_VALIDATION_SHARE * len(train))) if train is not None else 0
     if train is None or count == 0:
@@ -135,11 +133,11 @@ def _sample(
     data: Any, value_range: tuple[float, float], most: int, batch_size: int, seed: int
 ) -> LabelledImages:
     """All images of any data, or a sample of them that is spread over the classes."""
-    kept: Reservoir[tuple[Any, Any]] = Reservoir(most, seed)
+    kept: Reservoir[tuple[int, Any, Any]] = Reservoir(most, seed)
     for batch, classes in batches_with_labels(data, batch_size):
         for image, label in zip(batch, classes):
-            kept.add((image, label), int(label))
+            kept.add((kept.seen, image, label), int(label))
     if not kept.seen:
         raise ValueError(f"`validation_data` holds no image. Received: {described(data)}")
-    images, labels = zip(*kept.items())
+    _, images, labels = zip(*sorted(kept.items(), key=lambda item: item[0]))
     return LabelledImages(np.stack(images), np.array(labels), value_range)

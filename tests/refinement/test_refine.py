@@ -10,6 +10,7 @@ import searches
 import fd_keras
 from fd_keras import FeatureDistillation, QuantizationTable, preset_table
 from fd_keras.classifier import Classifier
+from fd_keras.data.labelled import LabelledImages
 from fd_keras.evaluation import Protocol, bim, fgsm
 from fd_keras.refinement import Search
 from fd_keras.refinement.experiment import Experiment, split
