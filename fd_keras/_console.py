@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import io
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +35,7 @@ Advance = Callable[[int], None]
 _RULE = box.Box("    \n    \n----\n    \n    \n    \n    \n    \n", ascii=True)
 _WIDE = 10_000
 _GAP = "   "
+_LONGEST_REPR = 160
 
 # Seconds over which the speed of an overall bar is measured: its steps differ.
 _SPEED_PERIOD = 600.0
@@ -94,6 +97,25 @@ class OverallProgress(Progress):
         """Fill the bar: what was expected may have been less."""
         task = self.tasks[self.overall]
         self.update(self.overall, total=task.completed or 1, completed=task.completed or 1)
+
+
+class Readable:
+    r"""A result that a notebook shows as its text, and a list by the first line of it.
+
+    Example:
+        >>> class Result(Readable):
+        ...     def __str__(self):
+        ...         return "90 % <benign>\n80 % attacked"
+        >>> Result(), Result()._repr_html_()
+        (<Result: 90 % <benign>>, '<pre>90 % &lt;benign&gt;\\n80 % attacked</pre>')
+    """
+
+    def __repr__(self) -> str:
+        first = str(self).partition("\n")[0]
+        return f"<{type(self).__name__}: {textwrap.shorten(first, _LONGEST_REPR)}>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 @contextmanager
@@ -234,6 +256,26 @@ def text_table(
         first, *others = lines[1].strip("|").split("|")
         lines[1] = f"|{'|'.join([first, *(f'{other[:-1]}:' for other in others)])}|"
     return "\n".join(lines)
+
+
+def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for a notebook, with what the cells hold as text.
+
+    Args:
+        columns: Heads of the columns.
+        rows: One cell for each column.
+
+    Example:
+        >>> html_table(["name", "%"], [["<b>", "90.0"]])[-48:]
+        '<tr><th>&lt;b&gt;</th><td>90.0</td></tr></table>'
+    """
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    body = "".join(
+        f"<tr><th>{html.escape(first)}</th>"
+        f"{''.join(f'<td>{html.escape(cell)}</td>' for cell in others)}</tr>"
+        for first, *others in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def _fitting(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> int:

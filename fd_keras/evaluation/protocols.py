@@ -32,7 +32,7 @@ _LIMITABLE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Protocol:
     """The attacks of an evaluation, by threat model.
 
@@ -71,6 +71,9 @@ class Protocol:
             for name, count in self.limits.items()
         }
         object.__setattr__(self, "limits", limits)
+
+    def __repr__(self) -> str:
+        return f"<Protocol {self.name!r} of {len(self.attacks)} attacks>"
 
     @property
     def attacks(self) -> tuple[Attack, ...]:

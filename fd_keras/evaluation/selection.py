@@ -40,7 +40,7 @@ class ClassifierWarning(UserWarning):
     """
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Selected(LabelledImages):
     """The images of an evaluation, and how many of those that were read are right.
 

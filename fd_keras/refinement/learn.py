@@ -14,7 +14,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from fd_keras._checks import checked, checked_whole
-from fd_keras._console import bar, console_of, progress_bars, text_table
+from fd_keras._console import Readable, bar, console_of, progress_bars, text_table
 from fd_keras.classifier import Classifier
 from fd_keras.evaluation.accuracies import BENIGN, OURS
 from fd_keras.evaluation.classifiers import check_gradient
@@ -31,8 +31,8 @@ _BATCH = 16  # each with its benign twin, and the network's activations are kept
 _LEAST_MULTIPLIER = 0.05
 
 
-@dataclass(frozen=True, eq=False)
-class LearnResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class LearnResult(Readable):
     """A learnt table beside the one that it started from.
 
     Args:
