@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fd_keras.evaluation.accuracies import CERTIFIED, OURS, TWO_PASS, AccuracyGrid, Mean
+from fd_keras.evaluation.accuracies import (
+    CERTIFIED,
+    OURS,
+    TWO_PASS,
+    UNBOUNDED,
+    AccuracyGrid,
+    Mean,
+)
 
 _ADAPTIVE = "adaptive"
 _BLACK_BOX = "black-box"
-
-# Epsilon, on pixels from 0 to 1, of attacks that only check that an attack can win at all.
-_UNBOUNDED = 0.5
 
 
 def verdict(
@@ -116,7 +120,7 @@ def _elsewhere(grid: AccuracyGrid, subject: str, base: str, threat_model: str) -
     attacks = [
         attack
         for attack in grid.shared_attacks(threat_model, [base, subject])
-        if (row := grid.row(subject, threat_model, attack)) and (row["epsilon"] or 0) < _UNBOUNDED
+        if (row := grid.row(subject, threat_model, attack)) and (row["epsilon"] or 0) < UNBOUNDED
     ]
     before, after = (grid.mean(name, threat_model, attacks) for name in (base, subject))
     if before is None or after is None:
