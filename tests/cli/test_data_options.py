@@ -11,7 +11,7 @@ from PIL import Image
 
 import fd_keras_cli
 from fd_keras_cli.console import echo, print_error, printable
-from fd_keras_cli.models import class_count, model_images
+from fd_keras_cli.models import model_images
 from fd_keras_cli.options import read_class_names
 from fd_keras_cli.words import set_options
 
@@ -114,16 +114,6 @@ class TestClasses:
         )
         assert code == 1
         assert "`--classes` must name each subdirectory once. Received: ['green'] more" in errors
-
-    def test_number_of_classes(self):
-        def model(*layers):
-            return keras.Sequential([keras.Input((4, 4, 1)), *layers])
-
-        flat = keras.layers.Flatten
-        assert class_count(model(flat(), keras.layers.Dense(5))) == 5
-        assert class_count(model(flat(), keras.layers.Dense(1))) == 2
-        assert class_count(model(keras.layers.Conv2D(3, 1))) is None
-        assert class_count(lambda images: images) is None
 
 
 @pytest.mark.parametrize("command", LABELLED)

@@ -307,15 +307,17 @@ def test_the_beginning_of_a_sample_is_spread_over_the_groups(groups, seed):
 
     groups = np.array(groups)
     source = ImageSource("numbers", loaders, len(groups), groups=groups)
-    order = list(source.sampled(seed))
+    order = list(source.sampled(len(groups), seed))
     assert sorted(order) == list(range(len(groups)))
-    assert list(source.sampled(seed)) == order == list(source.sampled(seed))
+    assert (
+        list(source.sampled(len(groups), seed)) == order == list(source.sampled(len(groups), seed))
+    )
     for group in range(5):
         met = np.cumsum(groups[order] == group)
         share = np.arange(1, len(groups) + 1) * np.mean(groups == group)
         # One for its own place, and one for that of each group.
         assert np.abs(met - share).max() <= 1 + len(np.unique(groups))
-    assert len({tuple(source.sampled(seed)) for seed in range(9)}) > (len(groups) > 3)
+    assert len({tuple(source.sampled(len(groups), seed)) for seed in range(9)}) > (len(groups) > 3)
 
 
 def test_folders_of_images_are_groups(folder):
