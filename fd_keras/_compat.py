@@ -196,6 +196,31 @@ def graph_layers(model: keras.Model) -> list[Any]:
     return [getattr(node, "operation", None) or node.layer for node in nodes]
 
 
+def tensors_around(model: keras.Model, layer: Any) -> tuple[Any, Any]:
+    """What a layer takes and returns in the graph of a functional model.
+
+    A layer that other models run, too, has other tensors there.
+
+    Args:
+        model: A functional model.
+        layer: One of its ``graph_layers``.
+
+    Example:
+        >>> dense = keras.layers.Dense(3)
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> functional = keras.Model(model.inputs, model.outputs)
+        >>> [tuple(tensor.shape) for tensor in tensors_around(functional, dense)]
+        [(None, 2), (None, 3)]
+    """
+    nodes = [node for level in model._nodes_by_depth.values() for node in level]
+    for node in nodes:
+        if (getattr(node, "operation", None) or getattr(node, "layer", None)) is layer:
+            pair = node.input_tensors, node.output_tensors
+            before, after = (x[0] if isinstance(x, (list, tuple)) else x for x in pair)
+            return before, after
+    raise ValueError(f"`layer` must be a part of {model.name!r}. Received: layer={layer.name!r}")
+
+
 # Layers that change neither what a number means nor, at inference, its value.
 _PASSING = ("Reshape", "Flatten", "Identity", "Dropout")
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from fd_keras._checks import shown
-from fd_keras._compat import graph_layers, reason_of
+from fd_keras._compat import graph_layers, reason_of, tensors_around
 from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import TableLike, as_table
 from fd_keras.tables import QuantizationTable
@@ -157,10 +157,15 @@ def unprotect(model: keras.Model) -> tuple[keras.Model, FeatureDistillation]:
     (layer,) = found
     if steps[0] is layer and len(steps) == 2 and isinstance(steps[1], keras.Model):
         return steps[1], layer
+    images = _input_like(model, None)
+    if isinstance(model, keras.Sequential):
+        others = [step for step in steps if step is not layer]
+        return keras.Sequential([images, *others], name=model.name), layer
+    before, distilled = tensors_around(model, layer)
     outputs = model.outputs[0] if len(model.outputs) == 1 else model.output
-    after, images = keras.Model([layer.output], outputs), _input_like(model, None)
-    distilled = images if steps[0] is layer else keras.Model(model.inputs, layer.input)([images])
-    return keras.Model(images, after([distilled]), name=model.name), layer
+    after = keras.Model([distilled], outputs)
+    taken = images if steps[0] is layer else keras.Model(model.inputs, before)([images])
+    return keras.Model(images, after([taken]), name=model.name), layer
 
 
 def with_preprocessor(model: keras.Model) -> keras.Model:

@@ -1,10 +1,13 @@
 """``evaluate`` and its kin as a new user meets them: a folder of photos and a small model."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
+import fd_keras_cli
 from fd_keras import (
     Classifier,
     FeatureDistillation,
@@ -55,7 +58,7 @@ def model_of(classes=3, *, order=(0, 1, 2), activation=None, first=(), scale=0.1
 
 
 @pytest.fixture
-def user(run, photos, tmp_path, monkeypatch):
+def user(capfd, photos, tmp_path, monkeypatch):
     """Run a command on a model and the photos; returns code, output, errors and the folder."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("COLUMNS", "80")
@@ -63,8 +66,12 @@ def user(run, photos, tmp_path, monkeypatch):
     def started(command, model, *options, data=photos):
         model.save(tmp_path / "model.keras")
         arguments = [command, tmp_path / "model.keras", *([data] if data else [])]
-        code, out, errors = run(*arguments, "--out", tmp_path / "out", *options)
-        return code, out, errors, tmp_path / "out"
+        words = ["fd-keras", *arguments, "--out", tmp_path / "out", *options]
+        monkeypatch.setattr(sys, "argv", list(map(str, words)))
+        with pytest.raises(SystemExit) as ended:
+            fd_keras_cli.main()
+        shown = capfd.readouterr()
+        return ended.value.code, shown.out, shown.err, tmp_path / "out"
 
     return started
 
@@ -326,7 +333,7 @@ def test_a_value_range_that_does_not_fit_is_asked_about_with_the_fix(user, array
     ("defences", "options", "message"),
     [
         (["liu2019", "jpge:75"], {}, "`spec` must be one of"),
-        (["liu2019", "quilting"], {}, "`background` must hold"),
+        (["liu2019", "quilting:5,1"], {}, "`background` must hold"),
         ([QuantizationTable(np.full((2, 8, 8), 9.0), color_space="rgb")], {}, "2 channels"),
         (["liu2019"], {"false_positive_rate": 2}, "`false_positive_rate`"),
         (["liu2019"], {"eot_draws": 0}, "`eot_draws`"),
@@ -363,7 +370,7 @@ def test_a_changed_budget_is_refused_before_the_first_attack(arrays, tmp_path, m
         raise AssertionError("an attack was made")
 
     monkeypatch.setattr("fd_keras.evaluation.workbench.Workbench.generate", attacked)
-    with pytest.raises(ValueError, match="holds another search"):
+    with pytest.raises(ValueError, match="holds a search with other max_benign_loss"):
         searched(0.02)
     with pytest.raises(ValueError, match="`spec` must be one of"):
         searched(0.01, ["jpge:75"])
