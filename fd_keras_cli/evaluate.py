@@ -28,7 +28,6 @@ from fd_keras_cli.options import (
     Modules,
     Overwrite,
     Probabilities,
-    ProtocolName,
     Strict,
     StripLayer,
     ValueRange,
@@ -62,7 +61,13 @@ def evaluate(
     rival: Annotated[
         list[str] | None, typer.Option(hidden=True, help="Earlier name of --baseline.")
     ] = None,
-    protocol: ProtocolName | None = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="evademl-imagenet, evademl-cifar10, linf-sweep or autoattack. Default: "
+            "linf-sweep, or --attack alone."
+        ),
+    ] = None,
     attack: Annotated[
         list[str] | None,
         typer.Option(
