@@ -105,14 +105,21 @@ class ImageSource:
         """
         checked_whole("limit", limit, 1)
         if self.groups is None:
-            return replace(self, loaders=lambda: self._of_unknown_groups(limit, seed))
+            return self._reordered(lambda: self._of_unknown_groups(limit, seed), None)
         order = spread_order(self.groups, seed)
 
         def loaders() -> Iterator[Loader]:
             every = list(self.loaders())
             return (every[index] for index in order)
 
-        return replace(self, loaders=loaders, groups=self.groups[order])
+        return self._reordered(loaders, self.groups[order])
+
+    def _reordered(
+        self, loaders: Callable[[], Iterator[Loader]], groups: npt.NDArray[np.integer] | None
+    ) -> ImageSource:
+        other = replace(self, loaders=loaders, groups=groups)
+        other._skipped = self._skipped  # either tells what could not be read
+        return other
 
     def _of_unknown_groups(self, limit: int, seed: int) -> Iterator[Loader]:
         kept: Reservoir[Loader] = Reservoir(2 * limit, seed)  # some cannot be read
