@@ -519,16 +519,16 @@ def _image_settings(
             taken = f"All of these are used, though {asked}."
         selection = (
             f"Of {selected.seen} images read, the classifier alone gets {selected.right} right. "
-            f"{taken}{splits} {len(test)} are reported. Its accuracy on them without attack and defence "
-            "is 100 % by construction."
+            f"{taken}{splits} {len(test)} are reported. Its accuracy on them without attack and "
+            "defence is 100 % by construction."
         )
     else:
         selection = (
             f"{count} images, right or wrong, taken {selected.order}; {asked}. Of "
             f"{selected.seen} images read, the classifier alone gets {selected.right} right."
             f"{splits} {len(test)} are reported. Each defence encodes all of them before an "
-            "attacker acts, and distils them again after. Benign and certified accuracies are of all images; accuracies under "
-            "attack, of those that the classifier gets right once they are encoded."
+            "attacker acts, and distils them again after. Benign and certified accuracies are of "
+            "all images; accuracies under attack, of those that the classifier gets right once they are encoded."
         )
     return {
         "model": classifier.model.name,

@@ -382,9 +382,9 @@ def test_what_does_not_fit_is_refused(model, data, cache, change, message):
     if "shape" in change:
         images = np.zeros((10, *change["shape"]), np.float32)
     options = {"defences": ["none"], "protocol": SMALL, **change.get("options", {})}
+    settings = change.get("classifier", {})
     with pytest.raises(ValueError, match=message):
-        classifier = Classifier(model, **change.get("classifier", {}))
-        evaluate(classifier, (images, labels), cache_dir=cache, **options)
+        evaluate(Classifier(model, **settings), (images, labels), cache_dir=cache, **options)
 
 
 def test_logits_announced_and_probabilities_returned(model, data, cache):
