@@ -528,7 +528,8 @@ def _image_settings(
             f"{selected.seen} images read, the classifier alone gets {selected.right} right."
             f"{splits} {len(test)} are reported. Each defence encodes all of them before an "
             "attacker acts, and distils them again after. Benign and certified accuracies are of "
-            "all images; accuracies under attack, of those that the classifier gets right once they are encoded."
+            "all images; accuracies under attack, of those that the classifier gets right once "
+            "they are encoded."
         )
     return {
         "model": classifier.model.name,
