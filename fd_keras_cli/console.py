@@ -274,13 +274,12 @@ def sampled(
     if limit is None or (source.count is not None and source.count <= limit):
         return source
     if source.groups is None:
-        said = f"the images in {source.name}"
-        over = ", spread over their classes"
+        said, over, most = f"the images in {source.name}", ", spread over their classes", "at most "
     else:
-        said = f"{source.count} images in {source.name}"
+        said, most = f"{source.count} images in {source.name}", ""
         groups = len(set(source.groups.tolist()))
         over = f", spread over {groups} classes or folders" if groups > 1 else ""
-    print_note(f"Of {said}, {limit} are used: a random sample{over} (seed {seed})", console)
+    print_note(f"Of {said}, {most}{limit} are used: a random sample{over} (seed {seed})", console)
     return source.sampled(limit, seed)
 
 

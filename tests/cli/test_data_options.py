@@ -144,30 +144,7 @@ def sorted_folder(tmp_path, rng):
     return tmp_path / "sorted"
 
 
-SAMPLE = "images in sorted, at most 6 are used: a random sample, spread over 3 classes or folders"
-
-
-@pytest.mark.parametrize(
-    ("command", "function"),
-    [("evaluate", "fd_keras.evaluation.evaluate"), ("refine", "fd_keras.refinement.refine")],
-)
-def test_a_limited_number_of_images_is_a_sample(
-    run, model, sorted_folder, tmp_path, monkeypatch, command, function
-):
-    """All were of the first class."""
-    taken = []
-
-    def stop(classifier, data, *_, **__):
-        taken.append([label for _, label in data])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(function, stop)
-    arguments = (command, model, sorted_folder, "--out", tmp_path / "out", "--max-images")
-    assert f"Of 24 {SAMPLE} (seed 1)" in run(*arguments, 6)[2]
-    run(*arguments, 6, "--seed", 2)
-    assert [sorted(labels[:6]) for labels in taken] == [[0, 0, 1, 1, 2, 2]] * 2
-    assert "sample" not in run(*arguments, 24)[2]
-    assert taken[2] == [0] * 8 + [1] * 8 + [2] * 8
+SAMPLE = "images in sorted, 6 are used: a random sample, spread over 3 classes or folders"
 
 
 def test_a_limited_number_of_images_to_harden_with_is_a_sample(
@@ -192,7 +169,7 @@ def test_images_to_measure_and_to_prove_with_are_samples(
     out = ("--epsilon", 2, "--out", tmp_path / "table.json", "--limit", 6)
     assert f"Of 24 {SAMPLE} (seed 1)" in run("calibrate", sorted_folder, *out)[2]
     _, _, errors = run("calibrate", records, *out, "--image-key", "jpeg")
-    assert f"Of the images in {records.name}, the first 6 are used" in errors
+    assert f"Of the images in {records.name}, at most 6 are used: a random sample" in errors
     monkeypatch.setattr("fd_keras_cli.models._IMAGE_LIMIT", 3)
     several = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     images = model_images(str(sorted_folder), several)

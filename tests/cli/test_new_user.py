@@ -411,11 +411,16 @@ def test_eighty_columns_suffice_and_no_line_is_repeated(user):
         *(x for e in (1, 2, 4, 8) for x in ("--epsilon", e)),
         "--baseline",
         "bits:5",
+        "--max-images",
+        6,
+        "--seed",
+        2,
         "--baseline",
         "jpeg:75",
     )
     assert code == 0, errors
-    table = out.split("\n24 images")[0]
+    assert "Used: 6 images, as a random sample spread over 3 classes (seed 2)" in errors
+    table = out.split("\n6 images")[0]
     assert max(map(len, table.splitlines())) <= 80
     bars = [line for line in errors.splitlines() if "%" in line and "━" in line]
     assert len(bars) == 1
