@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments.harness import argument_parser, parsed, write_json, write_text
-from experiments.networks import classifier_and_data
+from experiments.networks import classifier_and_data, in_order
 from experiments.quantizers import Subject, percent, table_of
 from fd_keras import QuantizationTable, learn_table, refine
 from fd_keras._console import text_table
@@ -31,7 +31,7 @@ FLAT = 14.0  # luma step that learning starts from
 IMAGES = 2000
 
 
-def searched(classifier, data, trials, arguments, console):
+def searched(classifier, sample, trials, arguments, console):
     """The best table that Keras Tuner finds."""
     result = refine(
         classifier,
@@ -50,7 +50,7 @@ def searched(classifier, data, trials, arguments, console):
         max_images=arguments.images,
         directory=arguments.cache / FILE,
         cache_dir=arguments.cache,
-        console=console,
+        verbose=console,
     )
     return result.table
 
@@ -67,7 +67,7 @@ def learnt(classifier, data, start, epochs, arguments, console):
         learning_rate=0.04,
         max_images=arguments.images,
         cache_dir=arguments.cache,
-        console=console,
+        verbose=console,
     )
     return result.table
 
@@ -130,7 +130,8 @@ def main():
     console = Console(stderr=True)
     classifier, data = classifier_and_data("cifar10")
     subject = Subject("cifar10", classifier, data, arguments.cache)
-    used = select(classifier, data, max_images=arguments.images, batch_size=100).indices
+    sample = in_order(data)
+    used = select(classifier, sample, max_images=arguments.images, batch_size=100).indices
     test = used[1::2]
     wrong = np.setdiff1d(
         np.arange(len(data[1])), np.concatenate([subject.chosen_on, subject.reported])
@@ -149,8 +150,8 @@ def main():
         return QuantizationTable.from_dict(results[name]["table"])
 
     keep(f"flat, luma {FLAT:g}, {GRIDS} grids", lambda: flat)
-    keep("learnt from flat", lambda: learnt(classifier, data, flat, epochs, arguments, console))
-    keep("searched", lambda: searched(classifier, data, trials, arguments, console))
+    keep("learnt from flat", lambda: learnt(classifier, sample, flat, epochs, arguments, console))
+    keep("searched", lambda: searched(classifier, sample, trials, arguments, console))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from fd_keras import (
     refine,
 )
 from fd_keras.classifier import Classifier
+from fd_keras.data.labelled import LabelledImages
 from fd_keras.demo import load_digits, train_classifier
 from fd_keras.evaluation import Attack, art_classifier, fgsm, predicted_classes
 from fd_keras.refinement import Search
@@ -60,7 +61,7 @@ class Subject:
         images, labels = self.known[:SEARCHED_IMAGES], self.known_labels[:SEARCHED_IMAGES]
         result = refine(
             Classifier(self.model, value_range=self.value_range),
-            (images, labels),
+            LabelledImages(images, labels, self.value_range),
             {self.threat_models["attacked"]: self.attacked(images, labels)},
             Search(max_trials=TRIALS),
             max_benign_loss=0.05,

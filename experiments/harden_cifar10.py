@@ -153,7 +153,7 @@ def hardened(name, data, validation, arguments, console):
             dtype_policy=policy,
         ),
         directory=home,
-        console=console,
+        verbose=console,
     )
     return result, time.monotonic() - started
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from experiments import cifar10, imagenet
 from fd_keras.classifier import Classifier
+from fd_keras.data.labelled import LabelledImages
 
 # Limits keep slow attacks and defences to few images; each accuracy is printed with its count.
 # Epsilon, in grey levels of 255, is what tables are designed for.
@@ -52,3 +53,8 @@ def classifier_and_data(name):
     load_model, load_images = _LOADERS[name]
     images, labels = load_images()
     return Classifier(load_model(), value_range=(0, 1)), (np.float32(images / 255), labels)
+
+
+def in_order(data):
+    """The images of `classifier_and_data` as a sample of our own: the first ones are taken."""
+    return LabelledImages(*data, (0.0, 1.0))

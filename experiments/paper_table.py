@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments.harness import argument_parser, parsed, write_json, write_text
-from experiments.networks import RUNS, classifier_and_data
+from experiments.networks import RUNS, classifier_and_data, in_order
 from fd_keras import CoefficientStatistics, design_table, evaluate
 from fd_keras._console import text_table
 from fd_keras.certification import certified_table
@@ -75,13 +75,13 @@ def two_passes(name, cache, console):
     classifier, data = classifier_and_data(name)
     return evaluate(
         classifier,
-        data,
+        in_order(data),
         ENCODERS[name],
         protocol_named(RUNS[name]["protocol"], RUNS[name]["two_passes"]["limits"]),
         passes=2,
         max_images=RUNS[name]["two_passes"]["max_images"],
         cache_dir=cache,
-        console=console,
+        verbose=console,
     )
 
 
@@ -93,18 +93,18 @@ def one_pass(name, cache, console):
     tables = designed(images, settings["epsilon"])
     return evaluate(
         classifier,
-        data,
+        in_order(data),
         ["liu2019", "zigzag15", tables, *BASELINES],
         protocol_named(settings["protocol"], settings["limits"]),
         max_images=settings["max_images"],
         cache_dir=cache,
-        console=console,
+        verbose=console,
     )
 
 
 def validation_images(classifier, data, count):
     """The validation split of `evaluate`, as uint8: every second image that is used."""
-    used = select(classifier, data, max_images=count, batch_size=32)
+    used = select(classifier, in_order(data), max_images=count, batch_size=32)
     return np.uint8(np.rint(255 * used.images[::2]))
 
 

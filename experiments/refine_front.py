@@ -13,7 +13,7 @@ import json
 from rich.console import Console
 
 from experiments.harness import argument_parser, parsed
-from experiments.networks import RUNS, classifier_and_data
+from experiments.networks import RUNS, classifier_and_data, in_order
 from fd_keras import RefineResult, learn_table, refine
 from fd_keras._console import text_table
 from fd_keras._files import atomic_path
@@ -195,11 +195,11 @@ def main():
         limits = dict.fromkeys(limits, 2)
     common = {
         "classifier": classifier,
-        "data": data,
+        "data": in_order(data),
         "protocol": dataclasses.replace(PROTOCOLS[run["protocol"]], limits=limits),
         "max_images": arguments.images or run["max_images"],
         "cache_dir": arguments.cache,
-        "console": Console(stderr=True),
+        "verbose": Console(stderr=True),
     }
     results = searched(arguments.name, arguments, common)
     learnt = None

@@ -19,7 +19,7 @@ from fd_keras.export import (
 from fd_keras.hardening import HardenResult, harden
 from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import PRESETS, preset_table
-from fd_keras.protection import protect
+from fd_keras.protection import protect, unprotect
 from fd_keras.refinement import RefineResult, learn_table, refine
 from fd_keras.statistics import CoefficientStatistics
 from fd_keras.tables import QuantizationTable
@@ -56,6 +56,7 @@ __all__ = [
     "rank_bands",
     "refine",
     "removal_probability",
+    "unprotect",
     "verify_export",
     "wrap_saved_model",
 ]

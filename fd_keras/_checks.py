@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numbers
 import reprlib
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -505,6 +506,20 @@ def layout_doubt(shape: Sequence[int | None], data_format: str) -> str:
     return ""
 
 
+def looks_normalised(outputs: npt.NDArray[np.floating]) -> bool:
+    """Whether outputs of a classifier lie from 0 to 1 and sum to 1, as probabilities do.
+
+    Args:
+        outputs: Outputs ``(batch, classes)``; not empty.
+
+    Example:
+        >>> looks_normalised(np.array([[0.25, 0.75]])), looks_normalised(np.array([[-1.0, 2.0]]))
+        (True, False)
+    """
+    sums = outputs.sum(axis=-1, dtype=np.float64)
+    return bool(outputs.min() >= 0 and np.abs(sums - 1).max() <= _SUM_TOLERANCE)
+
+
 def check_outputs(outputs: npt.NDArray[np.floating], *, from_logits: bool) -> None:
     """Refuse outputs of a classifier that are not what ``from_logits`` says.
 
@@ -521,8 +536,7 @@ def check_outputs(outputs: npt.NDArray[np.floating], *, from_logits: bool) -> No
     received = f"Received: outputs from {outputs.min():g} to {outputs.max():g}"
     if not np.isfinite(outputs).all():
         raise ValueError(f"`model` must return finite outputs. {received}")
-    sums = outputs.sum(axis=-1, dtype=np.float64)
-    looks_normal = outputs.min() >= 0 and np.abs(sums - 1).max() <= _SUM_TOLERANCE
+    looks_normal = looks_normalised(outputs)
     if looks_normal and from_logits:
         raise ValueError(
             "`model` must return logits, and these are probabilities: they lie from 0 to 1 "
@@ -534,3 +548,16 @@ def check_outputs(outputs: npt.NDArray[np.floating], *, from_logits: bool) -> No
             "`model` must return probabilities, which lie from 0 to 1 and sum to 1. Pass "
             f"from_logits=True for logits. {received}, with from_logits=False"
         )
+
+
+def callers_level() -> int:
+    """The ``stacklevel`` of the code that called this package.
+
+    Example:
+        >>> callers_level() > 0
+        True
+    """
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals["__name__"].startswith("fd_keras"):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -173,7 +173,9 @@ def _seeds(seed: int, count: int) -> list[int]:
 
 
 def graph_layers(model: keras.Model) -> list[Any]:
-    """The layers that a functional or sequential model's graph runs; none of a subclassed one.
+    """The layers that a functional or sequential model's graph runs, from the input to the output.
+
+    There are none of a subclassed model.
 
     In Keras 2, ``model.layers`` also holds layers that are only attributes of the model.
 
@@ -187,10 +189,36 @@ def graph_layers(model: keras.Model) -> list[Any]:
     """
     if not getattr(model, "inputs", None):
         return []
-    nodes = [node for level in getattr(model, "_nodes_by_depth", {}).values() for node in level]
+    by_depth = getattr(model, "_nodes_by_depth", {})
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
     if not nodes:  # of Keras 3's Sequential
         return list(model.layers)
     return [getattr(node, "operation", None) or node.layer for node in nodes]
+
+
+def tensors_around(model: keras.Model, layer: Any) -> tuple[Any, Any]:
+    """What a layer takes and returns in the graph of a functional model.
+
+    A layer that other models run, too, has other tensors there.
+
+    Args:
+        model: A functional model.
+        layer: One of its ``graph_layers``.
+
+    Example:
+        >>> dense = keras.layers.Dense(3)
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> functional = keras.Model(model.inputs, model.outputs)
+        >>> [tuple(tensor.shape) for tensor in tensors_around(functional, dense)]
+        [(None, 2), (None, 3)]
+    """
+    nodes = [node for level in model._nodes_by_depth.values() for node in level]
+    for node in nodes:
+        if (getattr(node, "operation", None) or getattr(node, "layer", None)) is layer:
+            pair = node.input_tensors, node.output_tensors
+            before, after = (x[0] if isinstance(x, (list, tuple)) else x for x in pair)
+            return before, after
+    raise ValueError(f"`layer` must be a part of {model.name!r}. Received: layer={layer.name!r}")
 
 
 # Layers that change neither what a number means nor, at inference, its value.

@@ -12,13 +12,21 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import check_outputs, check_range, shown, validate_value_range
+from fd_keras._checks import (
+    check_outputs,
+    check_range,
+    looks_normalised,
+    shown,
+    validate_value_range,
+)
 from fd_keras._compat import last_activation
 from fd_keras.data.labelled import unit_images
 from fd_keras.protection import (
     check_one_input,
+    check_without_layer,
     chosen_output,
     image_shape_of,
+    rescales_grey_levels,
     with_preprocessor,
 )
 
@@ -139,15 +147,19 @@ class Classifier:
         model: Keras model with one image input and outputs ``(batch, classes)`` or
             ``(batch, 1)``, without the feature distillation layer.
         value_range: Lowest and highest pixel value that ``model`` takes, such as ``(0, 1)``.
-        from_logits: Whether ``model`` returns logits; else probabilities. Where probabilities are
-            rounded to 0 or 1, gradients vanish, which weakens attacks and training.
+        from_logits: Whether ``model`` returns logits; else probabilities. Default: probabilities
+            where the last activation is a softmax or a sigmoid, or where the outputs lie from 0 to
+            1 and sum to 1; ``assumption`` says what was found. Where probabilities are rounded to 0
+            or 1, gradients vanish, which weakens attacks and training.
         class_names: Names of the classes, in the order of the outputs; two may be the same, as
             ImageNet's crane is.
         output: Name of the output that classifies, of a model with several.
 
     Raises:
-        ValueError: ``value_range`` is not a range; ``class_names`` are not one text for
-            each class; or ``model`` has several inputs, other outputs, or no such ``output``.
+        ValueError: ``value_range`` is not a range, or not the one that the model's first layer
+            scales from; ``class_names`` are not one text for each class; or ``model`` has several
+            inputs, other outputs, no such ``output``, or holds a feature distillation layer
+            already, which ``unprotect`` takes off.
         TypeError: ``model`` cannot be called.
 
     Example:
@@ -162,16 +174,17 @@ class Classifier:
         model: keras.Model,
         *,
         value_range: Sequence[float] = (0, 255),
-        from_logits: bool = True,
+        from_logits: bool | None = None,
         class_names: Sequence[str] | None = None,
         output: str | None = None,
     ) -> None:
         if not callable(model):
             raise TypeError(f"`model` must be a Keras model. Received: model={shown(model)}")
         check_one_input(model)
+        check_without_layer(model)
         self.model = with_preprocessor(model)
         self.value_range = validate_value_range(value_range)
-        self.from_logits = from_logits
+        check_scaling(self.model, self.value_range)
         self.output = output
         self.class_names = _checked_names(class_names)
         self._activation: str | None = None
@@ -181,7 +194,32 @@ class Classifier:
             self._activation = last_activation(head)
             if head.shape[-1] == 1 and self._activation in SIGMOIDS and from_logits:
                 raise _not_a_logit("Received: a model that ends in a sigmoid")
+        self._asked = from_logits is None
+        self.from_logits = from_logits if from_logits is not None else not self._normalised()
         self._graph = tf.function(self.unit_logits, reduce_retracing=True)
+
+    @property
+    def assumption(self) -> str:
+        """What the outputs are taken for, and why."""
+        kind = "logits" if self.from_logits else "probabilities"
+        if not self._asked:
+            return f"{kind}, as was said"
+        if self._activation is not None:
+            return f"{kind}, as the last activation is {self._activation}"
+        sums = "lie from 0 to 1 and sum" if not self.from_logits else "do not sum"
+        return f"{kind}, as they {sums} to 1"
+
+    def _normalised(self, images: npt.NDArray[np.float32] | None = None) -> bool:
+        """Whether the last activation or, where it is not known, the outputs are normalised."""
+        if self._activation is not None:
+            return self._activation in ("softmax", *SIGMOIDS)
+        if images is None:
+            shape = self.image_shape
+            if shape is None or None in shape or len(shape) != 3:
+                return False
+            images = np.random.default_rng(0).random((1, *shape), np.float32)
+        outputs = self.outputs(tf.constant(images)).numpy()
+        return outputs.shape[-1] > 1 and looks_normalised(outputs)
 
     @classmethod
     def of(cls, model: Classifier | keras.Model) -> Classifier:
@@ -252,7 +290,12 @@ class Classifier:
                     f"`data` must hold images of shape {expected[1:]}, which `model` takes. "
                     f"Received: images of shape {images.shape[1:]}"
                 )
-        outputs = self.outputs(tf.constant(unit_images(images, self.value_range)))
+        pixels = unit_images(images, self.value_range)
+        if self._asked and self.from_logits and self._normalised(pixels):
+            # Of a model that could not be called before an image was there.
+            self.from_logits = False
+            self._graph = tf.function(self.unit_logits, reduce_retracing=True)
+        outputs = self.outputs(tf.constant(pixels))
         check_kind(outputs.numpy(), from_logits=self.from_logits, activation=self._activation)
         logits = as_logits(outputs, from_logits=self.from_logits).numpy()
         classes = logits.shape[1]
@@ -335,6 +378,30 @@ class Classifier:
                 f"Received: {len(names)} names"
             )
         return head
+
+
+def check_scaling(model: Any, value_range: Sequence[float]) -> None:
+    """Refuse a value range that is not the one that the model itself scales from.
+
+    Args:
+        model: Any Keras model.
+        value_range: Lowest and highest pixel value that it should take.
+
+    Raises:
+        ValueError: Its first layer scales pixels from 0 to 255, and they should be of another
+            range.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255)])
+        >>> check_scaling(model, (0, 255))
+    """
+    low, high = value_range
+    if (low, high) != (0, 255) and rescales_grey_levels(model):
+        raise ValueError(
+            "`value_range` does not fit the model, whose first layer scales pixels from 0 to 255: "
+            "give 0, 255, or take that layer off. Received: value_range="
+            f"{low:g}, {high:g}"
+        )
 
 
 def _class_count(head: Any) -> int | None:

@@ -78,7 +78,8 @@ class ThresholdDetector(keras.Model):
                 ignored. A ``TamperDetector`` takes them as they are stored.
             false_positive_rate: Between 0 and 1.
             batch_size: Number of images in a batch, where ``data`` is not batched already.
-            steps: Maximum number of batches; ``None``: all.
+            steps: Maximum number of batches; ``None``: all. Of arrays and files they are a random
+                sample, spread over the labels or folders; of data sets and iterables, the first.
 
         Raises:
             ValueError: There are too few images for the rate, a pixel is out of range, or the

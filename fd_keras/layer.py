@@ -315,7 +315,8 @@ class FeatureDistillation(keras.layers.Layer):
             epsilon: Size of the perturbation of a pixel in grey levels of 255, whatever the
                 layer's ``value_range``: 2 means 2/255. From 0.1 to 255.
             batch_size: Number of images in a batch, where ``data`` is not batched already.
-            steps: Maximum number of batches; ``None``: all.
+            steps: Maximum number of batches; ``None``: all. Of arrays and files they are a random
+                sample, spread over the labels or folders; of data sets and iterables, the first.
             **design: Further arguments of ``design_table``, except ``cycle_spins`` and
                 ``quantizer``.
 

@@ -92,10 +92,10 @@ def plot_table(table: QuantizationTable) -> Any:
         3
     """
     figure, axes = _row_of_maps(table.channels)
-    names = _channel_names(table.channels, table.color_space)
+    names = channel_names(table.channels, table.color_space)
     for axis, steps, name in zip(axes, table.steps, names):
         draw_steps(axis, steps, darkest=max(64.0, float(table.steps.max())))
-        axis.set_title(f"{name}steps", fontsize=10)
+        axis.set_title(f"{_before(name)}steps", fontsize=10)
     figure.suptitle(
         f"{short_name(table.name, 60)} ({table.color_space}, {table.cycle_spins} "
         f"{'grid' if table.cycle_spins == 1 else 'grids'}"
@@ -140,18 +140,18 @@ def plot_statistics(statistics: CoefficientStatistics) -> Any:
         6
     """
     figure, axes = _row_of_maps(statistics.channels, rows=2)
-    names = _channel_names(statistics.channels, statistics.color_space)
+    names = channel_names(statistics.channels, statistics.color_space)
     decibels = 20 * np.log10(np.maximum(statistics.std, 1e-3))
     ranks = rank_bands(statistics.std, "sigma")
     for column, name in enumerate(names):
         labels = [f"{value:.0f}" for value in np.rint(decibels[column]).ravel() + 0.0]
         top, bottom = axes[0][column], axes[1][column]
         _draw_bands(top, decibels[column], "viridis", decibels.min(), decibels.max(), labels)
-        top.set_title(f"{name}sigma in dB", fontsize=10)
+        top.set_title(f"{_before(name)}sigma in dB", fontsize=10)
         moved = np.abs(ranks[column] - zigzag_rank()) > 5
         labels = [f"{r}{'·' if m else ''}" for r, m in zip(ranks[column].ravel(), moved.ravel())]
         _draw_bands(bottom, 63.0 - ranks[column], "Blues", 0, 63, labels)
-        bottom.set_title(f"{name}rank by sigma", fontsize=10)
+        bottom.set_title(f"{_before(name)}rank by sigma", fontsize=10)
     return figure
 
 
@@ -207,7 +207,7 @@ def plot_design(
         for axis, values, bands in zip(axes[0], removal, order):
             axis.plot(values.ravel()[bands], color=color, label=f"{epsilon:g}/255")
     distortion = np.sqrt(band_distortion(statistics, steps, quantizer=table.quantizer))
-    names = _channel_names(statistics.channels, statistics.color_space)
+    names = channel_names(statistics.channels, statistics.color_space)
     for column, name in enumerate(names):
         axes[0][column].set_title(name.strip(" :") or "image", fontsize=10)
         axes[1][column].plot(distortion[column].ravel()[order[column]], color=PAGE_INK)
@@ -296,12 +296,26 @@ def _draw_bands(
     axis.spines[:].set_visible(False)
 
 
-def _channel_names(channels: int, color_space: ColorSpace) -> list[str]:
+def channel_names(channels: int, color_space: ColorSpace) -> list[str]:
+    """What the channels of a table are called; a single one has no name.
+
+    Args:
+        channels: Number of channels.
+        color_space: Of the table.
+
+    Example:
+        >>> channel_names(3, "ycbcr"), channel_names(1, "ycbcr")
+        (['Y', 'Cb', 'Cr'], [''])
+    """
     if channels == 1:
         return [""]
     if channels == 3:
-        return [f"{c}: " for c in (("Y", "Cb", "Cr") if color_space == "ycbcr" else "RGB")]
-    return [f"channel {index}: " for index in range(channels)]
+        return ["Y", "Cb", "Cr"] if color_space == "ycbcr" else list("RGB")
+    return [f"channel {index}" for index in range(channels)]
+
+
+def _before(name: str) -> str:
+    return f"{name}: " if name else ""
 
 
 # Around a point: offset in points, and which side of the name it is that lies there.

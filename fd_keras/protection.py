@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from fd_keras._checks import shown
-from fd_keras._compat import graph_layers, reason_of
+from fd_keras._compat import graph_layers, reason_of, tensors_around
 from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import TableLike, as_table
 from fd_keras.tables import QuantizationTable
@@ -58,6 +58,8 @@ def protect(
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a Keras model. Received: model={shown(model)}")
     layer = layer_for(model, layer)
+    if isinstance(layer, FeatureDistillation):
+        check_without_layer(model)
     inputs = _input_like(model, input_shape)
     if len(inputs.shape) != 4:
         raise ValueError(
@@ -80,6 +82,90 @@ def protect(
     if output is not None:
         outputs = chosen_output(outputs, output, model)
     return keras.Model(inputs, outputs, name=f"{model.name}_protected")
+
+
+def layers_of_ours(model: Any) -> list[FeatureDistillation]:
+    """The feature distillation layers in a model, also those of models in it.
+
+    Args:
+        model: Any model.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), FeatureDistillation("liu2019")])
+        >>> [layer.quantization_table.name for layer in layers_of_ours(model)]
+        ['liu2019']
+    """
+    if not isinstance(model, keras.Model):
+        return []
+    inner = model._flatten_layers(include_self=False)
+    return [layer for layer in inner if isinstance(layer, FeatureDistillation)]
+
+
+def check_without_layer(model: Any) -> None:
+    """Refuse a model that holds a feature distillation layer, and say how to take it off.
+
+    Args:
+        model: Any model.
+
+    Raises:
+        ValueError: It holds one.
+
+    Example:
+        >>> check_without_layer(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]))
+    """
+    if found := layers_of_ours(model):
+        names = ", ".join(repr(layer.quantization_table.name) for layer in found)
+        raise ValueError(
+            "`model` must be the classifier alone, and it contains the feature distillation layer "
+            "already; take it off with fd_keras.unprotect(model). Received: model "
+            f"{model.name!r} with the table {names}"
+        )
+
+
+def unprotect(model: keras.Model) -> tuple[keras.Model, FeatureDistillation]:
+    """Take the feature distillation layer off a model: what ``protect`` put together.
+
+    Args:
+        model: A functional or sequential model with one such layer in its own graph, which
+            ``protect`` or ``keras.Sequential`` made. It is not changed; both models share their
+            weights.
+
+    Returns:
+        The model without the layer, and the layer.
+
+    Raises:
+        ValueError: There is no such layer, there are several, or it is inside of another model or
+            of a subclassed one.
+        TypeError: ``model`` is no Keras model.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten()])
+        >>> classifier, layer = unprotect(protect(model, FeatureDistillation("liu2019")))
+        >>> classifier is model, layer.quantization_table.name
+        (True, 'liu2019')
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a Keras model. Received: model={shown(model)}")
+    found = layers_of_ours(model)
+    steps = [x for x in graph_layers(model) if not isinstance(x, keras.layers.InputLayer)]
+    if len(found) != 1 or found[0] not in steps:
+        raise ValueError(
+            "`model` must be a functional or sequential model with one feature distillation layer "
+            "in its own graph; take the classifier from where it was before the layer was put in. "
+            f"Received: model {model.name!r} with {len(found)} such layers"
+        )
+    (layer,) = found
+    if steps[0] is layer and len(steps) == 2 and isinstance(steps[1], keras.Model):
+        return steps[1], layer
+    images = _input_like(model, None)
+    if isinstance(model, keras.Sequential):
+        others = [step for step in steps if step is not layer]
+        return keras.Sequential([images, *others], name=model.name), layer
+    before, distilled = tensors_around(model, layer)
+    outputs = model.outputs[0] if len(model.outputs) == 1 else model.output
+    after = keras.Model([distilled], outputs)
+    taken = images if steps[0] is layer else keras.Model(model.inputs, before)([images])
+    return keras.Model(images, after([taken]), name=model.name), layer
 
 
 def with_preprocessor(model: keras.Model) -> keras.Model:
@@ -280,7 +366,7 @@ def layer_for(model: keras.Model, layer: keras.layers.Layer | TableLike) -> kera
     dtype = tf.as_dtype(inputs[0].dtype) if len(inputs) == 1 else None
     if dtype == tf.uint8:
         return FeatureDistillation(table, value_range=(0, 255), dtype="uint8")
-    if _rescales_grey_levels(model):
+    if rescales_grey_levels(model):
         return FeatureDistillation(table, value_range=(0, 255))
     raise ValueError(
         "`layer` must say which pixels `model` takes: pass FeatureDistillation(table, "
@@ -289,12 +375,21 @@ def layer_for(model: keras.Model, layer: keras.layers.Layer | TableLike) -> kera
     )
 
 
-def _rescales_grey_levels(model: Any) -> bool:
-    """Whether the first layer of a model scales 0..255 to 0..1 or -1..1."""
+def rescales_grey_levels(model: Any) -> bool:
+    """Whether the first layer of a model scales 0..255 to 0..1 or -1..1.
+
+    Args:
+        model: Any Keras model.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255)])
+        >>> rescales_grey_levels(model)
+        True
+    """
     inner = getattr(model, "layers", [])
     first = next((x for x in inner if not isinstance(x, keras.layers.InputLayer)), None)
     if isinstance(first, keras.Model):
-        return _rescales_grey_levels(first)
+        return rescales_grey_levels(first)
     if not isinstance(first, keras.layers.Rescaling) or not isinstance(first.scale, (int, float)):
         return False
     return any(abs(first.scale * width - 1) < 0.01 for width in (255, 256, 127.5, 128))

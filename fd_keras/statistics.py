@@ -119,7 +119,8 @@ class CoefficientStatistics:
             color_space: ``"rgb"`` (any number of channels) or ``"ycbcr"`` (1 or 3).
             value_range: Lowest and highest pixel value of the data.
             batch_size: Number of images in a batch, where ``data`` is not batched already.
-            steps: Maximum number of batches; ``None``: all.
+            steps: Maximum number of batches; ``None``: all. Of arrays and files they are a random
+                sample, spread over the labels or folders; of data sets and iterables, the first.
             provenance: Description of the data, to which the number of images is added. Default:
                 the name of a path.
 

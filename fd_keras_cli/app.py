@@ -20,6 +20,7 @@ from fd_keras_cli.evaluate import evaluate
 from fd_keras_cli.export import export
 from fd_keras_cli.harden import harden
 from fd_keras_cli.inspect import inspect
+from fd_keras_cli.options import Command
 from fd_keras_cli.refine import refine
 from fd_keras_cli.verify import verify
 from fd_keras_cli.words import set_options
@@ -37,10 +38,13 @@ for command in (
     *(apply, calibrate, certify, compress, demo, evaluate, export),
     *(harden, inspect, refine, verify),
 ):
-    app.command()(_tidied(command))
-app.command("tune", hidden=True, help="Old name of `fd-keras refine`, which does the same.")(
-    _tidied(refine)
-)
+    app.command(cls=Command)(_tidied(command))
+app.command(
+    "tune",
+    hidden=True,
+    cls=Command,
+    help="Old name of `fd-keras refine`, which does the same.",
+)(_tidied(refine))
 
 
 def main() -> None:

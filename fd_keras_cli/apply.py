@@ -57,7 +57,7 @@ def apply(
         ),
     ] = None,
     value_range: ValueRange = (0.0, 255.0),
-    probabilities: Probabilities = False,
+    probabilities: Probabilities = None,
     model_output: ModelOutput = None,
     modules: Modules = None,
     max_pixels: MaxPixels = None,
@@ -87,7 +87,7 @@ def apply(
             classifier = Classifier(
                 load_model(model, modules or [], console),
                 value_range=value_range,
-                from_logits=not probabilities,
+                from_logits=None if probabilities is None else not probabilities,
                 output=model_output,
             )
     distiller = _Distiller(table_from_argument(table), max_pixels, encode, classifier)

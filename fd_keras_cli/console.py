@@ -174,7 +174,9 @@ def _own_warnings(console: Console) -> Iterator[None]:
         def show(message: Any, category: Any, *rest: Any, **options: Any) -> None:
             if category.__module__.startswith("fd_keras."):
                 text = printable(f"Warning: {in_options(str(message))}")
-                console.print(Text(text, style="yellow"), soft_wrap=True)
+                # What makes all figures worthless is as red as an error.
+                style = "bold red" if category.__name__ == "ClassifierWarning" else "yellow"
+                console.print(Text(text, style=style), soft_wrap=True)
             else:
                 others(message, category, *rest, **options)
 
@@ -272,16 +274,13 @@ def sampled(
     if limit is None or (source.count is not None and source.count <= limit):
         return source
     if source.groups is None:
-        print_note(f"Of the images in {source.name}, the first {limit} are used", console)
-        return source
-    groups = len(set(source.groups.tolist()))
-    over = f", spread over {groups} classes or folders" if groups > 1 else ""
-    print_note(
-        f"Of {source.count} images in {source.name}, at most {limit} are used: a random sample"
-        f"{over} (seed {seed})",
-        console,
-    )
-    return source.sampled(seed)
+        said, over, most = f"the images in {source.name}", ", spread over their classes", "at most "
+    else:
+        said, most = f"{source.count} images in {source.name}", ""
+        groups = len(set(source.groups.tolist()))
+        over = f", spread over {groups} classes or folders" if groups > 1 else ""
+    print_note(f"Of {said}, {most}{limit} are used: a random sample{over} (seed {seed})", console)
+    return source.sampled(limit, seed)
 
 
 def report_files(remarks: Tally, left_out: Tally, console: Console | None = None) -> None:

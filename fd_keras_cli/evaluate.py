@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,6 @@ from fd_keras_cli.console import (
     printable,
     quiet_libraries,
     report_source,
-    sampled,
 )
 from fd_keras_cli.options import (
     Classes,
@@ -29,13 +28,16 @@ from fd_keras_cli.options import (
     Modules,
     Overwrite,
     Probabilities,
-    ProtocolName,
     Strict,
+    StripLayer,
     ValueRange,
     model_argument,
     path_option,
     read_class_names,
 )
+
+if TYPE_CHECKING:
+    from fd_keras.evaluation import Protocol
 
 
 def evaluate(
@@ -59,7 +61,27 @@ def evaluate(
     rival: Annotated[
         list[str] | None, typer.Option(hidden=True, help="Earlier name of --baseline.")
     ] = None,
-    protocol: ProtocolName = "linf-sweep",
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="evademl-imagenet, evademl-cifar10, linf-sweep or autoattack. Default: "
+            "linf-sweep, or --attack alone."
+        ),
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An attack at each --epsilon instead of a protocol, or beside the one that is "
+            "given: fgsm, bim, pgd, square, autoattack; or deepfool, cw-l2, which have no bound. "
+            "May be given repeatedly.",
+        ),
+    ] = None,
+    epsilon: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0, help="Bound of --attack in grey levels of 255. May be given repeatedly."
+        ),
+    ] = None,
     passes: Annotated[
         int,
         typer.Option(
@@ -70,15 +92,16 @@ def evaluate(
         ),
     ] = 1,
     value_range: ValueRange = (0.0, 255.0),
-    probabilities: Probabilities = False,
+    probabilities: Probabilities = None,
+    strip_layer: StripLayer = False,
     model_output: ModelOutput = None,
     classes: Classes = None,
     max_images: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Maximum number of images, taken as a random sample; in one pass, of correctly "
-            "classified ones.",
+            help="Number of images, taken as a random sample over the classes; in one pass, of "
+            "correctly classified ones.",
         ),
     ] = 1000,
     limit: Annotated[
@@ -116,51 +139,55 @@ def evaluate(
     if cache is not None:
         check_directory(cache, option="--cache")
     limits = dict(map(parsed_limit, limit or []))
-    defences = [*(table or ["liu2019"]), *(baseline or []), *(rival or [])]
+    if epsilon and not attack:
+        raise ValueError("`--epsilon` is the bound of an --attack, and none is given")
     names = read_class_names(classes)
     with interruptible(), quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
             from fd_keras import evaluation
+            from fd_keras._pages import environment
             from fd_keras.classifier import Classifier
             from fd_keras.data.labelled_sources import open_labelled_images
-            from fd_keras_cli.models import class_count, image_shape, load_model
+            from fd_keras_cli.models import image_shape, load_model, without_layer
+        environment()  # the report needs it in the end
+        attacks = chosen_protocol(protocol, attack or [], epsilon or [], limits)
         check_report(out, overwrite)
-        loaded = load_model(model, modules or [], console)
+        loaded, own = without_layer(load_model(model, modules or [], console), strip_layer, console)
+        settings: dict[str, Any] = {
+            "value_range": value_range,
+            "from_logits": None if probabilities is None else not probabilities,
+            "output": model_output,
+        }
+        classifier = Classifier(loaded, class_names=names, **settings)
         source = open_labelled_images(
             data,
             image_shape(loaded),
             value_range=value_range,
             class_names=names,
-            class_count=class_count(loaded),
+            class_count=classifier.classes,
             strict=strict,
             image_key=image_key,
             label_key=label_key,
             max_pixels=max_pixels,
         )
-        taken = sampled(source, max_images, seed, console)
+        if names is None and source.class_names is not None:
+            classifier = Classifier(loaded, class_names=source.class_names, **settings)
+        default: Any = "liu2019" if own is None else own
         try:
             report = evaluation.evaluate(
-                Classifier(
-                    loaded,
-                    value_range=value_range,
-                    from_logits=not probabilities,
-                    class_names=names,
-                    output=model_output,
-                ),
-                taken,
-                defences,
-                evaluation.protocol_named(protocol, limits),
+                classifier,
+                source,
+                [*(table or [default]), *(baseline or []), *(rival or [])],
+                attacks,
                 passes=passes,
                 max_images=max_images,
                 seed=seed,
                 cache_dir=cache,
-                console=console,
+                verbose=console,
             )
         finally:
             report_source(source, console)
     report.settings["data"] = source.name
-    if taken is not source:
-        report.settings["sample"] = f"random, spread over the classes, seed {seed}"
     report.to_json(out / "report.json")
     report.to_html(out / "report.html")
     echo(report.table())
@@ -170,6 +197,32 @@ def evaluate(
         if not check["passed"]:
             print_error(f"failed check on {check['defence']}: {check['name']}: {check['detail']}")
     echo(f"Wrote {printable(out / 'report.html')} and {printable(out / 'report.json')}")
+
+
+def chosen_protocol(
+    name: str | None, attacks: list[str], epsilons: list[float], limits: dict[str, int]
+) -> Protocol:
+    """The protocol of the options.
+
+    Args:
+        name: Of ``--protocol``.
+        attacks: Of ``--attack``.
+        epsilons: Of ``--epsilon``.
+        limits: Of ``--limit``.
+
+    Raises:
+        ValueError: There is no such protocol or attack, or a limit does not fit.
+
+    Example:
+        >>> chosen_protocol(None, ["pgd"], [4.0], {}).name
+        'PGD-20 4/255'
+    """
+    from fd_keras.evaluation import attack_protocol, protocol_named
+
+    named = None if attacks and name is None else protocol_named(name or "linf-sweep")
+    return protocol_named(
+        attack_protocol(attacks, epsilons, named) if attacks else named or "linf-sweep", limits
+    )
 
 
 def check_report(out: Path, overwrite: bool, name: str = "report") -> None:

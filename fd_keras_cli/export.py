@@ -24,6 +24,7 @@ from fd_keras_cli.options import (
     Modules,
     OutDirectory,
     Overwrite,
+    StripLayer,
     ValueRange,
     model_argument,
 )
@@ -70,6 +71,7 @@ def export(
     ] = None,
     value_range: ValueRange = (0, 255),
     image_size: ImageSize = None,
+    strip_layer: StripLayer = False,
     formats: Annotated[
         list[FormatName] | None, typer.Option("--format", help="Can be given twice. Default: both.")
     ] = None,
@@ -98,7 +100,12 @@ def export(
         typer.Option(help="Fix the TFLite file's batch at one image, which LiteRT.js needs."),
     ] = False,
     labels: Annotated[
-        Path | None, typer.Option(help="Text file with the name of a class on each line.")
+        Path | None,
+        typer.Option(
+            "--labels",
+            "--classes",
+            help="Text file with one class per line in the model's order.",
+        ),
     ] = None,
     resize: Annotated[
         ResizeName, typer.Option(help="How `serving_bytes` fits images of other sizes.")
@@ -121,7 +128,12 @@ def export(
         with console.status("Starting TensorFlow"):
             from fd_keras import export_saved_model, export_tflite
             from fd_keras.export.tflite_file import is_export
-            from fd_keras_cli.models import load_model, model_images, protected
+            from fd_keras_cli.models import (
+                load_model,
+                model_images,
+                protected,
+                without_layer,
+            )
 
         served = out / "saved_model"
         directories = [out, served] if FormatName.SAVED_MODEL in wanted else [out]
@@ -134,7 +146,9 @@ def export(
         checks: list[ExportCheck] = []
         written = []
         with console.status("Exporting"):
-            loaded = load_model(model, modules or [], console)
+            loaded, _ = without_layer(
+                load_model(model, modules or [], console), strip_layer, console
+            )
             whole = protected(loaded, table, value_range, image_size)
             reading = {"image_key": image_key, "max_pixels": max_pixels}
             images = (

@@ -30,6 +30,7 @@ from fd_keras_cli.options import (
     Modules,
     Probabilities,
     Strict,
+    StripLayer,
     ValueRange,
     model_argument,
     path_option,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from rich.console import Console
 
-    from fd_keras import HardenResult
+    from fd_keras import Classifier, HardenResult
 
 
 class AttackGradientName(str, Enum):
@@ -150,7 +151,8 @@ def harden(
         ),
     ] = 1000,
     value_range: ValueRange = (0.0, 255.0),
-    probabilities: Probabilities = False,
+    probabilities: Probabilities = None,
+    strip_layer: StripLayer = False,
     model_output: ModelOutput = None,
     classes: Classes = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 1,
@@ -199,7 +201,11 @@ def harden(
                 "table_rate": 1.0 if learn_table else 0.0,
             },
             training={"epochs": epochs, "batch_size": batch_size, "dtype_policy": dtype_policy},
-            outputs={"from_logits": not probabilities, "output": model_output},
+            outputs={
+                "from_logits": None if probabilities is None else not probabilities,
+                "output": model_output,
+            },
+            strip_layer=strip_layer,
             max_benign_loss=max_benign_loss,
             max_validation_images=max_validation_images,
             out=out,
@@ -251,22 +257,22 @@ class _Reader:
         self._options = options
 
     def read(
-        self, name: str, location: str, limit: int, model: Any, console: Console
+        self, name: str, location: str, limit: int, classifier: Classifier, console: Console
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Images in the value range, and their classes."""
         import numpy as np
 
         from fd_keras.data.labelled_sources import open_labelled_images
-        from fd_keras_cli.models import class_count, image_shape
+        from fd_keras_cli.models import image_shape
 
         # Bytes take a quarter of the memory, and most models of 0 to 255 scale them themselves.
         scaled = None if self.value_range == (0, 255) else self.value_range
         with called("location", name):
             source = open_labelled_images(
                 location,
-                image_shape(model),
+                image_shape(classifier.model),
                 value_range=scaled,
-                class_count=class_count(model),
+                class_count=classifier.classes,
                 **self._options,
             )
             source = sampled(source, limit, self._seed, console)
@@ -291,6 +297,7 @@ def _result(
     recipe: dict[str, Any],
     training: dict[str, Any],
     outputs: dict[str, Any],
+    strip_layer: bool,
     out: Path,
     **options: Any,
 ) -> HardenResult:
@@ -302,30 +309,30 @@ def _result(
             from fd_keras.classifier import Classifier
             from fd_keras.hardening import Recipe, Training
             from fd_keras.presets import table_from_argument
-            from fd_keras_cli.models import load_model
+            from fd_keras_cli.models import load_model, without_layer
         _check_out(out, path)
-        model = load_model(path, modules, console)
+        model, _ = without_layer(load_model(path, modules, console), strip_layer, console)
+        classifier = Classifier(
+            model, value_range=reader.value_range, class_names=reader.class_names, **outputs
+        )
         layer = FeatureDistillation(table_from_argument(table), value_range=reader.value_range)
         with console.status("Reading images"):
             train, validation = (
-                None if location is None else reader.read(name, location, limit, model, console)
+                None
+                if location is None
+                else reader.read(name, location, limit, classifier, console)
                 for name, (location, limit) in locations.items()
             )
         if learning_rate is not None:
             training["optimizer"] = keras.optimizers.Adam(learning_rate)
         return harden(
-            Classifier(
-                model,
-                value_range=reader.value_range,
-                class_names=reader.class_names,
-                **outputs,
-            ),
+            classifier,
             layer,
             train,
             validation,
             Recipe(**recipe),
             Training(**training),
             directory=out / _TRAINING,
-            console=console,
+            verbose=console,
             **options,
         )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fd_keras import QuantizationTable
+
 # Most images that are read to measure ranges and to prove an export.
 _IMAGE_LIMIT = 100
 
@@ -138,24 +140,35 @@ def image_shape(classifier: Any) -> tuple[int, int, int]:
     return shape
 
 
-def class_count(classifier: Any) -> int | None:
-    """The number of classes that a model distinguishes, if its outputs say it.
+def without_layer(
+    model: Any, strip: bool, console: Console | None = None
+) -> tuple[Any, QuantizationTable | None]:
+    """A model without the feature distillation layer, and the table of one that was taken off.
 
     Args:
-        classifier: A Keras model.
+        model: A Keras model.
+        strip: Whether to take it off; otherwise, the model stays as it is.
+        console: Where to say so.
 
-    Returns:
-        The number of outputs, and 2 for one output.
+    Raises:
+        ValueError: It cannot be taken off.
 
     Example:
-        >>> import keras
-        >>> class_count(keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()]))
-        2
+        >>> without_layer("model", strip=False)
+        ('model', None)
     """
-    shape = getattr(classifier, "output_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[1], int):
-        return None
-    return max(2, shape[1])
+    from fd_keras.protection import layers_of_ours, unprotect
+    from fd_keras_cli.console import print_note
+
+    if not strip:
+        return model, None
+    if not layers_of_ours(model):
+        print_note("MODEL contains no feature distillation layer to take off", console)
+        return model, None
+    alone, layer = unprotect(model)
+    table = layer.quantization_table
+    print_note(f"Took the layer with the table {table.name!r} off MODEL", console)
+    return alone, table
 
 
 def protected(

@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+
+class Command(TyperCommand):
+    """A command whose options of several values take them in one argument, too: ``0,1``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments of the command line."""
+        several = {o: p.nargs for p in self.params if p.nargs > 1 for o in p.opts}
+        return super().parse_args(ctx, list(spread(args, several)))
+
+
+def spread(arguments: list[str], several: Mapping[str, int]) -> Iterator[str]:
+    """Arguments with those that hold several values, separated by commas, as one each.
+
+    Args:
+        arguments: Of the command line.
+        several: Number of values of each option that takes several.
+
+    Example:
+        >>> list(spread(["a,b", "--value-range", "-1,1", "c"], {"--value-range": 2}))
+        ['a,b', '--value-range', '-1', '1', 'c']
+        >>> list(spread(["--value-range=0,1"], {"--value-range": 2}))
+        ['--value-range', '0', '1']
+    """
+    before = ""
+    for argument in arguments:
+        name, equals, joined = argument.partition("=")
+        option, values = (name, joined) if equals and name in several else (before, argument)
+        parts = values.replace(",", " ").split()
+        if option in several and len(parts) == several[option]:
+            yield from parts if option == before else (option, *parts)
+        else:
+            yield argument
+        before = argument
 
 
 class QuantizerName(str, Enum):
@@ -159,10 +195,26 @@ ProtocolName = Annotated[
 ]
 
 ValueRange = Annotated[
-    tuple[float, float], typer.Option(help="Lowest and highest pixel value that the model takes.")
+    tuple[float, float],
+    typer.Option(help="Lowest and highest pixel value that the model takes, as 0,1 or 0 1."),
 ]
 
-Probabilities = Annotated[bool, typer.Option(help="The model returns probabilities, not logits.")]
+Probabilities = Annotated[
+    bool | None,
+    typer.Option(
+        "--probabilities/--logits",
+        help="What the model returns. Default: probabilities where its last activation or its "
+        "outputs, which sum to 1, say so.",
+        show_default=False,
+    ),
+]
+
+StripLayer = Annotated[
+    bool,
+    typer.Option(
+        "--strip-layer", help="Take the feature distillation layer off a MODEL that contains it."
+    ),
+]
 
 ModelOutput = Annotated[
     str | None,

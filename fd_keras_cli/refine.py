@@ -17,7 +17,6 @@ from fd_keras_cli.console import (
     quiet_libraries,
     report_source,
     resumable,
-    sampled,
 )
 from fd_keras_cli.options import (
     Classes,
@@ -30,6 +29,7 @@ from fd_keras_cli.options import (
     ProtocolName,
     QuantizerName,
     Strict,
+    StripLayer,
     ValueRange,
     model_argument,
     path_option,
@@ -99,7 +99,8 @@ def refine(
         int, typer.Option(min=1, help="Number of images of each split for --adaptive.")
     ] = 32,
     value_range: ValueRange = (0.0, 255.0),
-    probabilities: Probabilities = False,
+    probabilities: Probabilities = None,
+    strip_layer: StripLayer = False,
     model_output: ModelOutput = None,
     classes: Classes = None,
     max_images: Annotated[
@@ -155,7 +156,10 @@ def refine(
             },
             dict(map(parsed_limit, limit or [])),
             value_range,
-            {"from_logits": not probabilities, "output": model_output},
+            {
+                "from_logits": None if probabilities is None else not probabilities,
+                "output": model_output,
+            },
             {
                 "max_trials": max_trials,
                 "oracle": oracle.value,
@@ -170,6 +174,7 @@ def refine(
             overwrite=overwrite,
             seed=seed,
             cache_dir=cache,
+            strip_layer=strip_layer,
         )
     if result is None:
         echo("This worker has ended; the chief writes the result")
@@ -188,6 +193,8 @@ def _result(
     value_range: tuple[float, float],
     outputs: dict[str, Any],
     search: dict[str, Any],
+    *,
+    strip_layer: bool,
     **options: Any,
 ) -> RefineResult | None:
     with quiet_libraries() as console:
@@ -198,10 +205,13 @@ def _result(
             from fd_keras.evaluation.attacks import pgd
             from fd_keras.evaluation.protocols import protocol_named
             from fd_keras.refinement.refine import SEARCHES
-            from fd_keras_cli.models import class_count, image_shape, load_model
+            from fd_keras_cli.models import image_shape, load_model, without_layer
         marked = (options["directory"] / SEARCHES.mark).exists()
         check_outputs(options["directory"], dict.fromkeys(_OUTPUTS, lambda path: marked))
-        model = load_model(path, [], console)
+        model, _ = without_layer(load_model(path, [], console), strip_layer, console)
+        classifier = Classifier(
+            model, value_range=value_range, class_names=reading["class_names"], **outputs
+        )
         attacks = protocol_named(protocol, limits)
         through = [pgd(epsilon, _ADAPTIVE_ITERATIONS) for epsilon in search["adaptive"]]
         counted = "adaptive" if through else "all"
@@ -210,21 +220,16 @@ def _result(
             data,
             image_shape(model),
             value_range=value_range,
-            class_count=class_count(model),
+            class_count=classifier.classes,
             **reading,
         )
         try:
             return refinement.refine(
-                Classifier(
-                    model,
-                    value_range=value_range,
-                    class_names=reading["class_names"],
-                    **outputs,
-                ),
-                sampled(source, options["max_images"], options["seed"], console),
+                classifier,
+                source,
                 attacks,
                 refinement.Search(**search),
-                console=console,
+                verbose=console,
                 **options,
             )
         finally:

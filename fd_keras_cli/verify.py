@@ -14,6 +14,7 @@ from fd_keras_cli.options import (
     ImageSize,
     MaxPixels,
     Modules,
+    StripLayer,
     ValueRange,
     model_argument,
     path_option,
@@ -37,6 +38,7 @@ def verify(
     ] = None,
     value_range: ValueRange = (0, 255),
     image_size: ImageSize = None,
+    strip_layer: StripLayer = False,
     images: Annotated[
         str | None,
         typer.Option(
@@ -64,11 +66,18 @@ def verify(
             from fd_keras import verify_export
             from fd_keras._files import atomic_path
             from fd_keras.export.archive import found_export
-            from fd_keras_cli.models import load_model, model_images, protected
+            from fd_keras_cli.models import (
+                load_model,
+                model_images,
+                protected,
+                without_layer,
+            )
 
         exported = found_export(exported, "EXPORT")
         with console.status("Comparing"):
-            loaded = load_model(model, modules or [], console)
+            loaded, _ = without_layer(
+                load_model(model, modules or [], console), strip_layer, console
+            )
             whole = protected(loaded, table, value_range, image_size)
             reading = {"image_key": image_key, "max_pixels": max_pixels}
             batch = None if images is None else model_images(images, whole, console, **reading)

@@ -29,9 +29,14 @@ _OPTIONS: ContextVar[Mapping[str, str]] = ContextVar("_OPTIONS", default={})  # 
 # Advice that is put in another way, with the parameter that it is about.
 _ADVICE = (
     ("probabilities", "Pass from_logits=False", "Pass --probabilities"),
-    ("probabilities", "Pass from_logits=True", "Leave out --probabilities"),
-    ("probabilities", ", with from_logits=True", ""),
+    ("probabilities", "Pass from_logits=True", "Pass --logits"),
+    ("probabilities", " (from_logits, output)", " (--probabilities, --logits)"),
+    ("probabilities", ", with from_logits=True", ", with --logits"),
     ("probabilities", ", with from_logits=False", ", with --probabilities"),
+    ("strip_layer", "take it off with fd_keras.unprotect(model)", "take it off with --strip-layer"),
+    ("value_range", "pixels (value_range)", "pixels (--value-range)"),
+    ("value_range", "give 0, 255, or", "give --value-range 0,255, or"),
+    ("classes", "(--classes, labels)", "(--classes)"),
     ("verify", "verify=False", "--no-verify"),
     ("overwrite", "overwrite=True", "--overwrite"),
     ("model", "`directory` must hold saved_model.pb", "`MODEL` must hold saved_model.pb"),

@@ -199,11 +199,13 @@ class Squashed(keras.Model):
 
 def test_a_sigmoid_is_not_taken_for_a_logit(bright_and_dark):
     model = brightness("probability").model
-    with pytest.raises(ValueError, match="must return a logit.*Pass from_logits=False"):
-        Classifier(model)
     mixed = keras.Model(model.input, layers.Activation("linear", dtype="float32")(model.output))
-    with pytest.raises(ValueError, match="must return a logit.*Pass from_logits=False"):
-        Classifier(keras.Model(model.input, mixed(model.input)))
+    for head in (model, keras.Model(model.input, mixed(model.input))):
+        with pytest.raises(ValueError, match="must return a logit.*Pass from_logits=False"):
+            Classifier(head, from_logits=True)
+        told = Classifier(head, value_range=(0, 1))
+        assert not told.from_logits
+        assert told.assumption == "probabilities, as the last activation is sigmoid"
     with pytest.raises(ValueError, match="must return a probability.*Pass from_logits=True"):
         Classifier(brightness("logit").model, value_range=(0, 1), from_logits=False).correct(
             *bright_and_dark

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from fd_keras._checks import shown
+from fd_keras.data.samples import spread_order
+from fd_keras.data.sources import ImageSource
 from fd_keras.dct import BLOCK_SIZE
 
 Batch = npt.NDArray[Any]
@@ -21,6 +23,8 @@ Batch = npt.NDArray[Any]
 # Pixels that are processed at once. A 12-megapixel photo takes 150 MB as float32, and several
 # copies exist while its blocks are transformed.
 PIXELS_AT_ONCE = 2**22
+
+_SAMPLE_SEED = 1
 
 # An array of rank 3 with more channels is more likely a batch without a channel axis.
 _MOST_CHANNELS = 4
@@ -43,7 +47,8 @@ def image_batches(
         batch_size: Number of images in a batch, where ``data`` is not batched already. Single
             images are stacked if they follow each other, have the same shape, and have no more
             than 4 megapixels together.
-        steps: Maximum number of batches; ``None``: all.
+        steps: Maximum number of batches; ``None``: all. Of arrays and files they are a random
+            sample, spread over the labels or folders; of data sets and iterables, the first.
         channel_axis: -1, or -3 for data with channels first.
 
     Yields:
@@ -59,6 +64,8 @@ def image_batches(
     """
     batch_size = _positive("batch_size", batch_size)
     limit = None if steps is None else _positive("steps", steps)
+    if limit is not None:
+        data = image_sample(data, limit * batch_size)
     arrays = (_image_array(element, channel_axis) for element in _elements(data, batch_size))
     return itertools.islice(_stacked(arrays, batch_size), limit)
 
@@ -132,6 +139,36 @@ def _positive(name: str, value: int) -> int:
     if number < 1:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={shown(value)}")
     return number
+
+
+def image_sample(data: Any, count: int) -> Any:
+    """A random sample of images, spread over labels or folders, of data that can be sampled.
+
+    Args:
+        data: As for ``image_batches``.
+        count: Number of images.
+
+    Returns:
+        Images of an array in their order, or a source whose first ``count`` are the sample; data
+        sets and iterables as they are.
+
+    Example:
+        >>> images, labels = np.zeros((90, 8, 8, 3)), np.repeat([0, 1, 2], 30)
+        >>> image_sample((images, labels), 6).shape
+        (6, 8, 8, 3)
+    """
+    if isinstance(data, ImageSource):
+        return data.sampled(count, _SAMPLE_SEED)
+    images, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    if not isinstance(images, (np.ndarray, tf.Tensor)) or len(images.shape) != 4:
+        return data
+    if len(images) <= count:
+        return data
+    groups = np.zeros(len(images), np.int64)
+    if labels is not None and np.size(labels) == len(images):
+        groups = np.unique(np.ravel(labels), return_inverse=True)[1]
+    chosen = np.sort(spread_order(groups, _SAMPLE_SEED)[:count])
+    return np.asarray(images)[chosen]
 
 
 def _elements(data: Any, batch_size: int) -> Iterable[Any]:

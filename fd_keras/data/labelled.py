@@ -20,7 +20,7 @@ LabelledBatch = tuple[npt.NDArray[Any], npt.NDArray[np.integer]]
 LARGEST_LABEL = 2**31 - 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LabelledImages:
     """Labelled images in memory, with the position of each in the data it was taken from.
 
@@ -50,6 +50,10 @@ class LabelledImages:
             object.__setattr__(self, "indices", np.arange(len(self.labels)))
         if self.seen < 0:
             object.__setattr__(self, "seen", len(self.labels))
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.images.shape[1:]))
+        return f"<{type(self).__name__}: {len(self)} images, {shape}, {self.images.dtype}>"
 
     def __len__(self) -> int:
         return len(self.labels)

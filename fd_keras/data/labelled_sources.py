@@ -6,7 +6,8 @@ import functools
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,19 +118,19 @@ def open_labelled_images(
             left_out,
             reader.remarks,
             np.array([label for _, label in found]),
+            tuple(class_names if class_names is not None else class_folders(path)),
         )
     if is_record_file(path):
         check_regular(path, "location")
         labels_of = _RecordLabels(label_key)
 
-        def parse(name: str, record: bytes) -> tuple[npt.NDArray[Any], int]:
-            feature = example_features(name, record)
+        def parse(feature: Any, name: str) -> tuple[npt.NDArray[Any], int]:
             label = labels_of(feature, name)
             return finished(reader.record(feature, name), label)
 
         return ImageSource(
             path.name,
-            lambda: (functools.partial(parse, *record) for record in read_records(path)),
+            lambda: (_Record(*record, parse, labels_of) for record in read_records(path)),
             None,
             strict,
             remarks=reader.remarks,
@@ -237,6 +238,26 @@ class _RecordLabels:
                 f"{name} with {label}",
             )
         return label
+
+
+@dataclass(frozen=True)
+class _Record:
+    """Reads one record, and tells its class before its image is decoded."""
+
+    name: str
+    content: bytes
+    parse: Callable[[Any, str], tuple[npt.NDArray[Any], int]]
+    labels_of: _RecordLabels
+
+    def __call__(self) -> tuple[npt.NDArray[Any], int]:
+        return self.parse(example_features(self.name, self.content), self.name)
+
+    @property
+    def group(self) -> int:
+        try:
+            return self.labels_of(example_features(self.name, self.content), self.name)
+        except ValueError:  # said when it is read
+            return -1
 
 
 def _numbers(feature: Any) -> list[int | float]:

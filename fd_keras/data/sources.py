@@ -19,8 +19,10 @@ import numpy.typing as npt
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from fd_keras._checks import checked_whole
 from fd_keras.data.files import READABLE_SUFFIXES, Tally, check_regular, read_image
 from fd_keras.data.folders import image_files
+from fd_keras.data.samples import Reservoir, spread_order
 
 ImageArray = npt.NDArray[np.uint8]
 # Typing alias: reads one image, uint8 (height, width, channels), or one with its label.
@@ -56,6 +58,7 @@ class ImageSource:
         remarks: What the latest iteration found in files beside their pixels.
         groups: Class or folder of each image as an integer, ``(count,)``; ``None`` where that is
             only known after reading.
+        class_names: Names of the classes by label, where the source tells them.
 
     Example:
         >>> source = ImageSource("one", lambda: iter([lambda: np.zeros((8, 8, 3), np.uint8)]), 1)
@@ -70,6 +73,7 @@ class ImageSource:
     left_out: Tally = field(default_factory=Tally)
     remarks: Tally = field(default_factory=Tally)
     groups: npt.NDArray[np.integer] | None = None
+    class_names: tuple[str, ...] | None = None
     # Reasons, with the number of images and the first message for each.
     _skipped: dict[str, tuple[int, str]] = field(default_factory=dict, init=False)
 
@@ -77,34 +81,51 @@ class ImageSource:
         # Names of files may hold bytes that no text file can.
         self.name = os.fsencode(self.name).decode("utf-8", "backslashreplace")
 
-    def sampled(self, seed: int) -> ImageSource:
-        """The same images in an order whose beginning is a random sample, spread over the groups.
+    def sampled(self, limit: int, seed: int) -> ImageSource:
+        """The same images in an order whose first ``limit`` are a sample, spread over the groups.
 
-        Of any number of images from the start, each group has its share, but for about one.
+        Where the groups are known, that holds for any number of images from the start, and no image
+        is left out: those that cannot be read are replaced by later ones. Where they are not, all
+        records are read for their labels, and twice as many as are wanted are kept.
 
         Args:
+            limit: Number of images that are wanted.
             seed: Of the order.
 
         Raises:
-            ValueError: There are no ``groups``.
+            ValueError: ``limit`` is not positive.
 
         Example:
             >>> def loaders():
             ...     return iter([lambda i=i: i for i in range(40)])
             >>> source = ImageSource("numbers", loaders, 40, groups=np.repeat([0, 1], [10, 30]))
-            >>> first = list(source.sampled(1))[:8]
+            >>> first = list(source.sampled(8, seed=1))[:8]
             >>> sum(number < 10 for number in first), first != sorted(first)
             (2, True)
         """
+        checked_whole("limit", limit, 1)
         if self.groups is None:
-            raise ValueError(f"`groups` must be known. Received: source {self.name!r}")
-        order = _spread_order(self.groups, seed)
+            return self._reordered(lambda: self._of_unknown_groups(limit, seed), None)
+        order = spread_order(self.groups, seed)
 
         def loaders() -> Iterator[Loader]:
             every = list(self.loaders())
             return (every[index] for index in order)
 
-        return replace(self, loaders=loaders, groups=self.groups[order])
+        return self._reordered(loaders, self.groups[order])
+
+    def _reordered(
+        self, loaders: Callable[[], Iterator[Loader]], groups: npt.NDArray[np.integer] | None
+    ) -> ImageSource:
+        other = replace(self, loaders=loaders, groups=groups)
+        other._skipped = self._skipped  # either tells what could not be read
+        return other
+
+    def _of_unknown_groups(self, limit: int, seed: int) -> Iterator[Loader]:
+        kept: Reservoir[Loader] = Reservoir(2 * limit, seed)  # some cannot be read
+        for load in self.loaders():
+            kept.add(load, getattr(load, "group", 0))
+        return iter(kept.items())
 
     @property
     def skipped(self) -> list[str]:
@@ -133,18 +154,6 @@ class ImageSource:
                 self._skipped[reason] = count + 1, first
             else:
                 yield image
-
-
-def _spread_order(groups: npt.NDArray[np.integer], seed: int) -> npt.NDArray[np.integer]:
-    """Positions in a random order, each group spread evenly over the whole."""
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(groups))
-    place = np.empty(len(groups))
-    for group in np.unique(groups):
-        members = shuffled[groups[shuffled] == group]
-        # Each has a stretch of its own, in which its place is random.
-        place[members] = (np.arange(len(members)) + rng.random(len(members))) / len(members)
-    return np.argsort(place, kind="stable")
 
 
 class RecordError(ValueError):

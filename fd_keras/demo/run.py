@@ -128,7 +128,7 @@ def run_demo(
     encoders = [tables[0], certified_table(_CERTIFIED), "bits:4"]
     with tempfile.TemporaryDirectory() as cache:
         judge = functools.partial(
-            evaluate, classifier, data, seed=seed, cache_dir=cache, console=console
+            evaluate, classifier, data, seed=seed, cache_dir=cache, verbose=console or 0
         )
         report = judge(tables, PROTOCOL)
         two_passes = judge(encoders, TWO_PASSES, passes=2, max_images=_TWO_PASSES_IMAGES)

@@ -15,7 +15,7 @@ from fd_keras.evaluation.attacks import (
 )
 from fd_keras.evaluation.classifiers import art_classifier
 from fd_keras.evaluation.evaluate import evaluate
-from fd_keras.evaluation.protocols import PROTOCOLS, Protocol, protocol_named
+from fd_keras.evaluation.protocols import PROTOCOLS, Protocol, attack_protocol, protocol_named
 from fd_keras.evaluation.report import EvaluationReport
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Protocol",
     "accuracy",
     "art_classifier",
+    "attack_protocol",
     "autoattack",
     "bim",
     "carlini_wagner_l2",

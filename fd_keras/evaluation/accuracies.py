@@ -134,6 +134,8 @@ CERTIFIED = "certified"
 BENIGN = "benign"
 NO_ATTACK = "none"
 UNDEFENDED = "none"
+# Epsilon, on pixels from 0 to 1, of attacks that only check that an attack can win at all.
+UNBOUNDED = 0.5
 OURS = "feature distillation"
 
 # The splits that a figure may be of; reports take the test split only.

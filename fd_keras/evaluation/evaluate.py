@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import shlex
@@ -17,14 +18,22 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from fd_keras._checks import checked_whole, shown
-from fd_keras._console import Advance, progress_bars
+from fd_keras._checks import checked, checked_whole, shown
+from fd_keras._console import Advance, console_of, overall_progress
 from fd_keras._files import default_cache_dir
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, unit_images
 from fd_keras.evaluation.accuracies import BENIGN, accuracy_row
 from fd_keras.evaluation.classifiers import check_gradient
-from fd_keras.evaluation.defences import CANDIDATES, Defence, defence, no_defence
+from fd_keras.evaluation.defences import (
+    CANDIDATES,
+    Defence,
+    defence,
+    no_defence,
+    numbered,
+    same_defence,
+    uniquely_named,
+)
 from fd_keras.evaluation.measurements import (
     detection_entries,
     milliseconds_per_image,
@@ -33,8 +42,15 @@ from fd_keras.evaluation.measurements import (
 from fd_keras.evaluation.protocols import Protocol, protocol_named
 from fd_keras.evaluation.report import EvaluationReport
 from fd_keras.evaluation.runners import import_libraries
-from fd_keras.evaluation.sanity import Outcome, check_outcomes
-from fd_keras.evaluation.selection import ImageSets, best_setting, select, split
+from fd_keras.evaluation.sanity import Outcome, check_clean_accuracy, check_outcomes
+from fd_keras.evaluation.selection import (
+    ImageSets,
+    Selected,
+    best_setting,
+    say_clean_accuracy,
+    select,
+    split,
+)
 from fd_keras.evaluation.store import ArrayStore
 from fd_keras.evaluation.two_passes import EncodedImages, check_encoders, encoded_images
 from fd_keras.evaluation.workbench import AttackedImages, Workbench, correct
@@ -65,7 +81,7 @@ def evaluate(
     eot_draws: int = 4,
     seed: int = 1,
     cache_dir: str | os.PathLike[str] | None = None,
-    console: Console | None = None,
+    verbose: int | Console = 0,
 ) -> EvaluationReport:
     """Evaluate defences of a classifier under gray-box, adaptive and black-box attacks.
 
@@ -98,24 +114,27 @@ def evaluate(
 
     Args:
         classifier: A ``Classifier``, or a Keras model that takes pixels from 0 to 255 and returns
-            logits. It must be the classifier alone: a model that contains the feature
-            distillation layer is evaluated as an undefended classifier of its own.
+            logits or probabilities. It must be the classifier alone: ``fd_keras.unprotect`` takes
+            the layer off.
         data: ``(images, labels)``, a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of
             batches ``(images, labels)``; images in the classifier's value range, labels as
-            integers.
+            integers. ``LabelledImages`` are a sample of your own, of which the first are taken.
         defences: Names as ``fd_keras.evaluation.defences.defence`` takes them (``"liu2019"``,
             ``"jpeg:75"``, the path of a table's file), tables, layers or ``Defence`` objects.
             For a list of them, or the name of a family in ``CANDIDATES`` (``"JPEG"``), the
             setting with the best mean of benign and mean gray-box accuracy on a validation split
             is reported. Attacks that ``protocol.limits`` names take no part in this choice.
             Default: ``liu2019``, ``zigzag15``, ``JPEG``, ``bit depth`` and, in one pass,
-            ``median`` and ``SLQ``, which have no encoder.
+            ``median`` and ``SLQ``, which have no encoder. Where names are the same, the file or a
+            number tells them apart.
         protocol: A ``Protocol``, or a name in ``fd_keras.evaluation.PROTOCOLS``. Its ``limits``
             say how many images slow attacks and defences get.
         passes: 1, or 2.
-        max_images: Maximum number of images; in one pass, of correctly classified ones. If
-            settings are to be chosen, every second one belongs to the validation split, and only
-            the others, the test split, are reported.
+        max_images: Number of images: a random sample, spread over the classes, as the first
+            images of it are, which attacks with a limit get. In one pass they are correctly
+            classified ones; those that are not are replaced by others. If settings are to be
+            chosen, every second one belongs to the validation split, and only the others, the
+            test split, are reported.
         background: Benign images that quilting takes its patches from, in the classifier's value
             range. Default: the validation split, if there is one.
         false_positive_rate: Share of benign images that detection may flag.
@@ -123,7 +142,8 @@ def evaluate(
         seed: Seed of random attacks and defences.
         cache_dir: Directory of the results. Default: ``fd_keras/evaluation`` in the directory of
             Keras (``~/.keras``, or ``$KERAS_HOME``).
-        console: Where progress bars are shown. Default: nowhere.
+        verbose: 1 shows clean accuracy and a progress bar on standard error or in the notebook, a
+            rich console shows them there. 0: nothing is shown.
 
     Returns:
         The report, with ``rows``, ``checks``, ``table()``, ``to_html(path)`` and more.
@@ -133,8 +153,12 @@ def evaluate(
         ValueError: Classifier, data and arguments do not fit: labels outside the classes, images
             outside the value range or of another shape, probabilities where logits are expected
             or the other way round, no image that is classified correctly, no gradient that
-            attacks can follow; or, in two passes, a defence without an encoder.
+            attacks can follow; or, in two passes, a defence without an encoder. All of it is
+            found out before the first attack.
         TypeError: ``data`` or a defence is of an unknown type.
+
+    Warns:
+        ClassifierWarning: Without attack and defence, the classifier is about as good as chance.
 
     Example:
         >>> import tempfile, numpy as np
@@ -159,26 +183,33 @@ def evaluate(
     two = checked_whole("passes", passes, 1, 2) == 2
     protocol = protocol.for_two_passes() if two else protocol
     import_libraries({attack.family for attack in protocol.attacks})
+    checked("false_positive_rate", false_positive_rate, 0, 1)
+    checked_whole("eot_draws", eot_draws, 1)
+    seed, console = checked_whole("seed", seed, 0), console_of(verbose)
     if defences is None:
         defences = DEFAULT_ENCODERS if two else DEFAULT_DEFENCES
     families = [_settings_of(entry) for entry in defences]
-    selected = select(classifier, data, max_images=max_images, batch_size=32, only_correct=not two)
+    # Quilting is made of images, and is checked once they are there.
+    _made([[s for s in family if not _is_quilting(s)] for family in families], None, seed)
+    selected = select(
+        classifier, data, max_images=max_images, batch_size=32, only_correct=not two, seed=seed
+    )
+    say_clean_accuracy(classifier, selected, console)
     chooses = any(len(family) > 1 for family in families)
     protocol = protocol.for_classes(classifier.logits(selected[:1].unit_images()).shape[1])
     if any(attack.uses_gradient for attack in protocol.attacks):
         check_gradient(classifier, selected)
-    validation, test = split(selected) if chooses else (selected[:0], selected)
-    patches = _patches(background, validation, classifier)
-    candidates = [
-        [defence(setting, background=patches, seed=seed) for setting in family]
-        for family in families
-    ]
+    validation, test = split(selected) if chooses else (selected[:0], selected[:])
+    candidates = _made(families, _patches(background, validation, classifier), seed)
+    for candidate in itertools.chain.from_iterable(candidates):
+        candidate(255 * selected[:1].unit_images())  # says itself what it does not take
     if two:
         check_encoders([c for family in candidates for c in family], selected.images.shape[1:])
-    with progress_bars(console, unit="images") as progress:
-        store = ArrayStore(cache_dir or default_cache_dir())
+    store = ArrayStore(cache_dir or default_cache_dir())
+    with overall_progress(console) as progress:
         bench = Workbench(classifier, store, seed=seed, eot_draws=eot_draws, progress=progress)
         evaluation = _Evaluation(protocol, validation, test, bench, passes)
+        progress.expect(evaluation.work(candidates))
         chosen = evaluation.choose(candidates)
         results = [evaluation.result(*entry) for entry in chosen.values()]
         defended = [result.defence for result in results]
@@ -195,13 +226,17 @@ def evaluate(
             for picture in picture_entries([defence], evaluation.gray_box(defence), bench)
         ]
         times = milliseconds_per_image(defended, 255 * test[:_TIMED_IMAGES].unit_images())
+    classes = classifier.logits(selected[:1].unit_images()).shape[1]
     return EvaluationReport(
         rows=[row for result in results for row in result.rows()],
         defences=[result.entry(times) for result in results],
-        checks=[check for result in results for check in result.checks()],
+        checks=[
+            check_clean_accuracy(selected.right, selected.seen, classes),
+            *(check for result in results for check in result.checks()),
+        ],
         detection=detection,
         settings={
-            **_image_settings(classifier, selected, validation, test, passes),
+            **_image_settings(classifier, selected, validation, test, passes, max_images),
             **_protocol_settings(protocol),
             "eot_draws": eot_draws,
             "seed": seed,
@@ -275,12 +310,48 @@ class _Evaluation:
         """No defence and the best setting of each family, by name, each with all names tried."""
         chosen: dict[str, tuple[Defence, Sequence[str]]] = {"none": (no_defence(), ())}
         for family in families:
+            tried: Sequence[str] = ()
+            found = family[0]
             if len(family) > 1:
-                best = self._best(family)
-                chosen[best.name] = best, [candidate.name for candidate in family]
-            else:
-                chosen.setdefault(family[0].name, (family[0], ()))
+                found, tried = self._best(family), [candidate.name for candidate in family]
+            known = chosen.get(found.name)
+            if known is not None and not same_defence(known[0], found):
+                found = numbered(found, chosen)
+                known = None
+            if known is None or tried:
+                chosen[found.name] = found, tried
         return chosen
+
+    def work(self, families: Sequence[Sequence[Defence]]) -> float:
+        """What choosing from families and attacking takes, in images that are classified."""
+        work = 0.0
+        for family in [[no_defence()], *families]:
+            benign = AttackedImages(self._test)
+            sets = self._sets(family[0], self._test)
+            if self._passes == 1 and family[0].family != "none":
+                sets = [images for images in sets if images.through is not None]
+            limited = [self._limited(images, family[0]) for images in sets]
+            attacked = len(self._protocol.gray_box) * len(self._limited(benign, family[0]).images)
+            work += sum(len(s.images) * (1 + self._bench.cost(s)) for s in limited) + attacked
+            if len(family) > 1:
+                work += len(family) * len(self._validation) * (1 + len(self._protocol.gray_box))
+        if any(len(family) > 1 for family in families):
+            gray_box = (AttackedImages(self._validation, a) for a in self._protocol.gray_box)
+            work += sum(len(images.images) * self._bench.cost(images) for images in gray_box)
+        return work
+
+    def _sets(self, defence: Defence, right: LabelledImages) -> list[AttackedImages]:
+        """The images to attack, under all attacks that are made on a defence."""
+        sets = [
+            self._limited(AttackedImages(right, attack, passes=self._passes))
+            for attack in self._protocol.gray_box
+        ]
+        if defence.family not in _TOO_SLOW_TO_ATTACK_THROUGH:
+            sets += [
+                AttackedImages(right, attack, defence, self._passes)
+                for attack in (*self._protocol.adaptive, *self._protocol.black_box)
+            ]
+        return sets
 
     def _best(self, family: Sequence[Defence]) -> Defence:
         limits = self._protocol.limits
@@ -309,24 +380,14 @@ class _Evaluation:
 
     def gray_box(self, defence: Defence) -> list[AttackedImages]:
         """The test split under gray-box attacks; in two passes, as the defence encoded it."""
-        images = self._right(defence)
-        attacked = (
-            self._limited(AttackedImages(images, attack, passes=self._passes))
-            for attack in self._protocol.gray_box
-        )
-        return [images for images in attacked if len(images.images)]
+        sets = self._sets(defence, self._right(defence))
+        return [s for s in sets if s.through is None and len(s.images)]
 
     def result(self, defence: Defence, chosen_from: Sequence[str]) -> _Result:
         """Attack the classifier behind a defence, and classify benign and attacked images."""
         encoded = self._encode(defence) if self._passes == 2 else None
         benign = self._limited(AttackedImages(encoded.images if encoded else self._test), defence)
-        sets = self.gray_box(defence)
-        if defence.family not in _TOO_SLOW_TO_ATTACK_THROUGH:
-            right = self._right(defence)
-            sets += [
-                AttackedImages(right, attack, defence, self._passes)
-                for attack in (*self._protocol.adaptive, *self._protocol.black_box)
-            ]
+        sets = self._sets(defence, self._right(defence))
         limited = [self._limited(images, defence) for images in sets]
         limited = [images for images in limited if len(images.images)]
         for images in limited:
@@ -389,6 +450,27 @@ def _settings_of(entry: Any) -> Sequence[Any]:
     return entry if isinstance(entry, (list, tuple)) else (entry,)
 
 
+def _made(
+    families: Sequence[Sequence[Any]], patches: npt.NDArray[np.float32] | None, seed: int
+) -> list[list[Defence]]:
+    """The defences of families of settings, under names of their own."""
+    made = [[defence(s, background=patches, seed=seed) for s in family] for family in families]
+    single = iter(
+        uniquely_named(
+            [found[0] for found in made if len(found) == 1],
+            [family[0] for family in families if len(family) == 1],
+        )
+    )
+    return [
+        [next(single)] if len(found) == 1 else uniquely_named(found, family)
+        for found, family in zip(made, families)
+    ]
+
+
+def _is_quilting(setting: Any) -> bool:
+    return isinstance(setting, str) and setting.partition(":")[0] == "quilting"
+
+
 def _patches(
     background: npt.ArrayLike | None, validation: LabelledImages, classifier: Classifier
 ) -> npt.NDArray[np.float32] | None:
@@ -423,10 +505,11 @@ def _row(
 
 def _image_settings(
     classifier: Classifier,
-    selected: LabelledImages,
+    selected: Selected,
     validation: LabelledImages,
     test: LabelledImages,
     passes: int,
+    max_images: int,
 ) -> dict[str, Any]:
     splits = ""
     if len(validation):
@@ -434,25 +517,35 @@ def _image_settings(
             f" Every second of them ({len(validation)}) belongs to the validation split, which "
             "only chose settings of defences."
         )
+    count, asked = len(selected), f"{max_images} were asked for"
     if passes == 1:
+        taken = f"{count} of these are taken {selected.order}, as {asked}."
+        if count < max_images:
+            taken = f"All of these are used, though {asked}."
         selection = (
-            f"Of {selected.seen} images, the {len(selected)} that the classifier alone gets right."
-            f"{splits} {len(test)} are reported. Its accuracy on them without attack and defence "
-            "is 100 % by construction."
+            f"Of {selected.seen} images read, the classifier alone gets {selected.right} right. "
+            f"{taken}{splits} {len(test)} are reported. Its accuracy on them without attack and "
+            "defence is 100 % by construction."
         )
     else:
         selection = (
-            f"The first {len(selected)} images, right or wrong.{splits} {len(test)} are reported. "
-            "Each defence encodes all of them before an attacker acts, and distils them again "
-            "after. Benign and certified accuracies are of all images; accuracies under attack, "
-            "of those that the classifier gets right once they are encoded."
+            f"{count} images, right or wrong, taken {selected.order}; {asked}. Of "
+            f"{selected.seen} images read, the classifier alone gets {selected.right} right."
+            f"{splits} {len(test)} are reported. Each defence encodes all of them before an "
+            "attacker acts, and distils them again after. Benign and certified accuracies are of "
+            "all images; accuracies under attack, of those that the classifier gets right once "
+            "they are encoded."
         )
     return {
         "model": classifier.model.name,
         "model_sha256": classifier.fingerprint,
         "data_sha256": selected.fingerprint,
         "value_range": list(selected.value_range),
+        "outputs": classifier.assumption,
+        "clean_accuracy": {"right": selected.right, "seen": selected.seen},
         "count": len(test),
+        "max_images": max_images,
+        "sample": selected.order,
         "passes": passes,
         "selection": selection,
     }

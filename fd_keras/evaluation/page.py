@@ -15,6 +15,8 @@ import numpy.typing as npt
 from fd_keras._pages import figure_uri, picture_uri
 from fd_keras.evaluation import plots
 from fd_keras.evaluation.accuracies import BENIGN, CERTIFIED, OURS, THREAT_MODELS, AccuracyGrid
+from fd_keras.plots import channel_names
+from fd_keras.tables import QuantizationTable
 
 # Images this narrow are enlarged with sharp pixels.
 _SMALL = 100
@@ -78,7 +80,37 @@ def page_fields(
         "detection": detection,
         "rocs": list(_rocs(detection)),
         "times": list(_times(defences)),
+        "brief": {entry["name"]: _brief(entry["settings"]) for entry in defences},
+        "tables": list(_tables(defences)),
     }
+
+
+def _brief(settings: Any) -> Any:
+    """The settings of a defence in a line: the steps of a table are shown as a picture."""
+    table = settings.get("table") if isinstance(settings, Mapping) else None
+    if not isinstance(table, Mapping):
+        return settings
+    kept = {key: value for key, value in settings.items() if key != "table"}
+    shown_too = ("color_space", "cycle_spins", "quantizer")
+    return {**kept, **{key: table[key] for key in shown_too if key in table}}
+
+
+def _tables(defences: Entries) -> Iterator[PagePlot]:
+    """The steps of each table, one picture for channels that have the same."""
+    for entry in defences:
+        found = entry["settings"].get("table") if isinstance(entry["settings"], Mapping) else None
+        if not isinstance(found, Mapping):
+            continue
+        table = QuantizationTable.from_dict(found)
+        names = channel_names(table.channels, table.color_space)
+        alike: dict[bytes, list[int]] = {}
+        for channel, steps in enumerate(table.steps):
+            alike.setdefault(steps.tobytes(), []).append(channel)
+        for channels in alike.values():
+            named = ", ".join(names[channel] for channel in channels)
+            alt = f"Quantisation steps of {entry['name']} {named}, 8 by 8 bands."
+            uri = figure_uri(plots.plot_steps(table.steps[channels[0]]))
+            yield PagePlot(uri, alt, f", {named}" if named else "", entry["name"])
 
 
 def _definitions(grid: AccuracyGrid) -> dict[str, str]:

@@ -10,16 +10,28 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from fd_keras._pages import PAGE_PAPER, PAGE_SOFT, page_colors
 from fd_keras.evaluation.accuracies import (
     CERTIFIED,
     OURS,
     TWO_PASS,
+    UNBOUNDED,
     UNDEFENDED,
     AccuracyGrid,
     Row,
 )
-from fd_keras.plots import PALETTE, NamedPoint, color_of, empty_axes, place_names, short_name
+from fd_keras.plots import (
+    PALETTE,
+    NamedPoint,
+    color_of,
+    draw_steps,
+    empty_axes,
+    place_names,
+    short_name,
+)
 
 
 class TradeOff(NamedTuple):
@@ -141,7 +153,7 @@ def stored_sizes(
 
 
 def swept_attacks(rows: Sequence[Row], threat_model: str) -> list[tuple[str, str | None]]:
-    """Attacks that were run at several epsilons.
+    """Attacks that were run at several epsilons, without those that have none in effect.
 
     Args:
         rows: Of a report.
@@ -156,7 +168,8 @@ def swept_attacks(rows: Sequence[Row], threat_model: str) -> list[tuple[str, str
     """
     swept: dict[tuple[str, str | None], set[float]] = defaultdict(set)
     for row in rows:
-        if row["threat_model"] == threat_model and row["attack_family"] and row["epsilon"]:
+        bounded = row["epsilon"] and row["epsilon"] < UNBOUNDED
+        if row["threat_model"] == threat_model and row["attack_family"] and bounded:
             swept[row["attack_family"], row["norm"]].add(row["epsilon"])
     return [kind for kind, epsilons in swept.items() if len(epsilons) > 1]
 
@@ -187,7 +200,8 @@ def epsilon_curves(
     points: dict[str, dict[float, tuple[float, float, float]]] = defaultdict(dict)
     for row in rows:
         same_kind = (row["attack_family"], row["norm"]) == kind
-        if same_kind and row["threat_model"] == threat_model and row["epsilon"]:
+        bounded = row["epsilon"] and row["epsilon"] < UNBOUNDED
+        if same_kind and row["threat_model"] == threat_model and bounded:
             point = (row["accuracy"], *row["interval"])
             curve = points[row["defence"]]
             epsilon = 255 * row["epsilon"]
@@ -363,6 +377,7 @@ def plot_epsilons(curves: Sequence[EpsilonCurve], threat_model: str) -> Any:
                 linewidth=2.4 if ours else 1.2,
                 markersize=9 if ours else 4,
                 zorder=4 if ours else 3,
+                clip_on=False,
             )
             if ours:
                 drawn += 1
@@ -374,10 +389,35 @@ def plot_epsilons(curves: Sequence[EpsilonCurve], threat_model: str) -> Any:
         ticks = sorted({epsilon for curve in curves for epsilon in curve.epsilons})
         smallest = next((tick for tick in ticks if tick > 0), 1.0)
         axis.set_xscale("symlog", base=2, linthresh=smallest, linscale=0.5)
+        axis.set_xlim(ticks[0], ticks[-1])
         # The protocols' .0039 and .0078 are 1 and 2 grey levels; more digits would collide.
-        axis.set_xticks(ticks, [f"{tick:.1f}".removesuffix(".0") for tick in ticks])
+        labels = [f"{tick:.1f}".removesuffix(".0") for tick in ticks]
+        axis.set_xticks(ticks, labels)
         axis.set_xticks([], minor=True)
         _legend_below(figure, axis, 3)
+        return figure
+
+
+def plot_steps(steps: npt.NDArray[np.float64]) -> Any:
+    """The steps of one channel of a table, with the numbers in them.
+
+    Args:
+        steps: Array ``(8, 8)``.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> len(plot_steps(np.full((8, 8), 30.0)).axes)
+        1
+    """
+    with page_colors():
+        figure, axis = empty_axes(4.0, 4.0)
+        axis.grid(False)
+        draw_steps(axis, steps, darkest=max(64.0, float(steps.max())))
         return figure
 
 

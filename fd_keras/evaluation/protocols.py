@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fd_keras._checks import checked_whole, shown
@@ -33,7 +33,7 @@ _LIMITABLE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Protocol:
     """The attacks of an evaluation, by threat model.
 
@@ -72,6 +72,9 @@ class Protocol:
             for name, count in self.limits.items()
         }
         object.__setattr__(self, "limits", limits)
+
+    def __repr__(self) -> str:
+        return f"<Protocol {self.name!r} of {len(self.attacks)} attacks>"
 
     @property
     def attacks(self) -> tuple[Attack, ...]:
@@ -219,3 +222,72 @@ def protocol_named(protocol: str | Protocol, limits: Mapping[str, int] | None = 
             )
         protocol = PROTOCOLS[protocol]
     return protocol if limits is None else replace(protocol, limits=limits)
+
+
+# What ``--attack`` takes, at one epsilon each; ``None``: the attack minimises the norm instead.
+_BY_NAME: dict[str, Callable[[float], Attack] | Attack] = {
+    "fgsm": fgsm,
+    "bim": lambda epsilon: bim(epsilon, epsilon / 4, 10),
+    "pgd": pgd,
+    "square": square,
+    "autoattack": autoattack,
+    "deepfool": deepfool(),
+    "cw-l2": carlini_wagner_l2(),
+}
+
+
+def attack_protocol(
+    names: Sequence[str], epsilons: Sequence[float], beside: Protocol | None = None
+) -> Protocol:
+    """A protocol of some attacks at some bounds.
+
+    They are made gray-box and adaptive; Square, which only queries, black-box. PGD without a bound
+    is added, for the sanity check that an adaptive attack can win at all.
+
+    Args:
+        names: ``"fgsm"``, ``"bim"``, ``"pgd"``, ``"square"``, ``"autoattack"``; or ``"deepfool"``
+            and ``"cw-l2"``, which have no bound.
+        epsilons: Bounds in grey levels of 255.
+        beside: A protocol whose attacks are made, too.
+
+    Raises:
+        ValueError: There is no such attack, one needs an epsilon, or an epsilon is not in grey
+            levels of 255.
+
+    Example:
+        >>> few = attack_protocol(["pgd", "square"], [4])
+        >>> [attack.name for attack in (*few.gray_box, *few.black_box)]
+        ['PGD-20 4/255', 'Square-1000 4/255']
+    """
+    made: list[Attack] = []
+    for name in names:
+        if name.lower() not in _BY_NAME:
+            raise ValueError(
+                f"`attack` must be one of {tuple(_BY_NAME)}. Received: attack={shown(name)}"
+            )
+        found = _BY_NAME[name.lower()]
+        if not isinstance(found, Attack) and not epsilons:
+            raise ValueError(
+                f"`epsilon` is needed for an attack with a bound, in grey levels of 255. Received: "
+                f"attack={shown(name)} without epsilon"
+            )
+        made += [found] if isinstance(found, Attack) else [found(epsilon) for epsilon in epsilons]
+    white = tuple(attack for attack in made if attack.uses_gradient)
+    black = tuple(attack for attack in made if not attack.uses_gradient)
+    adaptive = (*white, *([_UNBOUNDED] if white else ()))
+    if beside is None:
+        title = ", ".join(attack.name for attack in made)
+        return Protocol(title, f"The attacks that were asked for: {title}.", white, adaptive, black)
+
+    def joined(own: Sequence[Attack], added: Sequence[Attack]) -> tuple[Attack, ...]:
+        return tuple({attack.name: attack for attack in (*own, *added)}.values())
+
+    named = ", ".join(attack.name for attack in made)
+    return Protocol(
+        f"{beside.name}, {named}",
+        f"{beside.description} And {named}.",
+        joined(beside.gray_box, white),
+        joined(beside.adaptive, adaptive),
+        joined(beside.black_box, black),
+        beside.limits,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fd_keras._checks import shown
-from fd_keras._console import text_table
+from fd_keras._console import html_table, text_table
 from fd_keras._files import DocumentFormat
 from fd_keras._pages import render_page
 from fd_keras.evaluation.accuracies import (
@@ -28,6 +29,9 @@ from fd_keras.evaluation.page import page_fields
 from fd_keras.evaluation.verdict import verdict
 
 _FORMAT = DocumentFormat("fd_keras.evaluation_report", 1, "evaluation report")
+# Columns of a terminal in which a text table has room.
+_TEXT_WIDTH = 80
+
 _LISTS = ("rows", "defences", "checks", "detection")
 
 _STORED = (
@@ -51,7 +55,7 @@ _KEYS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationReport:
     """Result of an evaluation.
 
@@ -109,6 +113,17 @@ class EvaluationReport:
             _check_entries(name, getattr(self, name), keys)
         _check_details(self.defences, self.checks, self.detection)
         _check_pictures(self.pictures)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{len(getattr(self, name))} {name}" for name in _LISTS)
+        return f"{type(self).__name__}({counts})"
+
+    def _repr_html_(self) -> str:
+        models = self.grid.threat_models or [BENIGN]
+        tables = (html_table(*_cells(self.grid, model, ": ")) for model in models)
+        failed = [check for check in self.checks if not check["passed"]]
+        alarm = f"<p><b>{len(failed)} sanity checks failed</b></p>" if failed else ""
+        return f"{alarm}<p>{html.escape(self.verdict)}</p>{''.join(tables)}"
 
     @cached_property
     def grid(self) -> AccuracyGrid:
@@ -254,14 +269,21 @@ class EvaluationReport:
 
 def _block(grid: AccuracyGrid, threat_model: str, markdown: bool) -> str:
     """One table; its first column is benign, and every head says the threat model."""
+    columns, body = _cells(grid, threat_model, ": " if markdown else "\n")
+    return text_table(columns, body, markdown=markdown, width=_TEXT_WIDTH)
+
+
+def _cells(
+    grid: AccuracyGrid, threat_model: str, between: str
+) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of one table."""
     columns = [pair for pair in grid.columns if pair[0] in (BENIGN, threat_model)]
-    between = ": " if markdown else "\n"
     heads = [model if model == BENIGN else f"{model}{between}{attack}" for model, attack in columns]
     body = [
         [name, *(_percent(grid.row(name, *column)) for column in columns)]
         for name in grid.shown(threat_model)
     ]
-    return text_table(["accuracy\nin %", *heads], body, markdown=markdown)
+    return ["accuracy\nin %", *heads], body
 
 
 def _effects(effects: Mapping[str, Mapping[str, float | None]], markdown: bool) -> str:

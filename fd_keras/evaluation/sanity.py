@@ -14,12 +14,54 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras.evaluation.accuracies import TWO_PASS
+from fd_keras.evaluation.accuracies import TWO_PASS, UNDEFENDED
 from fd_keras.evaluation.attacks import Attack
 
 # An attack this strong, in grey levels of 255, may turn an image into any other.
 _UNBOUNDED = 127.5
 _ABOUT_ZERO = 0.05
+
+
+# A classifier that is less far above chance, as a share of the way from there to 1, hardly knows
+# these classes.
+_NEAR_CHANCE = 0.1
+
+# The usual causes of an accuracy near chance.
+CAUSES = (
+    "the order of the classes (--classes, labels), the value range of the pixels (value_range) "
+    "and whether the model returns logits or probabilities (from_logits, output)"
+)
+
+
+def check_clean_accuracy(right: int, seen: int, classes: int) -> dict[str, object]:
+    """Whether the classifier alone is better than chance on the images that were read.
+
+    Args:
+        right: Number of images that it gets right.
+        seen: Number of images that were read.
+        classes: Number of its classes.
+
+    Returns:
+        A check as a report holds it.
+
+    Example:
+        >>> check_clean_accuracy(9, 10, 10)["passed"], check_clean_accuracy(1, 10, 10)["passed"]
+        (True, False)
+    """
+    chance, accuracy = 1 / classes, right / seen
+    passed = (accuracy - chance) / (1 - chance) >= _NEAR_CHANCE if classes > 1 else True
+    detail = (
+        f"without attack and defence, {right} of {seen} images read are right, "
+        f"{100 * accuracy:.1f} %; chance is {100 * chance:.1f} %"
+    )
+    if not passed:
+        detail += f". Check {CAUSES}"
+    return {
+        "name": "the classifier is better than chance",
+        "passed": passed,
+        "detail": detail,
+        "defence": UNDEFENDED,
+    }
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fd_keras._checks import callers_level
 from fd_keras._files import atomic_path
 
 _CHECKSUM_SIZE = hashlib.sha256().digest_size
@@ -95,17 +95,9 @@ def _read(path: Path) -> npt.NDArray[Any] | None:
     warnings.warn(
         f"{path} is damaged or of other origin; it is computed again and replaced",
         CacheWarning,
-        stacklevel=_callers_level(),
+        stacklevel=callers_level(),
     )
     return None
-
-
-def _callers_level() -> int:
-    """The ``stacklevel`` of the code that called this package."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals["__name__"].startswith("fd_keras"):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def _checksum(path: Path, data: bytes | memoryview) -> bytes:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fd_keras.evaluation.accuracies import CERTIFIED, OURS, TWO_PASS, AccuracyGrid, Mean
+from fd_keras.evaluation.accuracies import (
+    CERTIFIED,
+    OURS,
+    TWO_PASS,
+    UNBOUNDED,
+    AccuracyGrid,
+    Mean,
+)
 
 _ADAPTIVE = "adaptive"
 _BLACK_BOX = "black-box"
@@ -17,6 +24,8 @@ def verdict(
     sizes: Mapping[str, float] | None = None,
 ) -> str:
     """State the gain and cost of feature distillation, and compare it with the best baseline.
+
+    Each threat model has a sentence, which also says what became worse.
 
     Of several tables, the one with the largest sum of benign and attacked accuracy is described,
     and the text says so. Only baselines of no less benign accuracy are compared with it.
@@ -61,6 +70,11 @@ def _findings(grid: AccuracyGrid, sizes: Mapping[str, float]) -> list[str]:
             subject = _best(grid, grid.ours, threat_model, attacks)
             return [
                 _gain(grid, subject, base, threat_model, attacks),
+                *(
+                    _elsewhere(grid, subject, base, other)
+                    for other in grid.threat_models
+                    if other not in (threat_model, CERTIFIED)
+                ),
                 _against_baselines(grid, subject, threat_model, attacks),
                 _if_known(grid, subject, threat_model, attacks),
                 *(_certified(grid, subject, sizes) if sizes else ()),
@@ -94,9 +108,49 @@ def _gain(
             f"{_percent(before)} without, {cost}."
         )
     noise = ", within the 95 % intervals," if after.low <= before.high else ""
+    worse = _worse(grid, subject, base, threat_model, attacks)
     return (
-        f"{who} raises accuracy {where} from {_percent(before)} to {_percent(after)}{noise} {cost}."
+        f"{who} raises accuracy {where} from {_percent(before)} to {_percent(after)}{noise} {cost}"
+        f"{worse}."
     )
+
+
+def _elsewhere(grid: AccuracyGrid, subject: str, base: str, threat_model: str) -> str:
+    """What becomes better or worse under another threat model, in one sentence."""
+    attacks = [
+        attack
+        for attack in grid.shared_attacks(threat_model, [base, subject])
+        if (row := grid.row(subject, threat_model, attack)) and (row["epsilon"] or 0) < UNBOUNDED
+    ]
+    before, after = (grid.mean(name, threat_model, attacks) for name in (base, subject))
+    if before is None or after is None:
+        return ""
+    where = f"Under {_under(threat_model, attacks).removeprefix('under ')}"
+    change = f"from {_percent(before)} to {_percent(after)}"
+    near = before.low <= after.high and after.low <= before.high
+    noise = ", within the 95 % intervals" if near else ""
+    if after.accuracy < before.accuracy:
+        return f"{where}, it makes accuracy worse: {change}{noise}."
+    how = f"it raises accuracy {change}{noise}"
+    if after.accuracy == before.accuracy:
+        how = f"it changes nothing: {_percent(after)}"
+    return f"{where}, {how}{_worse(grid, subject, base, threat_model, attacks)}."
+
+
+def _worse(
+    grid: AccuracyGrid, subject: str, base: str, threat_model: str, attacks: Sequence[str]
+) -> str:
+    """Single attacks under which the subject does worse, where the mean does not."""
+    pairs = [
+        (attack, grid.row(base, threat_model, attack), grid.row(subject, threat_model, attack))
+        for attack in attacks
+    ]
+    found = [
+        f"{attack} ({100 * after['accuracy']:.1f} % instead of {100 * before['accuracy']:.1f} %)"
+        for attack, before, after in pairs
+        if before and after and after["accuracy"] < before["accuracy"]
+    ]
+    return f", but is worse under {_listed(found)}" if found and len(attacks) > 1 else ""
 
 
 def _cost(grid: AccuracyGrid, subject: str, base: str) -> str:

@@ -26,6 +26,9 @@ from fd_keras.kernels import GRADIENTS
 # Images per file: what a killed process loses, and what memory must hold.
 _CHUNK = 16
 
+# About how many passes over an image attacks take that do not tell their iterations.
+_PASSES = {"AutoAttack": 3000}
+
 # Attacks that follow the gradient of the loss.
 _BY_LOSS = ("FGSM", "BIM", "PGD", "Half-step")
 
@@ -119,20 +122,37 @@ class Workbench:
         self.eot_draws = eot_draws
         self._store = store
         self._progress = progress
+        self._generated: set[tuple[str, str, bytes]] = set()
         self._art: dict[tuple[str, int], dict[Substitute, Any]] = {}
 
     def generate(self, images: AttackedImages) -> None:
         """Attack those images whose attacked versions are not kept yet."""
         if images.attack is None:
             return
-        with self.bar(f"Attacking: {images.title}", len(images.images)) as advance:
+        kind = images.attack.name, images.title, images.images.indices.tobytes()
+        if images.passes == 1 and kind in self._generated:
+            return
+        self._generated.add(kind)
+        cost = self.cost(images)
+        with self.bar(f"Attacking: {images.title}", len(images.images), weight=cost) as advance:
             for chunk in _chunks(images):
                 self._pixels(chunk)
                 advance(len(chunk.images))
 
-    def bar(self, text: str, total: int) -> AbstractContextManager[Advance]:
-        """A progress bar over images."""
-        return bar(self._progress, text, total)
+    def cost(self, images: AttackedImages) -> int:
+        """About how much longer the attack on an image takes than its classification.
+
+        Args:
+            images: Attacked, or benign.
+        """
+        if images.attack is None:
+            return 1
+        passes = _PASSES.get(images.attack.family, images.attack.iterations)
+        return passes * self._draws(images) * len(_gradients(images))
+
+    def bar(self, text: str, total: int, *, weight: float = 1) -> AbstractContextManager[Advance]:
+        """A progress bar over images, or a part of an overall one."""
+        return bar(self._progress, text, total, weight=weight)
 
     def logits(
         self, images: AttackedImages, defence: Defence, *, on_batch: Advance | None = None

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.special import bdtrc
 
 from fd_keras._checks import checked_labels, shown
+from fd_keras._console import Readable
 from fd_keras.classifier import SIGMOIDS, known_threshold
 from fd_keras.export.quantization import Quantization
 from fd_keras.export.runtimes import Arrays, Run
@@ -211,8 +212,8 @@ class Unprotected:
     classes: int | None = None
 
 
-@dataclass(frozen=True)
-class ExportCheck:
+@dataclass(frozen=True, repr=False)
+class ExportCheck(Readable):
     """The outcome of ``verify_export``.
 
     Args:

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from fd_keras._checks import checked, shown
 from fd_keras._files import atomic_path, held
-from fd_keras.data.batches import image_batches
+from fd_keras.data.batches import image_batches, image_sample
 from fd_keras.export.archive import EXCLUSIVE, Endpoint, Labels, export_details, write_archive
 from fd_keras.export.check import ExportCheck, report
 from fd_keras.export.quantization import QUANTIZATIONS, Quantization, quantized
@@ -220,7 +220,8 @@ def _checked_samples(model: keras.Model, data: Any) -> npt.NDArray[Any]:
             "size; give protect an `input_shape` such as (224, 224, 3), or use 'dynamic' or "
             f"'float16'. Received: model {model.name!r} with inputs of shape {spec.shape}"
         )
-    batches = image_batches(data, batch_size=_REPRESENTATIVE_IMAGES, steps=_REPRESENTATIVE_IMAGES)
+    sample = image_sample(data, _REPRESENTATIVE_IMAGES)
+    batches = image_batches(sample, batch_size=_REPRESENTATIVE_IMAGES)
     images = (image for batch in batches for image in batch)
     samples = list(itertools.islice(images, _REPRESENTATIVE_IMAGES))
     if not samples or not spec.shape[1:].is_compatible_with(samples[0].shape):

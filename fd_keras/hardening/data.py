@@ -12,6 +12,7 @@ from fd_keras._checks import check_range
 from fd_keras.classifier import Classifier
 from fd_keras.data.batches import described
 from fd_keras.data.labelled import LabelledImages, batches_with_labels
+from fd_keras.data.samples import Reservoir, spread_order
 
 # Share of the training images that becomes the validation split where none is given.
 _VALIDATION_SHARE = 0.2
@@ -35,9 +36,10 @@ def training_and_validation(
         validation_data: Labelled images of any kind that ``fd_keras.evaluate`` takes. ``None``:
             a fifth of ``train_data``.
         classifier: What is trained; it tells the value range and the classes.
-        most: Maximum number of validation images.
+        most: Maximum number of validation images, which are a random sample, spread over the
+            classes.
         batch_size: Number of images read at once.
-        seed: Of the choice from ``train_data``.
+        seed: Of the sample.
 
     Returns:
         ``LabelledImages`` or the data set that was given, and the validation images. Each image
@@ -63,7 +65,7 @@ def training_and_validation(
             f"PyDataset, which can be read in every epoch. Received: {described(train_data)}"
         )
     if validation_data is not None:
-        validation = _first(validation_data, classifier.value_range, most, batch_size)
+        validation = _sample(validation_data, classifier.value_range, most, batch_size, seed)
         return train_data if train is None else train, validation
     count = min(most, int(_VALIDATION_SHARE * len(train))) if train is not None else 0
     if train is None or count == 0:
@@ -71,7 +73,7 @@ def training_and_validation(
             "`validation_data` is needed where `train_data` is a data set, or of less than five "
             f"images. Received: validation_data=None, train_data={described(train_data)}"
         )
-    order = np.random.default_rng(seed).permutation(len(train))
+    order = spread_order(train.labels, seed)
     return train[np.sort(order[count:])], train[np.sort(order[:count])]
 
 
@@ -127,17 +129,15 @@ def _arrays(data: Any, classifier: Classifier) -> LabelledImages | None:
     return LabelledImages(images, labels, classifier.value_range)
 
 
-def _first(
-    data: Any, value_range: tuple[float, float], most: int, batch_size: int
+def _sample(
+    data: Any, value_range: tuple[float, float], most: int, batch_size: int, seed: int
 ) -> LabelledImages:
-    """The first images of any data."""
-    images, labels, count = [], [], 0
+    """All images of any data, or a sample of them that is spread over the classes."""
+    kept: Reservoir[tuple[int, Any, Any]] = Reservoir(most, seed)
     for batch, classes in batches_with_labels(data, batch_size):
-        images.append(batch[: most - count])
-        labels.append(classes[: most - count])
-        count += len(labels[-1])
-        if count == most:
-            break
-    if not count:
+        for image, label in zip(batch, classes):
+            kept.add((kept.seen, image, label), int(label))
+    if not kept.seen:
         raise ValueError(f"`validation_data` holds no image. Received: {described(data)}")
-    return LabelledImages(np.concatenate(images), np.concatenate(labels), value_range)
+    _, images, labels = zip(*sorted(kept.items(), key=lambda item: item[0]))
+    return LabelledImages(np.stack(images), np.array(labels), value_range)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from fd_keras._checks import checked, checked_whole, shown
-from fd_keras._console import Advance, bar, progress_bars
+from fd_keras._checks import callers_level, checked, checked_whole, shown
+from fd_keras._console import Advance, bar, console_of, progress_bars
 from fd_keras._files import DocumentFormat, RunDirectory
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, batches_with_labels
+from fd_keras.evaluation.sanity import check_clean_accuracy
+from fd_keras.evaluation.selection import ClassifierWarning
 from fd_keras.hardening.data import shuffled_batches, training_and_validation
 from fd_keras.hardening.model import (
     CHECK_STEPS,
@@ -58,7 +61,7 @@ def harden(
     directory: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     seed: int = 1,
-    console: Console | None = None,
+    verbose: int | Console = 0,
 ) -> HardenResult:
     """Fine-tune a classifier behind its layer, so that attacks through the layer do less.
 
@@ -100,7 +103,8 @@ def harden(
             kept. Default: nowhere, and it cannot be resumed.
         overwrite: Whether to delete the training in ``directory``; other files there stay.
         seed: Of all random numbers: validation split, order, random starts.
-        console: Where progress is shown. Default: nowhere.
+        verbose: 1 shows progress on standard error or in the notebook, a rich console shows it
+            there. 0: nothing is shown.
 
     Returns:
         The hardened classifier, its layer, and their accuracies.
@@ -136,7 +140,7 @@ def harden(
     training = _settings("training", training, Training)
     allowed = float(checked("max_benign_loss", max_benign_loss, 0, 1))
     classifier = classifier_behind(layer, classifier)
-    seed = checked_whole("seed", seed, 0)
+    seed, console = checked_whole("seed", seed, 0), console_of(verbose)
     train, validation = training_and_validation(
         train_data,
         validation_data,
@@ -145,6 +149,8 @@ def harden(
         batch_size=training.batch_size,
         seed=seed,
     )
+    undefended = _correct_count(classifier, validation)
+    _say_clean_accuracy(classifier, undefended, len(validation), console)
     run = _Run(
         HardeningModel(
             classifier,
@@ -179,7 +185,6 @@ def harden(
         if directory is not None:
             claimed = _TRAININGS.claimed(directory, settings, overwrite=overwrite)
             home = stack.enter_context(claimed)
-        undefended = _correct_count(classifier, validation)
         record = Record(home, undefended / len(validation) - allowed)
         run.fit(record, home, console)
         weights, table = record.best()
@@ -307,6 +312,23 @@ def _settings(name: str, given: Settings | None, kind: type[Settings]) -> Settin
 def _correct_count(classifier: Classifier, images: LabelledImages) -> int:
     batches = batches_with_labels((images.images, images.labels), 128)
     return sum(int(np.sum(classifier.correct(*batch))) for batch in batches)
+
+
+def _say_clean_accuracy(
+    classifier: Classifier, right: int, count: int, console: Console | None
+) -> None:
+    """What a user must see first, and a warning where it is about chance."""
+    check = check_clean_accuracy(right, count, classifier.classes or 1)
+    if not check["passed"]:
+        warnings.warn(str(check["detail"]), ClassifierWarning, stacklevel=callers_level())
+    if console is not None:
+        share = f"{right} of {count} images ({100 * right / count:.1f} %)"
+        console.print(
+            f"Assumed: outputs are {classifier.assumption}", highlight=False, soft_wrap=True
+        )
+        console.print(
+            f"Clean accuracy on all validation images: {share}", highlight=False, soft_wrap=True
+        )
 
 
 def _without_names(config: Any) -> Any:

@@ -15,7 +15,7 @@ import keras
 
 from fd_keras._checks import shown, validate_value_range
 from fd_keras._compat import reason_of
-from fd_keras._console import text_table
+from fd_keras._console import Readable, text_table
 from fd_keras._files import DocumentFormat, locked
 from fd_keras.evaluation.accuracies import VALIDATION, accuracy_row, check_rows
 from fd_keras.hardening.model import CHECK_STEPS
@@ -36,8 +36,8 @@ _STAGED, _WHOLE = ".result-staged", ".result-whole"
 _FIELDS = ("rows", "history", "best_epoch", "max_benign_loss", "settings")
 
 
-@dataclass(frozen=True, eq=False)
-class HardenResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class HardenResult(Readable):
     """A hardened classifier, its layer, and their accuracies on the validation images.
 
     The validation images chose the epoch, so these accuracies are a little too high, and the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from fd_keras._checks import check_pixels, checked_whole, shown
-from fd_keras._console import progress_bars
+from fd_keras._console import overall_progress, progress_bars
 from fd_keras._files import default_cache_dir
 from fd_keras.classifier import Classifier
 from fd_keras.data.batches import described
@@ -25,7 +25,7 @@ from fd_keras.evaluation.classifiers import check_gradient
 from fd_keras.evaluation.defences import Defence, distillation
 from fd_keras.evaluation.protocols import Protocol, protocol_named
 from fd_keras.evaluation.runners import import_libraries
-from fd_keras.evaluation.selection import select
+from fd_keras.evaluation.selection import Selected, say_clean_accuracy, select
 from fd_keras.evaluation.store import ArrayStore
 from fd_keras.evaluation.workbench import AttackedImages, Workbench, correct
 from fd_keras.refinement.result import ScoredDefence
@@ -87,6 +87,9 @@ class Experiment:
         console: Where progress is shown; ``None``: nowhere.
         adaptive: Attacks through tables.
         adaptive_images: Number of images of each split for them.
+        clean_accuracy: How many of the images that were ``seen`` the classifier alone gets
+            ``right``.
+        sample: How the images were taken.
     """
 
     classifier: Classifier
@@ -97,6 +100,8 @@ class Experiment:
     console: Console | None
     adaptive: Sequence[Attack] = ()
     adaptive_images: int = 0
+    clean_accuracy: Mapping[str, int] = field(default_factory=dict)
+    sample: str = ""
 
     @classmethod
     def of(
@@ -119,7 +124,10 @@ class Experiment:
         made = (*adaptive, *(attacks.gray_box if isinstance(attacks, Protocol) else ()))
         if made:
             import_libraries({attack.family for attack in made})
-        validation, test = split(classifier, data, attacks, max_images=max_images)
+        seed = checked_whole("seed", seed, 0)
+        chosen, given = _chosen(classifier, data, attacks, max_images, seed)
+        say_clean_accuracy(classifier, chosen, console)
+        validation, test = split(classifier, chosen, given, attacks)
         if any(attack.uses_gradient for attack in made):
             check_gradient(classifier, validation.images)
         classes = _classes(classifier, validation.images)
@@ -128,10 +136,12 @@ class Experiment:
             validation,
             test,
             cache_dir=Path(cache_dir or default_cache_dir()),
-            seed=checked_whole("seed", seed, 0),
+            seed=seed,
             console=console,
             adaptive=[attack.for_classes(classes) for attack in adaptive],
             adaptive_images=adaptive_images,
+            clean_accuracy={"right": chosen.right, "seen": chosen.seen},
+            sample=chosen.order,
         )
 
     def identity(self) -> dict[str, Any]:
@@ -148,11 +158,12 @@ class Experiment:
         """Generate all gray-box attacks that are not in the cache."""
         # The workers of a distributed search need no test split.
         splits = (self.validation,) if role() == "worker" else (self.validation, self.test)
-        with progress_bars(self.console, unit="images") as progress:
+        sets = [images for part in splits for images in part.image_sets().values()]
+        with overall_progress(self.console) as progress:
             bench = self._bench_with(progress)
-            for part in splits:
-                for images in part.image_sets().values():
-                    bench.generate(images)
+            progress.expect(sum(len(images.images) * bench.cost(images) for images in sets))
+            for images in sets:
+                bench.generate(images)
 
     def scorer(self, part: Split) -> TableScorer:
         """A scorer with all images of a split in memory."""
@@ -193,38 +204,43 @@ class Experiment:
         return Workbench(self.classifier, store, seed=self.seed, eot_draws=1, progress=progress)
 
 
-def split(
+def _chosen(
     classifier: Classifier,
     data: Any,
     attacks: Protocol | Mapping[str, npt.ArrayLike] | None,
-    *,
     max_images: int,
+    seed: int,
+) -> tuple[Selected, dict[str, FloatArray]]:
+    """The images that are classified correctly, and attacked versions that were given."""
+    if isinstance(attacks, Mapping):
+        return _with_given_attacks(classifier, data, attacks, max_images, seed)
+    if attacks is not None and not attacks.gray_box:
+        raise ValueError(
+            f"`protocol` must have gray-box attacks. Received: protocol={shown(attacks)}"
+        )
+    chosen = select(classifier, data, max_images=max_images, batch_size=_BATCH_SIZE, seed=seed)
+    return chosen, {}
+
+
+def split(
+    classifier: Classifier,
+    chosen: LabelledImages,
+    given: Mapping[str, FloatArray],
+    attacks: Protocol | Mapping[str, npt.ArrayLike] | None,
 ) -> tuple[Split, Split]:
-    """Choose correctly classified images: even ones for validation, odd ones for the test.
+    """Split correctly classified images: even ones for validation, odd ones for the test.
 
     Args:
         classifier: The classifier without the layer.
-        data: As for ``fd_keras.evaluate``.
-        attacks: The protocol, or attacked images by the name of the attack, one for each image
-            of ``data`` and in the same value range. ``None``: no gray-box attack.
-        max_images: Number of images in both splits together.
+        chosen: The images.
+        given: Attacked versions of them, by the name of the attack, pixels from 0 to 1.
+        attacks: The protocol, or what ``given`` was made of. ``None``: no gray-box attack.
 
     Raises:
-        ValueError: The arguments do not fit each other, or fewer than two images are left.
+        ValueError: The arguments do not fit each other, or there are fewer than two images.
     """
-    given: dict[str, FloatArray] = {}
-    if attacks is None:
-        chosen = select(classifier, data, max_images=max_images, batch_size=_BATCH_SIZE)
-        protocol = Protocol("none", "No gray-box attack.")
-    elif isinstance(attacks, Protocol):
-        chosen = select(classifier, data, max_images=max_images, batch_size=_BATCH_SIZE)
-        protocol = attacks
-        if not protocol.gray_box:
-            raise ValueError(
-                f"`protocol` must have gray-box attacks. Received: protocol={shown(protocol)}"
-            )
-    else:
-        chosen, given = _with_given_attacks(classifier, data, attacks, max_images)
+    protocol = attacks
+    if not isinstance(protocol, Protocol):
         protocol = Protocol("given", "Images attacked beforehand.")
     limits = protocol.limits
     unknown = set(limits) - {attack.family for attack in protocol.gray_box}
@@ -259,15 +275,21 @@ def _with_given_attacks(
     data: Any,
     attacked: Mapping[str, npt.ArrayLike],
     max_images: int,
-) -> tuple[LabelledImages, dict[str, FloatArray]]:
-    """The images that are classified correctly, and their attacked versions."""
+    seed: int,
+) -> tuple[Selected, dict[str, FloatArray]]:
+    given_order = isinstance(data, LabelledImages)
+    if given_order:
+        data = data.images, data.labels
     if not isinstance(data, (tuple, list)) or len(data) != 2 or np.ndim(data[0]) != 4:
         raise ValueError(
             "`data` must be the arrays (images, labels) where attacked images are given. "
             f"Received: data={described(data)}"
         )
     images, labels = np.asarray(data[0]), np.asarray(data[1])
-    chosen = select(classifier, (images, labels), max_images=max_images, batch_size=_BATCH_SIZE)
+    taken: Any = (images, labels)
+    if given_order:
+        taken = LabelledImages(images, labels, classifier.value_range)
+    chosen = select(classifier, taken, max_images=max_images, batch_size=_BATCH_SIZE, seed=seed)
     given = {}
     for name, pixels in attacked.items():
         array = np.asarray(pixels)

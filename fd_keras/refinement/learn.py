@@ -14,7 +14,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from fd_keras._checks import checked, checked_whole, shown
-from fd_keras._console import bar, progress_bars, text_table
+from fd_keras._console import Readable, bar, console_of, progress_bars, text_table
 from fd_keras.classifier import Classifier
 from fd_keras.evaluation.accuracies import BENIGN, OURS
 from fd_keras.evaluation.attacks import Attack
@@ -33,8 +33,8 @@ _BATCH = 16  # each with its benign twin, and the network's activations are kept
 _LEAST_MULTIPLIER = 0.05
 
 
-@dataclass(frozen=True, eq=False)
-class LearnResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class LearnResult(Readable):
     """A learnt table beside the one that it started from.
 
     Args:
@@ -88,7 +88,7 @@ def learn_table(
     max_images: int = 1000,
     seed: int = 1,
     cache_dir: str | os.PathLike[str] | None = None,
-    console: Console | None = None,
+    verbose: int | Console = 0,
 ) -> LearnResult:
     """Refine each step of each channel and band by gradient descent, starting from a table.
 
@@ -115,7 +115,8 @@ def learn_table(
         max_images: Number of images in both splits together.
         seed: Of the order of the images and of random attacks.
         cache_dir: As for ``fd_keras.refine``.
-        console: Where progress is shown. Default: nowhere.
+        verbose: 1 shows progress on standard error or in the notebook, a rich console shows it
+            there. 0: nothing is shown.
 
     Returns:
         The learnt table and what it gained.
@@ -142,6 +143,7 @@ def learn_table(
     checked_whole("epochs", epochs, 1)
     start = as_table(table)
     attack = _checked_attack(protocol) if isinstance(protocol, Attack) else None
+    console = console_of(verbose)
     experiment = Experiment.of(
         classifier,
         data,

@@ -18,13 +18,14 @@ import numpy.typing as npt
 from rich.console import Console
 
 from fd_keras._checks import checked, checked_choice, checked_whole, shown
+from fd_keras._console import console_of
 from fd_keras._files import DocumentFormat, RunDirectory
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages
 from fd_keras.dct import ColorSpace, Quantizer, validate_cycle_spins, validate_quantizer
 from fd_keras.evaluation.accuracies import OURS
 from fd_keras.evaluation.attacks import Attack
-from fd_keras.evaluation.defences import Defence, defence, no_defence
+from fd_keras.evaluation.defences import Defence, defence, no_defence, uniquely_named
 from fd_keras.evaluation.protocols import Protocol
 from fd_keras.refinement.experiment import Experiment, role
 from fd_keras.refinement.progress import search_view
@@ -139,7 +140,7 @@ def refine(
     overwrite: bool = False,
     seed: int = 1,
     cache_dir: str | os.PathLike[str] | None = None,
-    console: Console | None = None,
+    verbose: int | Console = 0,
 ) -> RefineResult | None:
     """Search the table with the best accuracy under attack within a benign loss.
 
@@ -173,13 +174,15 @@ def refine(
         search: Number of trials, oracle and space. Default: ``Search()``.
         max_benign_loss: Share of the benign images that a table may cost, from 0 to 1.
         baselines: Defences to compare with, as for ``fd_keras.evaluate``.
-        max_images: Number of images in both splits together.
+        max_images: Number of images in both splits together: a random sample, spread over the
+            classes, of those that the classifier alone gets right.
         directory: Where the search is kept, with TensorBoard's ``logs``. Default: a directory
             below ``cache_dir`` that belongs to these arguments.
         overwrite: Whether to delete the search in ``directory``; other files there stay.
         seed: Of the search and of random attacks; the same gives the same result.
         cache_dir: As for ``fd_keras.evaluate``.
-        console: Where progress is shown. Default: nowhere.
+        verbose: 1 shows progress on standard error or in the notebook, a rich console shows it
+            there. 0: nothing is shown.
 
     Returns:
         The result; ``None`` in a worker of a distributed search.
@@ -208,6 +211,8 @@ def refine(
     """
     search = search or Search()
     allowed = float(checked("max_benign_loss", max_benign_loss, 0, 1))
+    made = [defence(baseline, seed=seed) for baseline in baselines]
+    others = [no_defence(), *uniquely_named(made, baselines)]
     experiment = Experiment.of(
         classifier,
         data,
@@ -215,12 +220,13 @@ def refine(
         max_images=max_images,
         seed=seed,
         cache_dir=cache_dir,
-        console=console,
+        console=console_of(verbose),
         adaptive=search.adaptive,
         adaptive_images=search.adaptive_images,
     )
-    others = [no_defence(), *(defence(baseline, seed=seed) for baseline in baselines)]
     # Whatever is wrong with the arguments is said before attacks take their time.
+    for other in others:
+        other(255 * experiment.validation.images[:1].unit_images())
     search = _completed(search, experiment.validation.images)
     assert search.space is not None
     hyperparameters, default_table = _declared(search.space)
@@ -250,6 +256,8 @@ def refine(
         **identity,
         "max_trials": search.max_trials,
         "images": {name: len(part.images) for name, part in splits.items()},
+        "clean_accuracy": experiment.clean_accuracy,
+        "sample": experiment.sample,
     }
     with _claimed(directory, experiment.cache_dir, identity, overwrite) as home:
         check_states(home / _TRIALS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fd_keras._checks import shown
-from fd_keras._console import text_table
+from fd_keras._console import Readable, text_table
 from fd_keras._files import DocumentFormat
 from fd_keras.evaluation.accuracies import BENIGN, THREAT_MODELS
 from fd_keras.refinement.scoring import Accuracies, Objective, threat_model
@@ -63,8 +63,8 @@ class ScoredDefence:
     table: QuantizationTable | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class RefineResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class RefineResult(Readable):
     """The best table of a search, its Pareto front and baselines, scored on the test split.
 
     Args:

@@ -11,7 +11,7 @@ from PIL import Image
 
 import fd_keras_cli
 from fd_keras_cli.console import echo, print_error, printable
-from fd_keras_cli.models import class_count, model_images
+from fd_keras_cli.models import model_images
 from fd_keras_cli.options import read_class_names
 from fd_keras_cli.words import set_options
 
@@ -115,16 +115,6 @@ class TestClasses:
         assert code == 1
         assert "`--classes` must name each subdirectory once. Received: ['green'] more" in errors
 
-    def test_number_of_classes(self):
-        def model(*layers):
-            return keras.Sequential([keras.Input((4, 4, 1)), *layers])
-
-        flat = keras.layers.Flatten
-        assert class_count(model(flat(), keras.layers.Dense(5))) == 5
-        assert class_count(model(flat(), keras.layers.Dense(1))) == 2
-        assert class_count(model(keras.layers.Conv2D(3, 1))) is None
-        assert class_count(lambda images: images) is None
-
 
 @pytest.mark.parametrize("command", LABELLED)
 def test_keys_of_records_are_named_once(run, model, records, tmp_path, command):
@@ -154,30 +144,7 @@ def sorted_folder(tmp_path, rng):
     return tmp_path / "sorted"
 
 
-SAMPLE = "images in sorted, at most 6 are used: a random sample, spread over 3 classes or folders"
-
-
-@pytest.mark.parametrize(
-    ("command", "function"),
-    [("evaluate", "fd_keras.evaluation.evaluate"), ("refine", "fd_keras.refinement.refine")],
-)
-def test_a_limited_number_of_images_is_a_sample(
-    run, model, sorted_folder, tmp_path, monkeypatch, command, function
-):
-    """All were of the first class."""
-    taken = []
-
-    def stop(classifier, data, *_, **__):
-        taken.append([label for _, label in data])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(function, stop)
-    arguments = (command, model, sorted_folder, "--out", tmp_path / "out", "--max-images")
-    assert f"Of 24 {SAMPLE} (seed 1)" in run(*arguments, 6)[2]
-    run(*arguments, 6, "--seed", 2)
-    assert [sorted(labels[:6]) for labels in taken] == [[0, 0, 1, 1, 2, 2]] * 2
-    assert "sample" not in run(*arguments, 24)[2]
-    assert taken[2] == [0] * 8 + [1] * 8 + [2] * 8
+SAMPLE = "images in sorted, 6 are used: a random sample, spread over 3 classes or folders"
 
 
 def test_a_limited_number_of_images_to_harden_with_is_a_sample(
@@ -202,7 +169,7 @@ def test_images_to_measure_and_to_prove_with_are_samples(
     out = ("--epsilon", 2, "--out", tmp_path / "table.json", "--limit", 6)
     assert f"Of 24 {SAMPLE} (seed 1)" in run("calibrate", sorted_folder, *out)[2]
     _, _, errors = run("calibrate", records, *out, "--image-key", "jpeg")
-    assert f"Of the images in {records.name}, the first 6 are used" in errors
+    assert f"Of the images in {records.name}, at most 6 are used: a random sample" in errors
     monkeypatch.setattr("fd_keras_cli.models._IMAGE_LIMIT", 3)
     several = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     images = model_images(str(sorted_folder), several)

@@ -1,6 +1,7 @@
 """Images in directories, npz files, TFRecord files and Keras' data sets."""
 
 import gzip
+import itertools
 import os
 
 import numpy as np
@@ -307,15 +308,28 @@ def test_the_beginning_of_a_sample_is_spread_over_the_groups(groups, seed):
 
     groups = np.array(groups)
     source = ImageSource("numbers", loaders, len(groups), groups=groups)
-    order = list(source.sampled(seed))
+    order = list(source.sampled(len(groups), seed))
     assert sorted(order) == list(range(len(groups)))
-    assert list(source.sampled(seed)) == order == list(source.sampled(seed))
+    assert (
+        list(source.sampled(len(groups), seed)) == order == list(source.sampled(len(groups), seed))
+    )
     for group in range(5):
         met = np.cumsum(groups[order] == group)
         share = np.arange(1, len(groups) + 1) * np.mean(groups == group)
         # One for its own place, and one for that of each group.
         assert np.abs(met - share).max() <= 1 + len(np.unique(groups))
-    assert len({tuple(source.sampled(seed)) for seed in range(9)}) > (len(groups) > 3)
+    assert len({tuple(source.sampled(len(groups), seed)) for seed in range(9)}) > (len(groups) > 3)
+
+
+@pytest.mark.parametrize("groups", [np.zeros(3, np.int64), None])
+def test_a_sample_replaces_what_cannot_be_read_and_its_source_says_so(groups):
+    def broken():
+        raise ValueError("damaged")
+
+    source = ImageSource("some", lambda: iter([lambda: 1, broken, lambda: 3]), 3, groups=groups)
+    assert sorted(itertools.islice(source.sampled(2, seed=1), 2)) == [1, 3]
+    assert list(source.sampled(3, seed=1)) is not None
+    assert source.skipped == ["damaged"]
 
 
 def test_folders_of_images_are_groups(folder):

@@ -142,7 +142,9 @@ def test_report_says_how_to_get_it_again(report):
     assert [attack["name"] for attack in settings["attacks"]["adaptive"]] == ["PGD-10 8/255"]
     assert {entry["name"] for entry in report.defences} == {"none", "liu2019", "3 bits"}
     assert all(entry["ms_per_image"] > 0 for entry in report.defences)
-    assert "gets right" in settings["selection"]
+    assert "the classifier alone gets" in settings["selection"]
+    assert f"{settings['count']} were asked for" not in settings["selection"]
+    assert settings["outputs"] == "logits, as the last activation is linear"
 
 
 def test_pictures_and_detection_are_gray_box(report):
@@ -367,7 +369,7 @@ ONLY_LIMITED = {
         ({"labels": -1}, "`labels` must lie between 0 and"),
         ({"images": 300.0}, "`data` must be finite and lie within value_range, 0 to 255"),
         ({"images": np.nan}, "`data` must be finite and lie within value_range, 0 to 255"),
-        ({"classifier": {"value_range": (0, 1)}}, "within value_range, 0 to 1"),
+        ({"classifier": {"value_range": (0, 1)}}, "`value_range` does not fit the model"),
         ({"classifier": {"from_logits": False}}, "must return probabilities"),
         ({"options": {"protocol": "nips"}}, "`protocol` must be a Protocol or one of"),
         ({"options": {"defences": ["nothing"]}}, "must be one of none"),
@@ -386,16 +388,16 @@ def test_what_does_not_fit_is_refused(model, data, cache, change, message):
     if "shape" in change:
         images = np.zeros((10, *change["shape"]), np.float32)
     options = {"defences": ["none"], "protocol": SMALL, **change.get("options", {})}
-    classifier = Classifier(model, **change.get("classifier", {}))
+    settings = change.get("classifier", {})
     with pytest.raises(ValueError, match=message):
-        evaluate(classifier, (images, labels), cache_dir=cache, **options)
+        evaluate(Classifier(model, **settings), (images, labels), cache_dir=cache, **options)
 
 
 def test_logits_announced_and_probabilities_returned(model, data, cache):
     soft = keras.Sequential([model, keras.layers.Softmax()])
     soft.build((None, *data[0].shape[1:]))
     with pytest.raises(ValueError, match="from_logits=False"):
-        evaluate(soft, data, ["none"], SMALL, cache_dir=cache)
+        evaluate(Classifier(soft, from_logits=True), data, ["none"], SMALL, cache_dir=cache)
 
 
 def test_no_image_classified_correctly(model, data, cache):

@@ -10,11 +10,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_samples import full_report, minimal_report, row
+from report_samples import EPSILONS, full_report, minimal_report, row
 
+from fd_keras import preset_table
 from fd_keras._pages import environment, figure_uri
-from fd_keras.evaluation import EvaluationReport, plots
-from fd_keras.evaluation.accuracies import THREAT_MODELS, accuracy_row, wilson_interval
+from fd_keras.evaluation import PROTOCOLS, EvaluationReport, plots
+from fd_keras.evaluation.accuracies import (
+    THREAT_MODELS,
+    AccuracyGrid,
+    accuracy_row,
+    wilson_interval,
+)
+from fd_keras.evaluation.defences import distillation
+from fd_keras.evaluation.page import page_fields
 
 OURS = "feature distillation"
 MODELS = ["gray-box", "adaptive", "black-box"]
@@ -276,6 +284,27 @@ def test_verdict_quotes_the_attacker_who_knows_at_his_strongest():
 def test_verdict_without_gray_box_rows_speaks_of_what_there_is():
     rows = attacked(NONE, 1.0, 0.1, "black-box") + attacked(MINE, 0.9, 0.5, "black-box")
     assert "under black-box BIM .004 from 10.0 % to 50.0 %" in EvaluationReport(rows).verdict
+
+
+def test_verdict_names_what_got_worse_in_a_sentence_for_each_threat_model():
+    rows = attacked(NONE, 1.0, 0.1) + attacked(MINE, 0.9, 0.5)
+    rows += attacked(NONE, None, 0.3, attack="FGSM .004")
+    rows += attacked(MINE, None, 0.2, attack="FGSM .004")
+    rows += attacked(NONE, None, 0.4, "adaptive") + attacked(MINE, None, 0.1, "adaptive")
+    # Without a bound every accuracy is 0; it says nothing about the defence.
+    for who, left in ((NONE, 0.0), (MINE, 0.3)):
+        rows += attacked(who, None, left, "adaptive", "PGD-20 .5")
+        rows += attacked(who, None, 0.6, "black-box", "Square .004")
+    verdict = EvaluationReport(rows).verdict
+    for sentence in (
+        "mine raises accuracy under 2 gray-box attacks (BIM .004, FGSM .004; mean) from 20.0 % to "
+        "35.0 % at a cost of 10.0 points of benign accuracy, but is worse under FGSM .004 (20.0 % "
+        "instead of 30.0 %).",
+        "Under adaptive BIM .004, it makes accuracy worse: from 40.0 % to 10.0 %.",
+        "Under black-box Square .004, it changes nothing: 60.0 %.",
+    ):
+        assert verdict.count(sentence) == 1, verdict
+    assert "mine does not" not in verdict
 
 
 def two_pass_report(rival, *, size=1500.0):
@@ -658,3 +687,53 @@ def test_a_row_may_be_of_the_validation_split_but_not_in_a_report():
         EvaluationReport([chosen_on])
     with pytest.raises(ValueError, match="split 'test' or 'validation'"):
         accuracy_row(**arguments, correct=1, count=2, split="report")
+
+
+def test_the_epsilon_axis_ends_with_the_data_and_leaves_out_what_has_no_bound():
+    rows = [row(*NONE, "benign", "none", 1.0)]
+    for epsilon in (1, 2, 4, 127.5):
+        about = {"attack_family": "PGD", "norm": "inf", "epsilon": epsilon / 255}
+        rows.append(row(*NONE, "adaptive", f"PGD {epsilon}", 0.5, **about))
+    grid = EvaluationReport(rows).grid
+    assert plots.swept_attacks(rows, "adaptive") == [("PGD", "inf")]
+    (curve,) = plots.epsilon_curves(grid, rows, "adaptive", ("PGD", "inf"))
+    assert curve.epsilons == (0.0, 1.0, 2.0, 4.0)
+    (axis,) = plots.plot_epsilons([curve], "adaptive").axes
+    assert axis.get_xlim() == (0.0, 4.0)
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "1", "2", "4"]
+
+
+def test_a_page_draws_the_steps_of_tables_once_for_channels_that_share_them():
+    table = preset_table("jpeg:50").to_dict()
+    defences = [
+        {
+            "name": "mine",
+            "family": OURS,
+            "settings": {"table": table, "extra": 3},
+            "ms_per_image": None,
+            "chosen_from": [],
+        },
+    ]
+    fields = page_fields(AccuracyGrid([]), [], defences, [], [])
+    assert [plot.caption for plot in fields["tables"]] == [", Y", ", Cb, Cr"]
+    assert fields["brief"] == {"mine": {"extra": 3, "color_space": "ycbcr", "cycle_spins": 1}}
+
+
+def test_representations_are_short_and_notebooks_get_escaped_tables():
+    report = full_report()
+    assert repr(report).startswith("EvaluationReport(")
+    assert len(repr(report)) < 200
+    hostile = "<script>alert(1)</script>"
+    shown = EvaluationReport(attacked((hostile, "JPEG"), 1.0, 0.5))._repr_html_()
+    assert hostile not in shown
+    assert "&lt;script&gt;" in shown
+    assert "gray-box: BIM .004" in shown
+    for thing in (distillation("jpeg:50"), PROTOCOLS["linf-sweep"], preset_table("jpeg:50")):
+        assert len(repr(thing)) < 500
+
+
+def test_tables_of_text_fit_80_columns_and_lose_no_figure():
+    text = full_report().table()
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(f"{epsilon}/255" in text for epsilon in EPSILONS)
+    assert full_report().table("markdown").count("PGD-20 8/255") == 2

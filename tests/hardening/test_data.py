@@ -50,12 +50,17 @@ def test_a_validation_split_shares_no_image_with_what_is_trained_on(rng, classif
         np.testing.assert_array_equal(part.labels, labels[part.indices, 0])
 
 
-def test_given_validation_images_leave_all_others_to_the_training(rng, classifier):
-    images, labels = rng.integers(0, 256, (20, 8, 8, 1)), np.arange(20) % 10
+def test_given_validation_images_are_a_sample_over_the_classes(rng, classifier):
+    images, labels = rng.integers(0, 256, (40, 8, 8, 1)), np.repeat(np.arange(4), 10)
     others = tf.data.Dataset.from_tensor_slices((images[10:], labels[10:])).batch(4)
     train, validation = training_and_validation(
         (images[:10], labels[:10]), others, classifier, most=6, batch_size=5, seed=1
     )
     np.testing.assert_array_equal(train.images, images[:10])
-    np.testing.assert_array_equal(validation.images, images[10:16])
-    np.testing.assert_array_equal(validation.labels, labels[10:16])
+    assert validation.labels.tolist() == [1, 1, 2, 2, 3, 3]
+    for image, label in zip(validation.images, validation.labels):
+        assert (images[10 * label : 10 * label + 10] == image).all(axis=(1, 2, 3)).any()
+    _, every = training_and_validation(
+        (images[:10], labels[:10]), others, classifier, most=99, batch_size=5, seed=1
+    )
+    np.testing.assert_array_equal(every.images, images[10:])

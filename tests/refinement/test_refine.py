@@ -10,6 +10,7 @@ import searches
 import fd_keras
 from fd_keras import FeatureDistillation, QuantizationTable, preset_table
 from fd_keras.classifier import Classifier
+from fd_keras.data.labelled import LabelledImages
 from fd_keras.evaluation import Protocol, bim, fgsm
 from fd_keras.refinement import Search
 from fd_keras.refinement.experiment import Experiment, split
@@ -312,10 +313,11 @@ def test_limits_of_the_protocol_are_images_of_each_split():
     images = SPOTS[:10]
     attacks = (fgsm(8), bim(8, 2, 4))
     limited = Protocol("one", "", attacks, limits={"BIM": 2})
-    parts = split(spot_classifier(), (images, np.arange(10)), limited, max_images=10)
+    chosen = LabelledImages(images, np.arange(10), (0, 1))
+    parts = split(spot_classifier(), chosen, {}, limited)
     assert [[count for _, count in part.attacks] for part in parts] == [[5, 2], [5, 2]]
     assert [part.images.indices.tolist() for part in parts] == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
     for limits in ({"Square": 2}, {"adaptive": 2}, {"BIM": 0}):
         unfit = Protocol("one", "", attacks, limits=limits)
         with pytest.raises(ValueError, match="`limits` of the protocol must map families"):
-            split(spot_classifier(), (images, np.arange(10)), unfit, max_images=10)
+            split(spot_classifier(), chosen, {}, unfit)

@@ -7,7 +7,13 @@ from fd_keras.evaluation.defences.compression import (
 )
 from fd_keras.evaluation.defences.distillation import distillation
 from fd_keras.evaluation.defences.quilting import image_quilting
-from fd_keras.evaluation.defences.registry import CANDIDATES, defence
+from fd_keras.evaluation.defences.registry import (
+    CANDIDATES,
+    defence,
+    numbered,
+    same_defence,
+    uniquely_named,
+)
 from fd_keras.evaluation.defences.squeezing import bit_depth, median_smoothing
 from fd_keras.evaluation.defences.total_variation import total_variation
 
@@ -22,6 +28,9 @@ __all__ = [
     "jpeg_compression",
     "median_smoothing",
     "no_defence",
+    "numbered",
+    "same_defence",
     "stochastic_local_quantisation",
     "total_variation",
+    "uniquely_named",
 ]

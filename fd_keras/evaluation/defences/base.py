@@ -94,7 +94,7 @@ class Defence:
     name: str
     family: str
     transform: Transform = dataclasses.field(repr=False)
-    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     seed: int | None = None
     table: QuantizationTable | None = None
     smooth: Callable[[tf.Tensor], tf.Tensor] | None = dataclasses.field(default=None, repr=False)

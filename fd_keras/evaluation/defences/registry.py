@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -113,6 +117,68 @@ def defence(
         f"`spec` must be one of {', '.join(map(_usage, _PARAMETERS))}, a preset table "
         f"({', '.join(name for name in PRESETS if name not in _PARAMETERS)}) or an existing "
         f"JSON file of a table. Received: spec={shown(text)}"
+    )
+
+
+def uniquely_named(defences: Sequence[Defence], specs: Sequence[Any]) -> list[Defence]:
+    """The defences under names that differ, so that no row of a report hides another.
+
+    Those that share a name are told apart by the file that they are from, or else by a number.
+
+    Args:
+        defences: The defences.
+        specs: What each was made of, as for ``defence``.
+
+    Returns:
+        The same defences in the same order.
+
+    Example:
+        >>> twice = [defence("liu2019"), defence("liu2019")]
+        >>> [found.name for found in uniquely_named(twice, ["liu2019", "liu2019"])]
+        ['liu2019', 'liu2019 (2)']
+    """
+    counts = Counter(found.name for found in defences)
+    named: dict[str, Defence] = {}
+    for found, spec in zip(defences, specs):
+        path = isinstance(spec, (str, os.PathLike)) and os.path.isfile(spec)
+        if counts[found.name] > 1 and path:
+            found = dataclasses.replace(found, name=f"{found.name} ({Path(spec).stem})")
+        found = numbered(found, named)
+        named[found.name] = found
+    return list(named.values())
+
+
+def numbered(found: Defence, taken: Container[str]) -> Defence:
+    """A defence under its name, or with the first number that makes it another than some.
+
+    Args:
+        found: The defence.
+        taken: Names that others have.
+
+    Example:
+        >>> numbered(defence("jpeg:75"), ["JPEG q75"]).name
+        'JPEG q75 (2)'
+    """
+    names = (f"{found.name} ({number})" for number in itertools.count(2))
+    name = next(name for name in itertools.chain([found.name], names) if name not in taken)
+    return found if name == found.name else dataclasses.replace(found, name=name)
+
+
+def same_defence(first: Defence, second: Defence) -> bool:
+    """Whether two defences do the same, whatever their names.
+
+    Args:
+        first: A defence.
+        second: Another.
+
+    Example:
+        >>> same_defence(defence("jpeg:75"), defence("jpeg"))
+        True
+    """
+    return (first.family, first.settings, first.seed) == (
+        second.family,
+        second.settings,
+        second.seed,
     )
 
 
