@@ -35,7 +35,7 @@ def searched(classifier, sample, trials, arguments, console):
     """The best table that Keras Tuner finds."""
     result = refine(
         classifier,
-        data,
+        sample,
         Protocol("fgsm", "One attack; the objective does not count it.", gray_box=(fgsm(EPSILON),)),
         Search(
             max_trials=trials,
@@ -55,11 +55,11 @@ def searched(classifier, sample, trials, arguments, console):
     return result.table
 
 
-def learnt(classifier, data, start, epochs, arguments, console):
+def learnt(classifier, sample, start, epochs, arguments, console):
     """The table that gradient descent makes of another one."""
     result = learn_table(
         classifier,
-        data,
+        sample,
         pgd(EPSILON, ITERATIONS),
         start,
         max_benign_loss=LOSSES["learnt"],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import io
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from rich import box
 from rich.cells import cell_len
@@ -30,6 +32,8 @@ from fd_keras._checks import shown
 # Typing alias: tells a bar how many more of its parts are done.
 Advance = Callable[[int], None]
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 
 # A rule below the heads and nothing else, so that a table survives any terminal, log or diff.
 _RULE = box.Box("    \n    \n----\n    \n    \n    \n    \n    \n", ascii=True)
@@ -39,6 +43,31 @@ _LONGEST_REPR = 160
 
 # Seconds over which the speed of an overall bar is measured: its steps differ.
 _SPEED_PERIOD = 600.0
+
+
+def console_became_verbose(function: Function) -> Function:
+    """Let a function take ``console`` as well, the name that ``verbose`` had.
+
+    Args:
+        function: Takes ``verbose`` by name.
+
+    Warns:
+        FutureWarning: ``console`` is used.
+
+    Example:
+        >>> console_became_verbose(lambda *, verbose=0: verbose)(verbose=1)
+        1
+    """
+
+    @functools.wraps(function)
+    def renamed(*arguments: Any, **named: Any) -> Any:
+        if "console" in named:
+            message = "`console` is now `verbose`, which takes a rich console as well as 0 and 1"
+            warnings.warn(message, FutureWarning, stacklevel=2)
+            named["verbose"] = named.pop("console")
+        return function(*arguments, **named)
+
+    return cast(Function, renamed)
 
 
 def console_of(verbose: int | Console | None) -> Console | None:

@@ -1,11 +1,20 @@
 """Text tables."""
 
+import inspect
 import io
 
 import pytest
 from rich.console import Console
 
-from fd_keras._console import Readable, bar, console_of, overall_progress, text_table
+import fd_keras
+from fd_keras._console import (
+    Readable,
+    bar,
+    console_became_verbose,
+    console_of,
+    overall_progress,
+    text_table,
+)
 
 
 def test_a_text_table_is_text_in_a_notebook_too(monkeypatch):
@@ -74,3 +83,13 @@ def test_results_are_one_line_in_a_list_and_escaped_text_in_a_notebook():
 
     assert len(repr(Result())) < 200
     assert "&lt;b&gt;first" in Result()._repr_html_()
+
+
+def test_console_still_works_and_says_that_it_is_verbose_now():
+    renamed = console_became_verbose(lambda *, verbose=0: verbose)
+    with pytest.warns(FutureWarning, match="`console` is now `verbose`") as caught:
+        assert renamed(console=7) == 7
+    assert caught[0].filename == __file__
+    for function in (fd_keras.evaluate, fd_keras.refine, fd_keras.learn_table, fd_keras.harden):
+        assert function.__code__ is renamed.__code__
+        assert "verbose" in inspect.signature(function).parameters

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from fd_keras._checks import checked, checked_whole, shown
-from fd_keras._console import Advance, console_of, overall_progress
+from fd_keras._console import Advance, console_became_verbose, console_of, overall_progress
 from fd_keras._files import default_cache_dir
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, unit_images
@@ -68,6 +68,7 @@ _PACKAGES = (
 )
 
 
+@console_became_verbose
 def evaluate(
     classifier: keras.Model | Classifier,
     data: Any,

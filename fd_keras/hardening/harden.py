@@ -16,7 +16,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from fd_keras._checks import callers_level, checked, checked_whole, shown
-from fd_keras._console import Advance, bar, console_of, progress_bars
+from fd_keras._console import Advance, bar, console_became_verbose, console_of, progress_bars
 from fd_keras._files import DocumentFormat, RunDirectory
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, batches_with_labels
@@ -48,6 +48,7 @@ _TRAININGS = RunDirectory(
 _LEARNING_RATE = 1e-3
 
 
+@console_became_verbose
 def harden(
     classifier: Classifier | keras.Model,
     layer: FeatureDistillation,

@@ -14,7 +14,14 @@ import tensorflow as tf
 from rich.console import Console
 
 from fd_keras._checks import checked, checked_whole, shown
-from fd_keras._console import Readable, bar, console_of, progress_bars, text_table
+from fd_keras._console import (
+    Readable,
+    bar,
+    console_became_verbose,
+    console_of,
+    progress_bars,
+    text_table,
+)
 from fd_keras.classifier import Classifier
 from fd_keras.evaluation.accuracies import BENIGN, OURS
 from fd_keras.evaluation.attacks import Attack
@@ -76,6 +83,7 @@ class LearnResult(Readable):
         return f"{text_table(head, rows)}\n{gain}"
 
 
+@console_became_verbose
 def learn_table(
     classifier: Classifier | keras.Model,
     data: Any,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from fd_keras._checks import checked, checked_choice, checked_whole, shown
-from fd_keras._console import console_of
+from fd_keras._console import console_became_verbose, console_of
 from fd_keras._files import DocumentFormat, RunDirectory
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages
@@ -127,6 +127,7 @@ class Search:
             )
 
 
+@console_became_verbose
 def refine(
     classifier: Classifier | keras.Model,
     data: Any,
