@@ -53,6 +53,10 @@ _RGB_IDENTIFIERS = (ord("R"), ord("G"), ord("B"))
 # the next stay within a processor's cache.
 _PIXELS_AT_ONCE = 2**15
 
+# Columns of a product of three rows at once. It and ``_times`` take parts for which BLAS starts no
+# threads: for so little work, waiting for them takes several times longer than the work.
+_COLUMNS_AT_ONCE = 2**14
+
 # Single blocks are decoded in one image of this many across.
 _BLOCKS_ACROSS = 64
 
@@ -521,7 +525,7 @@ def _reproducing_strip(
     blocks = np.float32(_to_blocks(padded))
     original = _as_components(blocks)
     single_steps = np.float32(steps.reshape(-1, 1, BLOCK_SIZE**2))
-    scaled = original @ np.float32(_BLOCK_DCT)
+    scaled = _times(original, _BLOCK_DCT)
     scaled *= 1 / single_steps
     scaled += np.float32(TIE_OFFSET)
     coefficients = np.rint(scaled)
@@ -530,7 +534,7 @@ def _reproducing_strip(
     if len(near[0]):
         coefficients[near] = _exact_levels(blocks, steps, *near)
     coefficients *= single_steps
-    distilled = coefficients @ np.float32(_BLOCK_DCT.T)
+    distilled = _times(coefficients, _BLOCK_DCT.T)
     # Every point between a block and its distilled version has the same quantised DCT, before it is
     # rounded to whole pixels. The nearer to the original, the less it leaves 0..255.
     whole = np.rint(distilled)
@@ -547,7 +551,9 @@ def _reproducing_strip(
         if not len(missed):
             break
         there = open_[0][missed], open_[1][missed]
-        between = original[there] + np.float32(share) * (distilled[there] - original[there])
+        exact = _as_components(blocks[:, there[1]].astype(np.float64))
+        start = np.float32(exact[there[0], np.arange(len(missed))])
+        between = start + np.float32(share) * (distilled[there] - start)
         candidate = np.clip(np.rint(between), -128, 127)
         candidate_misses = _misses(candidate, coefficients[there], steps_of[missed])
         better = candidate_misses < misses[missed]
@@ -567,8 +573,12 @@ def _reproducing_strip(
 def _as_components(blocks: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Grey or R, G, B values ``(channels, ...)``, floats, as Y, Cb, Cr centred on 0."""
     if len(blocks) == 3:
-        flat = blocks.reshape(3, -1)
-        components = (RGB_TO_YCBCR.astype(blocks.dtype) @ flat).reshape(blocks.shape)
+        flat, matrix = blocks.reshape(3, -1), RGB_TO_YCBCR.astype(blocks.dtype)
+        components = np.empty(blocks.shape, blocks.dtype)
+        converted = components.reshape(3, -1)
+        for start in range(0, flat.shape[1], _COLUMNS_AT_ONCE):
+            part = slice(start, start + _COLUMNS_AT_ONCE)
+            converted[:, part] = matrix @ flat[:, part]
     else:
         components = blocks.copy()
     components[0] -= 128
@@ -598,9 +608,21 @@ def _exact_levels(
     )
 
 
+def _times(blocks: _Blocks, matrix: npt.NDArray[np.float64]) -> _Blocks:
+    """Blocks ``(..., 64)`` times a matrix, in single precision."""
+    rows, single = blocks.reshape(-1, BLOCK_SIZE**2), np.float32(matrix)
+    result = np.empty(rows.shape, np.float32)
+    whole = len(rows) // BLOCK_SIZE**2 * BLOCK_SIZE**2
+    for part, target in ((rows[:whole], result[:whole]), (rows[whole:], result[whole:])):
+        size = (-1, min(len(part), BLOCK_SIZE**2), BLOCK_SIZE**2)
+        if len(part):
+            np.matmul(part.reshape(size), single, out=target.reshape(size))
+    return result.reshape(blocks.shape)
+
+
 def _misses(blocks: _Blocks, coefficients: _Blocks, steps: _Blocks) -> _Blocks:
     """Sum of the squared steps of those coefficients that an encoder may round differently."""
-    distance = np.abs(blocks @ np.float32(_BLOCK_DCT) - coefficients)
+    distance = np.abs(_times(blocks, _BLOCK_DCT) - coefficients)
     missed = distance > steps / 2 - _INEXACT
     return np.asarray((missed * steps**2).sum(-1))
 

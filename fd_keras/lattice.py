@@ -96,7 +96,7 @@ class Lattice:
             count, height, _, _ = part.shape
             result[first : first + count, top : top + height] = whole
             spare = self._spare(whole if stored is None else stored(whole))
-            short.append(np.argwhere(spare < 0) + (first, top // BLOCK_SIZE, 0))
+            short.append(np.argwhere(spare < 0) + np.array([first, top // BLOCK_SIZE, 0]))
         # Those of all parts, for the last of them take many attempts.
         missed = np.concatenate(short)
         for start in range(0, len(missed), _BLOCKS_AT_ONCE):

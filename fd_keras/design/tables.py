@@ -170,8 +170,10 @@ def design_table(
     chosen[:, 0, 0] = quantizer != "soft"
 
     sensitive = rank_bands(std, ranking) < counts
-    removing = _first_step(lambda steps: removal(steps) >= required, std.shape, low, high)
-    affordable = _first_step(lambda steps: distortion(steps) > budget, std.shape, low, high) - 1
+    bounds = std.shape, low, high
+    estimate = _first_step(lambda steps: removal(steps, estimated=True) >= required, *bounds)
+    removing = _first_step(lambda steps: removal(steps) >= required, *bounds, guess=estimate)
+    affordable = _first_step(lambda steps: distortion(steps) > budget, *bounds) - 1
     _refuse(
         chosen & ~sensitive & (removing > high),
         removal(high),
@@ -186,6 +188,7 @@ def design_table(
     )
     steps = np.where(sensitive, np.minimum(removing, affordable), removing)
     steps[~chosen] = low
+    predicted = removal(steps)
     provenance = {
         "source": "design_table",
         "name": f"designed:{epsilon:g}",
@@ -197,8 +200,8 @@ def design_table(
         "perturbation": _described(perturbation),
         "channel_correlation": float(channel_correlation),
         "step_range": [low, high],
-        "predicted_as_removal": _mean(removal(steps), chosen & sensitive),
-        "predicted_md_removal": _mean(removal(steps), chosen & ~sensitive),
+        "predicted_as_removal": _mean(predicted, chosen & sensitive),
+        "predicted_md_removal": _mean(predicted, chosen & ~sensitive),
         "predicted_distortion": float(distortion(steps).mean()),
         "coefficients_per_band": int(np.max(statistics.count)),
         "statistics": dict(statistics.provenance),
@@ -207,16 +210,30 @@ def design_table(
 
 
 def _first_step(
-    holds: Callable[[Array], npt.NDArray[np.bool_]], shape: tuple[int, ...], low: int, high: int
+    holds: Callable[[Array], npt.NDArray[np.bool_]],
+    shape: tuple[int, ...],
+    low: int,
+    high: int,
+    guess: npt.NDArray[np.int64] | None = None,
 ) -> npt.NDArray[np.int64]:
-    """First whole number in ``[low, high]`` from which ``holds`` is true; ``high + 1`` if none."""
-    # Bisection in all bands at once, because `holds` stays true for all larger steps.
+    """First whole number in ``[low, high]`` from which ``holds`` is true; ``high + 1`` if none.
+
+    Near ``guess``, it is found with two or three calls of ``holds``.
+    """
+    # Bisection in all bands at once, because `holds` stays true for all larger steps. Around a
+    # guess, it goes in growing strides as long as they lead to what is still possible.
     first, last = np.full(shape, low), np.full(shape, high + 1)
+    stride = 1
     while (first < last).any():
-        middle = (first + last) // 2
         # Where the search has ended, middle may be high + 1, beyond the range.
+        middle = (first + last) // 2
+        if guess is not None:
+            middle = np.where((first <= guess) & (guess < last), guess, middle)
         true = holds(middle.astype(np.float64)) | (first == last)
         first, last = np.where(true, first, middle + 1), np.where(true, middle, last)
+        if guess is not None:
+            guess = np.where(true, middle - stride, middle + stride)
+            stride *= 2
     return first
 
 
