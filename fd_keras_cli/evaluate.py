@@ -20,6 +20,8 @@ from fd_keras_cli.console import (
     sampled,
 )
 from fd_keras_cli.options import (
+    DATASET_NAMES,
+    PRESET_NAMES,
     Classes,
     ImageKey,
     LabelKey,
@@ -32,6 +34,7 @@ from fd_keras_cli.options import (
     ProtocolName,
     Strict,
     ValueRange,
+    check_given,
     model_argument,
     path_option,
     read_class_names,
@@ -117,6 +120,9 @@ def evaluate(
         check_directory(cache, option="--cache")
     limits = dict(map(parsed_limit, limit or []))
     defences = [*(table or ["liu2019"]), *(baseline or []), *(rival or [])]
+    check_given("MODEL", model)
+    check_given("DATA", data, names=DATASET_NAMES)
+    check_given("--table", *(table or []), names=PRESET_NAMES)
     names = read_class_names(classes)
     with interruptible(), quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
