@@ -443,7 +443,7 @@ class TamperDetector(ThresholdDetector):
         >>> from fd_keras.lattice import Lattice
         >>> table = QuantizationTable(np.full((8, 8), 48.0))
         >>> benign = np.random.default_rng(1).uniform(0, 255, (20, 8, 8, 3)).astype(np.float32)
-        >>> stored = Lattice.of(table, 3).fitted(benign)
+        >>> stored = np.float32(Lattice.of(table, 3).fitted(benign))
         >>> detector = TamperDetector(table)
         >>> detector.adapt(stored, false_positive_rate=0.05)
         >>> detector.detection_rate(stored), detector.detection_rate(np.clip(stored + 1, 0, 255))

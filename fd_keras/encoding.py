@@ -127,7 +127,7 @@ class _Guide:
     def fitted(self, images: FloatArray) -> FloatArray:
         """As ``Lattice.fitted``, of grey levels ``(n, height, width, channels)``."""
         answers = np.asarray(tf.nn.softmax(self._classifier.logits(images / np.float32(255))))
-        result = self._lattice.fitted(images)
+        result = np.float32(self._lattice.fitted(images))
         distances, same = self._compared(result, answers)
         aimed = images.copy()
         for _ in range(_ROUNDS):
@@ -137,7 +137,7 @@ class _Guide:
             moved = aimed[open_] - _STRIDE * self._directions(aimed[open_], answers[open_])
             reach = np.clip(moved, images[open_] - _REACH, images[open_] + _REACH)
             aimed[open_] = np.clip(reach, 0, 255)
-            candidates = self._lattice.fitted(aimed[open_])
+            candidates = np.float32(self._lattice.fitted(aimed[open_]))
             found, alike = self._compared(candidates, answers[open_])
             better = found < distances[open_]
             result[open_[better]] = candidates[better]

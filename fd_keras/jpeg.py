@@ -25,8 +25,9 @@ from fd_keras._files import atomic_path
 from fd_keras.certification import nominal_radius
 from fd_keras.data.files import check_regular, software_exif
 from fd_keras.dct import BLOCK_SIZE, RGB_TO_YCBCR, TIE_OFFSET, zigzag_rank
+from fd_keras.kernels import linf_gains
 from fd_keras.lattice import Lattice
-from fd_keras.presets import TableLike, as_table
+from fd_keras.presets import ROUNDING, TableLike, as_table
 from fd_keras.tables import QuantizationTable, check_rounds
 
 Subsampling = Literal["4:4:4", "4:2:0"]
@@ -48,11 +49,23 @@ _LOSSLESS_FRAMES = (0xC3, 0xC7, 0xCB, 0xCF)
 _FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 _RGB_IDENTIFIERS = (ord("R"), ord("G"), ord("B"))
 
-# Pixels that are encoded at once: they take 6 MB as float64, and a dozen copies exist.
-_PIXELS_AT_ONCE = 2**18
+# Pixels that are encoded at once: as float32 they take 400 kB, so that the steps from one array to
+# the next stay within a processor's cache.
+_PIXELS_AT_ONCE = 2**15
+
+# Columns of a product of three rows at once. It and ``_times`` take parts for which BLAS starts no
+# threads: for so little work, waiting for them takes several times longer than the work.
+_COLUMNS_AT_ONCE = 2**14
 
 # Single blocks are decoded in one image of this many across.
 _BLOCKS_ACROSS = 64
+
+# By how much a coefficient in single precision differs from the exact one at most: 64 roundings of
+# sums up to 1024 (4e-3), and those of the colour conversion and of the product with 1/q (9e-4).
+_DOUBT = np.float32(0.005)
+
+# libjpeg's integer DCT is off by about a tenth.
+_INEXACT = np.float32(0.1)
 
 # 64 pixels of a block times this matrix are its DCT, several times faster than `dctn` is.
 _BLOCK_DCT = dctn(
@@ -407,10 +420,8 @@ def _validated_image(image: npt.ArrayLike) -> npt.NDArray[np.uint8]:
 
 def _fitted(pixels: npt.NDArray[np.uint8], table: QuantizationTable) -> npt.NDArray[np.uint8]:
     """An image whose file, decoded, lies within the levels of the table as far as it certifies."""
-    lattice = Lattice.of(table, pixels.shape[-1])
     stored = functools.partial(_decoded, table=table)
-    strips = [lattice.fitted(np.float32(strip)[np.newaxis], stored)[0] for strip in _strips(pixels)]
-    return np.concatenate(strips).astype(np.uint8)
+    return Lattice.of(table, pixels.shape[-1]).fitted(pixels[np.newaxis], stored)[0]
 
 
 def _decoded(images: _Blocks, table: QuantizationTable) -> _Blocks:
@@ -465,30 +476,36 @@ def _with_exact_dc(
     """
     height, width, channels = pixels.shape
     whole_height, whole_width = (side // BLOCK_SIZE * BLOCK_SIZE for side in (height, width))
-    whole = pixels[:whole_height, :whole_width].astype(np.float64)
+    whole = pixels[:whole_height, :whole_width]
     if not whole.size:
         return pixels
     blocks = _to_blocks(whole)
-    steps = np.tile(steps.reshape(-1, BLOCK_SIZE**2), (len(blocks) // channels, 1))
-    coefficients = np.round(blocks @ _BLOCK_DCT / steps + TIE_OFFSET) * steps
-    residual = coefficients @ _BLOCK_DCT.T - blocks
-    missing = np.rint(coefficients[:, :1] * BLOCK_SIZE - blocks.sum(1, keepdims=True))
-    direction = np.sign(missing)
-    movable = (blocks + direction >= 0) & (blocks + direction <= 255)
-    gain = np.where(movable, residual * direction, -np.inf)
-    order = np.argsort(-gain, axis=1, kind="stable")
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.arange(BLOCK_SIZE**2)[np.newaxis], 1)
-    moved = (rank < np.abs(missing)) & movable
+    sums = blocks.sum(-1, dtype=np.int64)
+    dc_steps = steps[:, :1, 0] * BLOCK_SIZE
+    missing = np.rint(np.round(sums / dc_steps + TIE_OFFSET) * dc_steps - sums)
     # What repeats its edge is repeated by the encoder too, and has to stay as it is.
-    square = blocks.reshape(-1, BLOCK_SIZE, BLOCK_SIZE)
-    for axis in (1, 2):
-        moved &= np.ptp(square, axis=axis).any(axis=1)[:, np.newaxis]
+    square = blocks.reshape(channels, -1, BLOCK_SIZE, BLOCK_SIZE)
+    for axis in (2, 3):
+        missing *= np.ptp(square, axis=axis).any(axis=-1)
+    channel, block = np.nonzero(missing)
+    changed = blocks[channel, block].astype(np.float64)
+    by_block = steps.reshape(channels, -1)[channel]
+    coefficients = np.round(changed @ _BLOCK_DCT / by_block + TIE_OFFSET) * by_block
+    residual = coefficients @ _BLOCK_DCT.T - changed
+    left = missing[channel, block]
+    direction = np.sign(left)[:, np.newaxis]
+    movable = (changed + direction >= 0) & (changed + direction <= 255)
+    gain = np.where(movable, residual * direction, -np.inf)
+    left = np.minimum(np.abs(left), movable.sum(1))
+    # The pixels that gain most, one by one: a block has few to move.
+    while len(open_ := np.flatnonzero(left)):
+        best = gain[open_].argmax(1)
+        changed[open_, best] += direction[open_, 0]
+        gain[open_, best] = -np.inf
+        left[open_] -= 1
+    blocks[channel, block] = changed
     result = pixels.copy()
-    shape = whole.shape
-    result[:whole_height, :whole_width] = _from_blocks(
-        np.float32(blocks + direction * moved), shape
-    )
+    result[:whole_height, :whole_width] = _from_blocks(blocks, whole.shape)
     return result
 
 
@@ -501,58 +518,124 @@ def _reproducing_strip(
     pixels: npt.NDArray[np.uint8], steps: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.uint8]:
     """Grey or Y, Cb, Cr planes in whole numbers whose quantised DCT is that of the layer."""
-    height, width, channels = pixels.shape
-    centred = pixels.astype(np.float64)
-    centred = centred @ RGB_TO_YCBCR.T if channels == 3 else centred
-    centred[..., 0] -= 128
+    height, width, _ = pixels.shape
     bottom, right = -height % BLOCK_SIZE, -width % BLOCK_SIZE
-    padded = np.pad(centred, ((0, bottom), (0, right), (0, 0)), mode="edge")
-    original = _to_blocks(padded)
-    steps = np.tile(steps.reshape(-1, BLOCK_SIZE**2), (len(original) // channels, 1))
-    levels = np.round(original @ _BLOCK_DCT / steps + TIE_OFFSET)
-    # Ties are decided; from here on, single precision is enough.
-    original, coefficients = np.float32(original), np.float32(levels * steps)
-    single_steps = np.float32(steps)
-    distilled = coefficients @ np.float32(_BLOCK_DCT.T)
+    padded = np.pad(pixels, ((0, bottom), (0, right), (0, 0)), mode="edge")
+    # Single precision, which takes a fifth of the time, is enough but for what is near a tie.
+    blocks = np.float32(_to_blocks(padded))
+    original = _as_components(blocks)
+    single_steps = np.float32(steps.reshape(-1, 1, BLOCK_SIZE**2))
+    scaled = _times(original, _BLOCK_DCT)
+    scaled *= 1 / single_steps
+    scaled += np.float32(TIE_OFFSET)
+    coefficients = np.rint(scaled)
+    scaled -= coefficients
+    near = np.nonzero(np.abs(scaled, out=scaled) > 0.5 - _DOUBT / single_steps - np.float32(1e-6))
+    if len(near[0]):
+        coefficients[near] = _exact_levels(blocks, steps, *near)
+    coefficients *= single_steps
+    distilled = _times(coefficients, _BLOCK_DCT.T)
     # Every point between a block and its distilled version has the same quantised DCT, before it is
     # rounded to whole pixels. The nearer to the original, the less it leaves 0..255.
-    result = np.clip(np.round(distilled), -128, 127)
-    misses = _misses(result, coefficients, single_steps)
+    whole = np.rint(distilled)
+    result = np.clip(whole, -128, 127)
+    # Rounding alone moves no coefficient of a large step as far as to another level.
+    small = (single_steps / 2 - _INEXACT <= ROUNDING * linf_gains().ravel() + 2 * _DOUBT).any(
+        (1, 2)
+    )
+    open_ = np.nonzero((result != whole).any(-1) | small[:, np.newaxis])
+    steps_of = single_steps[open_[0], 0]
+    misses = _misses(result[open_], coefficients[open_], steps_of)
     for share in (0.9, 0.75, 0.6, 0.45, 0.3, 0.15, 0.0):
-        (open_,) = np.nonzero(misses)
-        if not len(open_):
+        missed = np.flatnonzero(misses)
+        if not len(missed):
             break
-        between = original[open_] + np.float32(share) * (distilled[open_] - original[open_])
-        candidate = np.clip(np.round(between), -128, 127)
-        candidate_misses = _misses(candidate, coefficients[open_], single_steps[open_])
-        better = candidate_misses < misses[open_]
-        chosen = open_[better]
-        result[chosen], misses[chosen] = candidate[better], candidate_misses[better]
+        there = open_[0][missed], open_[1][missed]
+        exact = _as_components(blocks[:, there[1]].astype(np.float64))
+        start = np.float32(exact[there[0], np.arange(len(missed))])
+        between = start + np.float32(share) * (distilled[there] - start)
+        candidate = np.clip(np.rint(between), -128, 127)
+        candidate_misses = _misses(candidate, coefficients[there], steps_of[missed])
+        better = candidate_misses < misses[missed]
+        result[there[0][better], there[1][better]] = candidate[better]
+        misses[missed[better]] = candidate_misses[better]
+    result += 128
+    planes = _from_blocks(result.astype(np.uint8), padded.shape)
     # An encoder completes the last blocks by repeating the edge, and would repeat moved pixels too:
     # leave those blocks as they are.
-    planes, as_is = _from_blocks(result, padded.shape), np.clip(np.round(padded), -128, 127)
-    whole_height, whole_width = (side // BLOCK_SIZE * BLOCK_SIZE for side in (height, width))
-    planes[whole_height:], planes[:, whole_width:] = as_is[whole_height:], as_is[:, whole_width:]
-    return (planes[:height, :width] + 128).astype(np.uint8)
+    if bottom:
+        planes[-BLOCK_SIZE:] = _as_planes(padded[-BLOCK_SIZE:])
+    if right:
+        planes[:, -BLOCK_SIZE:] = _as_planes(padded[:, -BLOCK_SIZE:])
+    return planes[:height, :width]
+
+
+def _as_components(blocks: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Grey or R, G, B values ``(channels, ...)``, floats, as Y, Cb, Cr centred on 0."""
+    if len(blocks) == 3:
+        flat, matrix = blocks.reshape(3, -1), RGB_TO_YCBCR.astype(blocks.dtype)
+        components = np.empty(blocks.shape, blocks.dtype)
+        converted = components.reshape(3, -1)
+        for start in range(0, flat.shape[1], _COLUMNS_AT_ONCE):
+            part = slice(start, start + _COLUMNS_AT_ONCE)
+            converted[:, part] = matrix @ flat[:, part]
+    else:
+        components = blocks.copy()
+    components[0] -= 128
+    return components
+
+
+def _as_planes(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The nearest grey or Y, Cb, Cr values."""
+    components = _as_components(np.moveaxis(pixels, -1, 0).astype(np.float64))
+    planes = np.clip(np.round(components), -128, 127) + 128
+    return np.moveaxis(planes, 0, -1).astype(np.uint8)
+
+
+def _exact_levels(
+    blocks: _Blocks,
+    steps: npt.NDArray[np.float64],
+    channel: npt.NDArray[np.integer],
+    block: npt.NDArray[np.integer],
+    band: npt.NDArray[np.integer],
+) -> npt.NDArray[np.float64]:
+    """Levels of single coefficients in double precision."""
+    values = blocks[:, block].astype(np.float64)
+    components = _as_components(values)[channel, np.arange(len(block))]
+    exact = (components * _BLOCK_DCT.T[band]).sum(-1)
+    return np.asarray(
+        np.round(exact / steps.reshape(len(steps), -1)[channel, band] + TIE_OFFSET), np.float64
+    )
+
+
+def _times(blocks: _Blocks, matrix: npt.NDArray[np.float64]) -> _Blocks:
+    """Blocks ``(..., 64)`` times a matrix, in single precision."""
+    rows, single = blocks.reshape(-1, BLOCK_SIZE**2), np.float32(matrix)
+    result = np.empty(rows.shape, np.float32)
+    whole = len(rows) // BLOCK_SIZE**2 * BLOCK_SIZE**2
+    for part, target in ((rows[:whole], result[:whole]), (rows[whole:], result[whole:])):
+        size = (-1, min(len(part), BLOCK_SIZE**2), BLOCK_SIZE**2)
+        if len(part):
+            np.matmul(part.reshape(size), single, out=target.reshape(size))
+    return result.reshape(blocks.shape)
 
 
 def _misses(blocks: _Blocks, coefficients: _Blocks, steps: _Blocks) -> _Blocks:
     """Sum of the squared steps of those coefficients that an encoder may round differently."""
-    distance = np.abs(blocks @ np.float32(_BLOCK_DCT) - coefficients)
-    # libjpeg's integer DCT is off by about a tenth.
-    missed = distance > steps / 2 - np.float32(0.1)
+    distance = np.abs(_times(blocks, _BLOCK_DCT) - coefficients)
+    missed = distance > steps / 2 - _INEXACT
     return np.asarray((missed * steps**2).sum(-1))
 
 
-def _to_blocks(planes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(h, w, c) to (blocks * c, 64): row of blocks by row, one block's channels together."""
+def _to_blocks(planes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """(h, w, c) to (c, blocks, 64), row of blocks by row."""
     _, width, channels = planes.shape
     split = planes.reshape(-1, BLOCK_SIZE, width // BLOCK_SIZE, BLOCK_SIZE, channels)
-    return split.transpose(0, 2, 4, 1, 3).reshape(-1, BLOCK_SIZE**2)
+    return split.transpose(4, 0, 2, 1, 3).reshape(channels, -1, BLOCK_SIZE**2)
 
 
-def _from_blocks(blocks: _Blocks, shape: tuple[int, ...]) -> _Blocks:
+def _from_blocks(blocks: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """The inverse of ``_to_blocks``, to planes of that shape."""
     _, width, channels = shape
-    split = blocks.reshape(-1, width // BLOCK_SIZE, channels, BLOCK_SIZE, BLOCK_SIZE)
-    return split.transpose(0, 3, 1, 4, 2).reshape(shape)
+    split = blocks.reshape(channels, -1, width // BLOCK_SIZE, BLOCK_SIZE, BLOCK_SIZE)
+    return split.transpose(1, 3, 2, 4, 0).reshape(shape)

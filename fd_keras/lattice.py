@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,12 @@ Steps = npt.NDArray[np.float64]
 
 # What a kind of file makes of images of whole pixel values, and of single blocks.
 Stored = Callable[[FloatArray], FloatArray]
+
+# Pixels of images that are looked at at once, and blocks of those that do not fit at once; and
+# how many candidates for few blocks, for a small batch takes as long as one block.
+_PIXELS_AT_ONCE = 2**18
+_BLOCKS_AT_ONCE = 2**12
+_CANDIDATES_AT_ONCE = 2**9
 
 # What is left of a block's contrast where its lattice point leaves 0..255, until one fits.
 _CONTRASTS = (1, 0.975, 0.95, 0.925, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0)
@@ -47,8 +54,8 @@ class Lattice:
     Example:
         >>> table = QuantizationTable(np.full((8, 8), 48.0))
         >>> images = np.full((1, 8, 8, 1), 100, np.float32)
-        >>> float(Lattice.of(table, 1).fitted(images)[0, 0, 0, 0])
-        102.0
+        >>> int(Lattice.of(table, 1).fitted(images)[0, 0, 0, 0])
+        102
     """
 
     steps: Steps
@@ -66,13 +73,15 @@ class Lattice:
         needed = nominal_margins(table, channels) - SLACK
         return cls(table.steps_for(channels), table.color_space, needed)
 
-    def fitted(self, images: FloatArray, stored: Stored | None = None) -> FloatArray:
+    def fitted(
+        self, images: npt.NDArray[Any], stored: Stored | None = None
+    ) -> npt.NDArray[np.uint8]:
         """Find whole pixel values of which every coefficient is as far within its level as needed.
 
         Blocks whose nearest point of the lattice leaves 0..255 lose contrast until one fits.
 
         Args:
-            images: ``(n, height, width, channels)`` from 0 to 255.
+            images: ``(n, height, width, channels)`` from 0 to 255, of any dtype.
             stored: What a file makes of whole pixel values, block by block; the images fit
                 after it. Default: it keeps them.
 
@@ -80,29 +89,44 @@ class Lattice:
             Array of the shape of ``images``. With ``stored``, a few blocks may not fit: those come
             as near as any point that was tried.
         """
-        _, height, width, _ = images.shape
-        lattice = distil(
-            tf.convert_to_tensor(images),
-            tf.constant(self.steps, tf.float32),
-            color_space=self.color_space,
-        )
-        whole = np.asarray(np.clip(np.rint(lattice.numpy()), 0, 255))
-        short = self._spare(whole if stored is None else stored(whole)) < 0
-        if not short.any():
-            return whole
-        padding = [(0, 0), *((0, -side % BLOCK_SIZE) for side in (height, width)), (0, 0)]
-        result = np.pad(whole, padding, mode="edge")
-        image, row, column = np.nonzero(short)
-        used = np.stack(
-            [
-                np.minimum(BLOCK_SIZE, height - row * BLOCK_SIZE),
-                np.minimum(BLOCK_SIZE, width - column * BLOCK_SIZE),
-            ]
-        )
-        source = _as_blocks(np.pad(images, padding, mode="edge"))[image, row, column]
-        # A view: what is assigned to a block is assigned to the image.
-        _as_blocks(result)[image, row, column] = self._fitted_blocks(source, used, stored)
-        return np.asarray(result[:, :height, :width])
+        result = np.empty(images.shape, np.uint8)
+        short = []
+        for first, top, part in _parts(images):
+            whole = self._nearest(np.float32(part))
+            count, height, _, _ = part.shape
+            result[first : first + count, top : top + height] = whole
+            spare = self._spare(whole if stored is None else stored(whole))
+            short.append(np.argwhere(spare < 0) + np.array([first, top // BLOCK_SIZE, 0]))
+        # Those of all parts, for the last of them take many attempts.
+        missed = np.concatenate(short)
+        for start in range(0, len(missed), _BLOCKS_AT_ONCE):
+            self._refit(images, result, missed[start : start + _BLOCKS_AT_ONCE], stored)
+        return result
+
+    def _nearest(self, images: FloatArray) -> FloatArray:
+        """The points of the lattice, in whole pixel values from 0 to 255."""
+        steps = tf.constant(self.steps, tf.float32)
+        points = distil(tf.convert_to_tensor(images), steps, color_space=self.color_space)
+        return np.asarray(np.clip(np.rint(points.numpy()), 0, 255))
+
+    def _refit(
+        self,
+        images: npt.NDArray[Any],
+        result: npt.NDArray[np.uint8],
+        missed: npt.NDArray[np.integer],
+        stored: Stored | None,
+    ) -> None:
+        """Replace blocks of ``result``, of which ``missed`` holds image, row and column."""
+        image = missed[:, 0, np.newaxis, np.newaxis]
+        places = missed[:, 1:, np.newaxis] * BLOCK_SIZE + np.arange(BLOCK_SIZE)
+        sides = np.array(images.shape[1:3])
+        rows, columns = np.minimum(places, sides[:, np.newaxis] - 1).transpose(1, 0, 2)
+        source = np.float32(images[image, rows[:, :, np.newaxis], columns[:, np.newaxis]])
+        inside = places < sides[:, np.newaxis]
+        fitted = self._fitted_blocks(source, inside.sum(-1).T, stored)
+        block, row, column = np.nonzero(inside[:, 0, :, np.newaxis] & inside[:, 1, np.newaxis])
+        target = missed[block, 0], places[block, 0, row], places[block, 1, column]
+        result[target] = fitted[block, row, column]
 
     def _fitted_blocks(
         self, blocks: FloatArray, used: npt.NDArray[np.integer], stored: Stored | None
@@ -123,16 +147,25 @@ class Lattice:
         result, best = np.empty_like(blocks), np.full(len(blocks), -np.inf)
         open_ = np.arange(len(blocks))
         attempts = [(c, 0) for c in _CONTRASTS] if stored is None else _ROUNDED_AGAIN
-        for contrast, rank in attempts:
-            if rank >= shifts.shape[1]:
-                continue
-            candidate = self._candidate(wanted[open_], contrast, shifts[open_, rank])
-            spare = self._spare(candidate if stored is None else stored(candidate))[:, 0, 0]
-            better = spare > best[open_]
-            result[open_[better]], best[open_[better]] = candidate[better], spare[better]
+        attempts = [(c, rank) for c, rank in attempts if rank < shifts.shape[1]]
+        together = 1
+        while attempts and len(open_):
+            together = max(1, min(together, _CANDIDATES_AT_ONCE // len(open_)))
+            tried, attempts = attempts[:together], attempts[together:]
+            candidates = np.concatenate(
+                [self._candidate(wanted[open_], c, shifts[open_, rank]) for c, rank in tried]
+            )
+            spare = self._spare(candidates if stored is None else stored(candidates))
+            spare = spare.reshape(len(tried), len(open_))
+            # The first that fits, or else the first of those that come nearest.
+            chosen = np.where(spare.max(0) >= 0, (spare >= 0).argmax(0), spare.argmax(0))
+            number = np.arange(len(open_))
+            found = candidates.reshape(len(tried), len(open_), *blocks.shape[1:])[chosen, number]
+            reached = spare[chosen, number]
+            better = reached > best[open_]
+            result[open_[better]], best[open_[better]] = found[better], reached[better]
             open_ = open_[best[open_] < 0]
-            if not len(open_):
-                break
+            together *= 2  # few blocks take most attempts
         return result
 
     def _candidate(self, wanted: Steps, contrast: float, shifts: Steps) -> FloatArray:
@@ -205,8 +238,11 @@ def _flat_levels(
     return lowest, highest
 
 
-def _as_blocks(images: FloatArray) -> FloatArray:
-    """A view of images ``(n, h, w, c)`` as blocks ``(n, h / 8, w / 8, 8, 8, c)``."""
-    count, height, width, channels = images.shape
-    split = (count, height // BLOCK_SIZE, BLOCK_SIZE, width // BLOCK_SIZE, BLOCK_SIZE, channels)
-    return images.reshape(split).transpose(0, 1, 3, 2, 4, 5)
+def _parts(images: npt.NDArray[Any]) -> Iterator[tuple[int, int, npt.NDArray[Any]]]:
+    """Some images, or rows of blocks of one, at a time: the first image, the first row, pixels."""
+    count, height, width, _ = images.shape
+    several = max(1, _PIXELS_AT_ONCE // (height * width))
+    rows = max(1, _PIXELS_AT_ONCE // (width * BLOCK_SIZE)) * BLOCK_SIZE
+    for first in range(0, count, several):
+        for top in range(0, height, rows):
+            yield first, top, images[first : first + several, top : top + rows]

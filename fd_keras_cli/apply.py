@@ -11,6 +11,7 @@ import typer
 from fd_keras_cli.console import quiet_libraries
 from fd_keras_cli.models import load_model
 from fd_keras_cli.options import (
+    PRESET_NAMES,
     Images,
     MaxPixels,
     ModelOutput,
@@ -20,6 +21,8 @@ from fd_keras_cli.options import (
     Probabilities,
     TableName,
     ValueRange,
+    check_given,
+    check_images,
     path_option,
 )
 from fd_keras_cli.outputs import FileBatch
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
     from fd_keras import Classifier, QuantizationTable
     from fd_keras.data.files import Tally
 
-# Image rows that are distilled at once: a 50-megapixel photo as a whole takes 4 GB.
-_STRIP_ROWS = 512
+# Pixels that are distilled at once: each takes 80 bytes meanwhile.
+_PIXELS_AT_ONCE = 2**20
 
 # Rows by which blocks of shifted grids reach into the neighbouring strips.
 _BLOCK_ROWS = 8
@@ -78,6 +81,9 @@ def apply(
     """
     if model is not None and not encode:
         raise ValueError("`--model` needs --encode: distilled images do not depend on a model")
+    check_images(images)
+    check_given("--table", table, names=PRESET_NAMES)
+    check_given("--model", model)
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
             from fd_keras import Classifier
@@ -139,11 +145,10 @@ class _Distiller:
                     f"an image of shape {pixels.shape}, where the model of --model takes {expected}"
                 )
             return encode(pixels, self._table, classifier=self._classifier)
-        strips = [
-            encode(pixels[start : start + _STRIP_ROWS], self._table)
-            for start in range(0, len(pixels), _STRIP_ROWS)
-        ]
-        return np.concatenate(strips)
+        result, rows = np.empty_like(pixels), _strip_rows(pixels)
+        for start in range(0, len(pixels), rows):
+            result[start : start + rows] = encode(pixels[start : start + rows], self._table)
+        return result
 
     def _distilled(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         import numpy as np
@@ -156,16 +161,21 @@ class _Distiller:
             self._layers[channels] = FeatureDistillation(
                 self._table, data_format="channels_last", dtype="uint8"
             )
-        strips = []
-        for start in range(0, len(pixels), _STRIP_ROWS):
+        result, rows = np.empty_like(pixels), _strip_rows(pixels)
+        for start in range(0, len(pixels), rows):
             first = max(0, start - _BLOCK_ROWS)
-            rows = pixels[first : start + _STRIP_ROWS + _BLOCK_ROWS]
+            strip = pixels[first : start + rows + _BLOCK_ROWS]
             try:
-                distilled = np.asarray(self._layers[channels](rows))
+                distilled = np.asarray(self._layers[channels](strip))
             except tf.errors.ResourceExhaustedError:
                 raise MemoryError from None
-            strips.append(distilled[start - first :][:_STRIP_ROWS])
-        return np.concatenate(strips)
+            result[start : start + rows] = distilled[start - first :][:rows]
+        return result
+
+
+def _strip_rows(pixels: npt.NDArray[np.uint8]) -> int:
+    """Rows of an image that are distilled at once, whole blocks."""
+    return max(1, _PIXELS_AT_ONCE // (_BLOCK_ROWS * pixels.shape[1])) * _BLOCK_ROWS
 
 
 def _name(image: Path) -> str:

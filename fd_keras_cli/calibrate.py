@@ -18,7 +18,15 @@ from fd_keras_cli.console import (
     report_source,
     sampled,
 )
-from fd_keras_cli.options import ImageKey, MaxPixels, QuantizerName, Strict, path_option
+from fd_keras_cli.options import (
+    DATASET_NAMES,
+    ImageKey,
+    MaxPixels,
+    QuantizerName,
+    Strict,
+    check_given,
+    path_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +109,7 @@ def calibrate(
     check_target("--out", out, inputs={"DATA": data})
     if statistics is not None:
         check_target("--statistics", statistics, inputs={"DATA": data, "--out": out})
+    check_given("DATA", data, names=DATASET_NAMES)
     chosen: dict[str, Any] = {
         "required_removal": required_removal,
         "distortion_budget": distortion_budget,

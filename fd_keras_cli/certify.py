@@ -18,7 +18,14 @@ from fd_keras_cli.console import (
     quiet_libraries,
     report_files,
 )
-from fd_keras_cli.options import Images, MaxPixels, TableName
+from fd_keras_cli.options import (
+    PRESET_NAMES,
+    Images,
+    MaxPixels,
+    TableName,
+    check_given,
+    check_images,
+)
 from fd_keras_cli.outputs import found_images
 
 if TYPE_CHECKING:
@@ -49,6 +56,8 @@ def certify(
     The exit code is 0 if every file was read, is encoded with the table, and reaches EPSILON;
     otherwise it is 1.
     """
+    check_images(images)
+    check_given("--table", table, names=PRESET_NAMES)
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
         from fd_keras.data.files import Tally
         from fd_keras.presets import table_from_argument

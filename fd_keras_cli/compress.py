@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fd_keras_cli.console import echo, print_note, quiet_libraries
-from fd_keras_cli.options import Images, MaxPixels, OutDirectory, Overwrite, TableName
+from fd_keras_cli.options import (
+    PRESET_NAMES,
+    Images,
+    MaxPixels,
+    OutDirectory,
+    Overwrite,
+    TableName,
+    check_given,
+    check_images,
+)
 from fd_keras_cli.outputs import FileBatch
 
 if TYPE_CHECKING:
@@ -42,6 +51,8 @@ def compress(
     dropped; a message reports it. Files of a directory keep their folders below OUT. Colour
     profiles are kept, transparency and other metadata are dropped.
     """
+    check_images(images)
+    check_given("--table", table, names=PRESET_NAMES)
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
         from fd_keras._files import atomic_path
         from fd_keras.data.files import read_image

@@ -19,6 +19,8 @@ from fd_keras_cli.console import (
     report_source,
 )
 from fd_keras_cli.options import (
+    DATASET_NAMES,
+    PRESET_NAMES,
     Classes,
     ImageKey,
     LabelKey,
@@ -31,6 +33,7 @@ from fd_keras_cli.options import (
     Strict,
     StripLayer,
     ValueRange,
+    check_given,
     model_argument,
     path_option,
     read_class_names,
@@ -141,6 +144,9 @@ def evaluate(
     limits = dict(map(parsed_limit, limit or []))
     if epsilon and not attack:
         raise ValueError("`--epsilon` is the bound of an --attack, and none is given")
+    check_given("MODEL", model)
+    check_given("DATA", data, names=DATASET_NAMES)
+    check_given("--table", *(table or []), names=PRESET_NAMES)
     names = read_class_names(classes)
     with interruptible(), quiet_libraries() as console:
         with console.status("Starting TensorFlow"):

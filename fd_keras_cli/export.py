@@ -18,6 +18,8 @@ from fd_keras_cli.console import (
     quiet_libraries,
 )
 from fd_keras_cli.options import (
+    DATASET_NAMES,
+    PRESET_NAMES,
     ImageKey,
     ImageSize,
     MaxPixels,
@@ -26,6 +28,7 @@ from fd_keras_cli.options import (
     Overwrite,
     StripLayer,
     ValueRange,
+    check_given,
     model_argument,
 )
 from fd_keras_cli.words import called
@@ -123,6 +126,10 @@ def export(
     in place of an earlier export. A file that does not give Keras' distilled image is not kept.
     """
     check_directory(out, for_tensorflow=True)
+    check_given("MODEL", model)
+    check_given("--table", table, names=PRESET_NAMES)
+    check_given("--representative", representative, names=DATASET_NAMES)
+    check_given("--labels", labels)
     wanted = formats or list(FormatName)
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):

@@ -22,6 +22,8 @@ from fd_keras_cli.console import (
     sampled,
 )
 from fd_keras_cli.options import (
+    DATASET_NAMES,
+    PRESET_NAMES,
     Classes,
     ImageKey,
     LabelKey,
@@ -32,6 +34,7 @@ from fd_keras_cli.options import (
     Strict,
     StripLayer,
     ValueRange,
+    check_given,
     model_argument,
     path_option,
     read_class_names,
@@ -173,6 +176,10 @@ def harden(
     and result.json, and below training/ what TensorBoard reads.
     """
     check_directory(out, for_tensorflow=True)
+    check_given("MODEL", model)
+    check_given("TRAIN_DATA", train_data, names=DATASET_NAMES)
+    check_given("--validation-data", validation_data, names=DATASET_NAMES)
+    check_given("--table", table, names=PRESET_NAMES)
     with resumable(overwrite), _words_of_options(out):
         result = _result(
             model,

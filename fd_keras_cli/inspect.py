@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fd_keras_cli.console import check_target, echo, printable, quiet_libraries
-from fd_keras_cli.options import path_argument, path_option
+from fd_keras_cli.options import (
+    PRESET_NAMES,
+    check_given,
+    path_argument,
+    path_option,
+)
 
 if TYPE_CHECKING:
     from fd_keras import QuantizationTable
@@ -44,6 +49,8 @@ def inspect(
         raise typer.BadParameter("it belongs to --plot", param_hint="--statistics")
     if plot is not None:
         check_target("--plot", plot, inputs={"FILE": file, "--statistics": statistics})
+    check_given("FILE", file, names=PRESET_NAMES)
+    check_given("--statistics", statistics)
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
         from fd_keras.statistics import CoefficientStatistics
     if plot is not None:

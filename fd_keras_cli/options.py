@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +45,11 @@ def spread(arguments: list[str], several: Mapping[str, int]) -> Iterator[str]:
             yield argument
         before = argument
 
+# What a table and images may be called instead of a file. The package has these names, too, but
+# imports TensorFlow.
+PRESET_NAMES = ("liu2019", "zigzag15", "balanced", "soft8", "jpeg", "certified")
+DATASET_NAMES = ("cifar10", "cifar100", "fashion_mnist", "mnist")
+
 
 class QuantizerName(str, Enum):
     """Choices of ``--quantizer``."""
@@ -68,6 +74,50 @@ def path_argument(value: str) -> Path:
     if not str(value):
         raise ValueError("a path must not be empty")
     return Path(value)
+
+
+def check_given(name: str, *given: str | Path | None, names: Iterable[str] = ()) -> None:
+    """Refuse files that do not exist, before TensorFlow is imported, which takes seconds.
+
+    Args:
+        name: The argument or option.
+        *given: The files; ``None`` for an option that was not given.
+        names: What may be given instead, also before a colon and settings.
+
+    Raises:
+        ValueError: One of them does not exist.
+
+    Example:
+        >>> check_given("--table", "jpeg:75", names=PRESET_NAMES)
+        >>> check_given("MODEL", Path("no model"))
+        Traceback (most recent call last):
+        ...
+        ValueError: `MODEL` does not exist. Received: no model
+    """
+    for file in given:
+        if file is None or str(file).partition(":")[0] in names or os.path.lexists(file):
+            continue
+        if names:
+            raise ValueError(
+                f"`{name}` must be an existing file or one of {', '.join(names)}. Received: {file}"
+            )
+        raise ValueError(f"`{name}` does not exist. Received: {file}")
+
+
+def check_images(images: Iterable[Path]) -> None:
+    """Refuse image files of which none exists; single ones are reported where they are read.
+
+    Args:
+        images: Files and directories.
+
+    Raises:
+        ValueError: None of them exists.
+
+    Example:
+        >>> check_images([Path("."), Path("no image")])
+    """
+    if not any(map(os.path.lexists, images)):
+        check_given("IMAGE", *images)
 
 
 def path_option(text: str) -> Any:

@@ -19,6 +19,7 @@ from fd_keras_cli.console import (
     resumable,
 )
 from fd_keras_cli.options import (
+    DATASET_NAMES,
     Classes,
     ImageKey,
     LabelKey,
@@ -31,6 +32,7 @@ from fd_keras_cli.options import (
     Strict,
     StripLayer,
     ValueRange,
+    check_given,
     model_argument,
     path_option,
     read_class_names,
@@ -142,6 +144,8 @@ def refine(
     check_directory(out, for_tensorflow=True)
     if cache is not None:
         check_directory(cache, option="--cache")
+    check_given("MODEL", model)
+    check_given("DATA", data, names=DATASET_NAMES)
     with resumable(overwrite):
         result = _result(
             model,

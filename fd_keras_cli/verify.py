@@ -10,12 +10,15 @@ import typer
 
 from fd_keras_cli.console import check_target, echo, quiet_libraries
 from fd_keras_cli.options import (
+    DATASET_NAMES,
+    PRESET_NAMES,
     ImageKey,
     ImageSize,
     MaxPixels,
     Modules,
     StripLayer,
     ValueRange,
+    check_given,
     model_argument,
     path_option,
 )
@@ -61,6 +64,10 @@ def verify(
     if out is not None:
         read = {"EXPORT": exported, "MODEL": model, "--images": images, "--table": table}
         check_target("--out", out, inputs=read)
+    check_given("EXPORT", exported)
+    check_given("MODEL", model)
+    check_given("--table", table, names=PRESET_NAMES)
+    check_given("--images", images, names=DATASET_NAMES)
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
             from fd_keras import verify_export

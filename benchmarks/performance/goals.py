@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from benchmarks.performance import cases as c
 from benchmarks.performance.baselines import QUICK, SLOW
-from benchmarks.performance.startup import HELP, IMPORT
+from benchmarks.performance.startup import HELP, IMPORT, REFUSAL
 from benchmarks.performance.tflite import ALONE, SOFT_ALONE
 
 # How much dearer than an RGB pass a YCbCr pass or a grid may be.
@@ -166,4 +166,5 @@ GOALS = [
     ),
     Goal("seconds to import beyond tensorflow", 0.2, False, _seconds(IMPORT), "startup"),
     Goal("seconds of fd-keras --help", 0.5, False, _seconds(HELP), "startup"),
+    Goal("seconds until a file is refused", 0.5, False, _seconds(REFUSAL), "startup"),
 ]

@@ -76,7 +76,11 @@ from fd_keras.design.perturbation import Perturbation, pixel_std
 # Number of borders that are summed one by one; beyond them the density hardly changes over a step.
 # With as many nodes, the error of probabilities is 1e-4 and the relative error of distortions 2e-4.
 _SUMMED_BORDERS = 16
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+_NODES = 16
+
+# With these, the error of probabilities is 1e-3.
+_FEW_BORDERS = 4
+_FEW_NODES = 6
 
 # Scales in steps beyond which the limits are used: a constant, and uniform within the cell.
 _SCALE_LIMITS = (1e-30, 1e5)
@@ -125,15 +129,54 @@ def removal_probability(
         See the module; Liu et al., CVPR 2019.
     """
     std = pixel_std(epsilon, perturbation)
-    q, b, beta, s = _broadcast(step, scale, shape, std)
+    return _removal(_broadcast(step, scale, shape, std), quantizer, _SUMMED_BORDERS, _NODES)
+
+
+def estimated_removal(
+    step: npt.ArrayLike,
+    scale: npt.ArrayLike,
+    epsilon: npt.ArrayLike,
+    *,
+    shape: npt.ArrayLike = 1.0,
+    perturbation: Perturbation = "sign",
+    quantizer: Quantizer = "round",
+) -> Array:
+    """``removal_probability`` to within 0.001, in a tenth of the time.
+
+    Args:
+        step: As for ``removal_probability``, like the others.
+        scale: Mean absolute benign coefficient.
+        epsilon: Size of the perturbation.
+        shape: Exponent of the generalised Gaussian.
+        perturbation: What ``epsilon`` is the size of.
+        quantizer: ``"round"`` or ``"soft"``.
+
+    Returns:
+        Probabilities, of the broadcast shape.
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Example:
+        >>> exact = removal_probability(20.0, 6.0, 2.0, shape=0.5)
+        >>> bool(abs(estimated_removal(20.0, 6.0, 2.0, shape=0.5) - exact) < 0.001)
+        True
+    """
+    values = _broadcast(step, scale, shape, pixel_std(epsilon, perturbation))
+    return _removal(values, quantizer, _FEW_BORDERS, _FEW_NODES)
+
+
+def _removal(values: tuple[Array, ...], quantizer: Quantizer, borders: int, nodes: int) -> Array:
+    """Removal probability of steps, scales, shapes and perturbations of one shape."""
+    q, b, beta, s = values
     uniform = np.isinf(b)
     b, s = np.clip(b / q, *_SCALE_LIMITS), np.clip(s / q, 1e-9, 1e6)  # in steps
     if validate_quantizer(quantizer) == "soft":
-        crossing = _mean_over_gaussian(lambda d: _leaving(d, b, beta), s)
+        crossing = _mean_over_gaussian(lambda d: _leaving(d, b, beta), s, nodes)
     elif np.all(beta == 1):
         crossing = _laplace_crossing(b, s)
     else:
-        crossing = _mean_over_gaussian(lambda d: _crossing(d, b, beta), s)
+        crossing = _mean_over_gaussian(lambda d: _crossing(d, b, beta, borders), s, nodes)
     crossing = np.where(uniform, _uniform_crossing(s), crossing)
     return np.clip(1 - crossing, 0.0, 1.0)[()]
 
@@ -325,14 +368,14 @@ def _laplace_distortion(b: Array) -> Array:
     return np.where(h < 1e-2, 1 / 12 - 7 * h**2 / 720, closed)
 
 
-def _crossing(d: Array, b: Array, shape: Array) -> Array:
+def _crossing(d: Array, b: Array, shape: Array, borders: int) -> Array:
     """(1) in steps for the generalised Gaussian; ``d`` has one more, leading, axis."""
     tails = GeneralizedGaussian(b, shape)
     crossing = np.zeros(np.broadcast_shapes(d.shape, b.shape))
-    for j in range(_SUMMED_BORDERS):
+    for j in range(borders):
         crossing += tails.tail(j + 0.5 - d) - tails.tail(j + 0.5 + d)
     # The other borders, by the midpoint rule: an integral of T from their start -+ d.
-    return crossing + tails.excess(_SUMMED_BORDERS - d) - tails.excess(_SUMMED_BORDERS + d)
+    return crossing + tails.excess(borders - d) - tails.excess(borders + d)
 
 
 def _distortion(b: Array, shape: Array) -> Array:
@@ -358,14 +401,15 @@ def _shrinkage(b: Array, shape: Array) -> Array:
     return tails.variance - 2 * (tails.squared_excess(0.5) + tails.excess(0.5))
 
 
-def _mean_over_gaussian(crossing: Callable[[Array], Array], s: Array) -> Array:
+def _mean_over_gaussian(crossing: Callable[[Array], Array], s: Array, count: int) -> Array:
     """Mean of ``crossing(|d|)`` for ``d ~ N(0, s**2)``, ``crossing`` being 1 beyond a step."""
     # Two panels, because X has a kink at half a step; none reaches beyond 8 deviations.
     total = 2 * special.ndtr(-1 / s)
+    places, shares = np.polynomial.legendre.leggauss(count)
     for low, high in ((0.0, 0.5), (0.5, 1.0)):
         width = np.maximum(np.minimum(high, 8 * s) - low, 0)
-        nodes = (_NODES.reshape(-1, *[1] * s.ndim) + 1) / 2
-        weights = _WEIGHTS.reshape(nodes.shape) / 2
+        nodes = (places.reshape(-1, *[1] * s.ndim) + 1) / 2
+        weights = shares.reshape(nodes.shape) / 2
         d = low + width * nodes
         density = np.exp(-((d / s) ** 2) / 2) * np.sqrt(2 / np.pi) / s
         total = total + (weights * width * density * crossing(d)).sum(0)

@@ -14,10 +14,10 @@ from fd_keras._checks import Array, checked, checked_choice, shown, validate_eps
 from fd_keras.dct import BLOCK_SIZE, Quantizer, validate_quantizer, zigzag_rank
 from fd_keras.design.perturbation import Perturbation, PerturbationProfile
 from fd_keras.design.prediction import (
+    BandModel,
     BandStatistics,
-    band_distortion,
-    band_removal,
     checked_moments,
+    perturbation_of,
 )
 from fd_keras.tables import QuantizationTable
 
@@ -157,35 +157,37 @@ def design_table(
     counts = _per_channel("as_bands", as_bands, std, high=BLOCK_SIZE**2, whole=True)
     required = _per_channel("required_removal", required_removal, std, high=1.0)
     budget = _per_channel("distortion_budget", distortion_budget, std)
-    removal = functools.partial(
-        band_removal,
-        statistics,
-        epsilon=epsilon,
-        perturbation=perturbation,
-        channel_correlation=channel_correlation,
-        quantizer=validate_quantizer(quantizer),
-    )
-    distortion = functools.partial(band_distortion, statistics, quantizer=quantizer)
-    chosen = np.ones(std.shape, bool)
-    chosen[:, 0, 0] = quantizer != "soft"
+    deviations = perturbation_of(statistics, epsilon, perturbation, channel_correlation)
+    model = BandModel(statistics, deviations, validate_quantizer(quantizer))
+    chosen, wanted = model.changed, np.broadcast_to(required, std.shape)
+    allowed = np.broadcast_to(budget, std.shape)
+
+    def removes(steps: Array, bands: Any, estimated: bool = False) -> npt.NDArray[np.bool_]:
+        return model.removal(steps, bands, estimated=estimated) >= wanted[bands]
+
+    def distorts(steps: Array, bands: Any) -> npt.NDArray[np.bool_]:
+        return model.distortion(steps, bands) > allowed[bands]
 
     sensitive = rank_bands(std, ranking) < counts
-    removing = _first_step(lambda steps: removal(steps) >= required, std.shape, low, high)
-    affordable = _first_step(lambda steps: distortion(steps) > budget, std.shape, low, high) - 1
+    bounds = std.shape, low, high
+    estimate = _first_step(functools.partial(removes, estimated=True), *bounds)
+    removing = _first_step(removes, *bounds, guess=estimate)
+    affordable = _first_step(distorts, *bounds) - 1
     _refuse(
         chosen & ~sensitive & (removing > high),
-        removal(high),
+        lambda: model.removal(high),
         f"`required_removal` is out of reach at epsilon={epsilon:g} with max_step={high}",
         f"required_removal={shown(required_removal)}",
     )
     _refuse(
         chosen & sensitive & (affordable < low),
-        distortion(low),
+        lambda: model.distortion(low),
         f"`distortion_budget` is exceeded even with min_step={low}",
         f"distortion_budget={shown(distortion_budget)}",
     )
     steps = np.where(sensitive, np.minimum(removing, affordable), removing)
     steps[~chosen] = low
+    predicted = model.removal(steps)
     provenance = {
         "source": "design_table",
         "name": f"designed:{epsilon:g}",
@@ -197,9 +199,9 @@ def design_table(
         "perturbation": _described(perturbation),
         "channel_correlation": float(channel_correlation),
         "step_range": [low, high],
-        "predicted_as_removal": _mean(removal(steps), chosen & sensitive),
-        "predicted_md_removal": _mean(removal(steps), chosen & ~sensitive),
-        "predicted_distortion": float(distortion(steps).mean()),
+        "predicted_as_removal": _mean(predicted, chosen & sensitive),
+        "predicted_md_removal": _mean(predicted, chosen & ~sensitive),
+        "predicted_distortion": float(model.distortion(steps).mean()),
         "coefficients_per_band": int(np.max(statistics.count)),
         "statistics": dict(statistics.provenance),
     }
@@ -207,25 +209,44 @@ def design_table(
 
 
 def _first_step(
-    holds: Callable[[Array], npt.NDArray[np.bool_]], shape: tuple[int, ...], low: int, high: int
+    holds: Callable[[Array, npt.NDArray[np.bool_]], npt.NDArray[np.bool_]],
+    shape: tuple[int, ...],
+    low: int,
+    high: int,
+    guess: npt.NDArray[np.int64] | None = None,
 ) -> npt.NDArray[np.int64]:
-    """First whole number in ``[low, high]`` from which ``holds`` is true; ``high + 1`` if none."""
-    # Bisection in all bands at once, because `holds` stays true for all larger steps.
+    """First whole number in ``[low, high]`` from which ``holds`` is true; ``high + 1`` if none.
+
+    ``holds`` is asked of steps of some bands at a time, for all of them twice near ``guess``.
+    """
+    # Bisection in all bands at once, because `holds` stays true for all larger steps. Around a
+    # guess, it goes in growing strides as long as they lead to what is still possible.
     first, last = np.full(shape, low), np.full(shape, high + 1)
-    while (first < last).any():
-        middle = (first + last) // 2
-        # Where the search has ended, middle may be high + 1, beyond the range.
-        true = holds(middle.astype(np.float64)) | (first == last)
-        first, last = np.where(true, first, middle + 1), np.where(true, middle, last)
+    next_ = None if guess is None else np.minimum(guess, high)
+    stride = 1
+    while (open_ := first < last).any():
+        bottom, top = first[open_], last[open_]
+        middle = (bottom + top) // 2
+        if next_ is not None:
+            wanted = next_[open_]
+            middle = np.where((bottom <= wanted) & (wanted < top), wanted, middle)
+        true = holds(middle.astype(np.float64), open_)
+        first[open_], last[open_] = np.where(true, bottom, middle + 1), np.where(true, middle, top)
+        if next_ is not None:
+            next_[open_] = np.where(true, middle - stride, middle + stride)
+            stride *= 2
     return first
 
 
-def _refuse(unmet: npt.NDArray[np.bool_], reached: Array, reason: str, received: str) -> None:
+def _refuse(
+    unmet: npt.NDArray[np.bool_], reached: Callable[[], Array], reason: str, received: str
+) -> None:
     bands = np.argwhere(unmet)
     if not len(bands):
         return
+    values = reached()
     named = ", ".join(
-        f"({u}, {v}) of channel {channel} has {reached[channel, u, v]:.4g}"
+        f"({u}, {v}) of channel {channel} has {values[channel, u, v]:.4g}"
         for channel, u, v in bands[:_BANDS_IN_A_MESSAGE]
     )
     more = len(bands) - _BANDS_IN_A_MESSAGE

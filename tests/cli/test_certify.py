@@ -98,7 +98,8 @@ def test_touched_file_is_told_from_an_encoded_one(run, folder, tmp_path, rng):
 
 def test_encoding_in_strips_does_not_show(run, folder, tmp_path, monkeypatch):
     run("apply", "--encode", folder / "a.png", "--out", tmp_path / "whole")
-    monkeypatch.setattr(apply_module, "_STRIP_ROWS", 24)
+    width = Image.open(folder / "a.png").width
+    monkeypatch.setattr(apply_module, "_PIXELS_AT_ONCE", 24 * width)
     run("apply", "--encode", folder / "a.png", "--out", tmp_path / "strips")
     whole, strips = (Image.open(tmp_path / name / "a.png") for name in ("whole", "strips"))
     np.testing.assert_array_equal(np.asarray(whole), np.asarray(strips))

@@ -1,6 +1,7 @@
 """apply, calibrate, compress and inspect: output files, messages and exit codes."""
 
 import gc
+import json
 import os
 import re
 import signal
@@ -10,11 +11,16 @@ import sys
 import numpy as np
 import oracle
 import pytest
+import typer
 from PIL import Image
 
 import fd_keras
+from fd_keras.data.sources import KERAS_DATASETS
 from fd_keras.jpeg import read_jpeg_table
+from fd_keras.presets import PRESETS
 from fd_keras_cli import apply as apply_module
+from fd_keras_cli import options
+from fd_keras_cli.app import app
 from fd_keras_cli.console import quiet_libraries
 
 LIU_STEPS = np.full((8, 8), 30.0)
@@ -106,10 +112,63 @@ def test_alpha_is_left_alone(run, save, tmp_path, suffix):
     assert difference[distance[0] > 0.01].max() <= 0.51
 
 
+_MISSING = {
+    "apply": "no.png --out out",
+    "apply --encode": "no.png --out out --model no.keras",
+    "calibrate": "no.npz --epsilon 2 --out table.json",
+    "certify": "no.png",
+    "compress": "no.png no_folder --out out",
+    "compress --table": "no.json . --out out",
+    "evaluate": "no.keras cifar10 --out out",
+    "evaluate --table": "no.json {there} no --out out",
+    "export": "no.keras --out out",
+    "harden": "no.keras cifar10 --out out",
+    "inspect": "no.json",
+    "refine": "no.keras cifar10 --out out",
+    "tune": "no.keras cifar10 --out out",
+    "verify": "no.tflite no.keras",
+    "verify --table": "no.json {there} {there}",
+}
+
+
+def test_missing_files_are_refused_before_tensorflow_is_imported(tmp_path):
+    """Importing it takes seconds."""
+    script = """
+import json, sys, fd_keras_cli
+refusals = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["fd-keras", *arguments]
+    try:
+        fd_keras_cli.main()
+    except SystemExit as end:
+        refusals.append(end.code)
+assert not {"tensorflow", "keras", "fd_keras", "numpy"} & set(sys.modules)
+print(refusals)
+"""
+    there = tmp_path / "there"
+    there.touch()
+    calls = [f"{name} {rest}".format(there=there).split() for name, rest in _MISSING.items()]
+    assert {call[0] for call in calls} | {"demo"} == set(typer.main.get_command(app).commands)
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(calls)],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split("\n")[-2] == str([1] * len(calls))
+    errors = done.stderr.splitlines()
+    assert len(errors) == len(calls)
+    assert all("no" in error and "exist" in error for error in errors)
+    assert list(tmp_path.iterdir()) == [there]
+
+
+def test_the_command_line_knows_the_names_of_tables_and_data():
+    assert options.PRESET_NAMES == PRESETS
+    assert set(options.DATASET_NAMES) == set(KERAS_DATASETS)
+
+
 @pytest.mark.parametrize("rows", [16, 24])
 def test_strips_of_large_images_do_not_show(run, save, tmp_path, monkeypatch, rows):
     """Four shifted grids reach across the borders of strips."""
-    monkeypatch.setattr(apply_module, "_STRIP_ROWS", rows)
+    monkeypatch.setattr(apply_module, "_PIXELS_AT_ONCE", rows * 21)
     path, pixels = save("large.png", (67, 21, 3))
     table = tmp_path / "table.json"
     fd_keras.QuantizationTable(np.full((8, 8), 40), "ycbcr", cycle_spins=4).save(table)
