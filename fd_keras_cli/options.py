@@ -100,6 +100,27 @@ Images = Annotated[
     ),
 ]
 
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Spread the images over the workers of this Dask scheduler, such as "
+        "tcp://10.0.0.1:8786, which see the same files.",
+    ),
+]
+
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Spread the images over so many processes on this machine."),
+]
+
+RunDirectoryPath = Annotated[
+    Path | None,
+    path_option(
+        "Directory that keeps each finished part of the work; the same command goes on from there."
+    ),
+]
+
 # Of commands that name their files in --out. A file that an option names itself is replaced.
 Overwrite = Annotated[
     bool,
