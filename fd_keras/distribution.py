@@ -51,6 +51,10 @@ class Keyed(Protocol):
     def key(self) -> str:
         """A hash of all that the result depends on, but for the settings of the work."""
 
+    @property
+    def outputs(self) -> Sequence[str]:
+        """Files that the work writes; a result is kept for as long as all of them exist."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -201,7 +205,7 @@ def spread(
     with run as home:
         waiting: list[Any] = []
         for shard in shards:
-            result = None if home is None else _kept(_path(home, shard))
+            result = None if home is None else _kept(_path(home, shard), shard.outputs)
             if result is None:
                 waiting.append(shard)
             else:
@@ -218,8 +222,10 @@ def _path(home: Path, shard: Keyed) -> Path:
     return home / "shards" / f"{shard.key}.json"
 
 
-def _kept(path: Path) -> dict[str, Any] | None:
+def _kept(path: Path, outputs: Sequence[str]) -> dict[str, Any] | None:
     """The result of a finished shard; ``None`` where there is none, or a damaged one."""
+    if not all(map(os.path.lexists, outputs)):
+        return None
     try:
         return _SHARD.read(path, lambda content: dict(content["result"]))
     except (OSError, ValueError):

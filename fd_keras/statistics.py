@@ -311,14 +311,14 @@ class CoefficientStatistics:
             >>> int(CoefficientStatistics.load(path).count[0, 0, 0])
             2
         """
-        FORMAT.write(path, self.as_json(), rows=_MOMENTS)
+        FORMAT.write(path, self.to_dict(), rows=_MOMENTS)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON types, from which the class can be called.
 
         Example:
             >>> statistics = CoefficientStatistics.from_data(np.zeros((2, 8, 8, 3)))
-            >>> CoefficientStatistics(**statistics.as_json()).channels
+            >>> CoefficientStatistics(**statistics.to_dict()).channels
             3
         """
         return {
@@ -420,11 +420,8 @@ class MeasuredShards:
 
         Raises:
             ValueError: There are none.
-            OSError: No shard could be read.
         """
         if self.statistics is None:
-            if self.failed and self.failed[0].error is not None:
-                raise self.failed[0].error
             raise ValueError(f"no usable image in {provenance.get('data', 'the data')}")
         failed = {"failed_shards": len(self.failed)} if self.failed else {}
         return self.statistics.with_provenance({**provenance, "images": self.images, **failed})
@@ -513,7 +510,7 @@ def _measure_shard(
             value_range=settings["value_range"],
             batch_size=settings["batch_size"],
         )
-        measured = statistics.as_json()
+        measured = statistics.to_dict()
     count = 0 if measured is None else measured.pop("provenance")["images"]
     return {"statistics": measured, "images": count, **reading_of(source)}
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fd_keras._console import Advance
     from fd_keras.data.sources import ImageSource
     from fd_keras.statistics import CoefficientStatistics
+    from fd_keras_cli.console import Cluster
 
 
 # Of the sample of images.
@@ -178,7 +179,7 @@ def _measured_shards(
     options: Mapping[str, Any],
     color_space: ColorSpaceName,
     *,
-    cluster: tuple[str | None, int | None],
+    cluster: Cluster,
     run: Path | None,
 ) -> tuple[CoefficientStatistics, bool]:
     """Statistics of all images, and whether a shard of them failed."""
@@ -186,8 +187,11 @@ def _measured_shards(
     from fd_keras.statistics import measure_shards
 
     shards = find_shards(data)
+    strict = options["strict"] or len(shards.shards) == 1  # else nothing is left
     try:
-        with shard_progress("Measuring", shards, *cluster) as progress:
+        with shard_progress(
+            "Measuring", len(shards.shards), shards.found.count, cluster
+        ) as progress:
             measured = measure_shards(
                 shards,
                 progress.client,
@@ -195,7 +199,7 @@ def _measured_shards(
                 options=options,
                 directory=run,
                 on_image=progress.image,
-                on_shard=progress.strict_shard if options["strict"] else progress.shard,
+                on_shard=progress.strict_shard if strict else progress.shard,
             )
         return measured.total({"data": shards.found.name}), bool(measured.failed)
     finally:

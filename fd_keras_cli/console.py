@@ -28,7 +28,6 @@ from fd_keras_cli.words import in_options
 if TYPE_CHECKING:
     from fd_keras._console import Advance
     from fd_keras.data.files import Tally
-    from fd_keras.data.shards import Shards
     from fd_keras.data.sources import ImageSource
     from fd_keras.distribution import Outcome
 
@@ -38,6 +37,9 @@ USER_ERRORS = (ValueError, OSError, ImportError, MemoryError)
 
 # Exit codes of programs that Ctrl-C (SIGINT) and SIGTERM ended.
 _INTERRUPTED, _TERMINATED = 130, 143
+
+# Typing alias: values of --scheduler and --workers.
+Cluster = tuple[str | None, int | None]
 
 _RESUMABLE = "Interrupted; the same command{} goes on from here"
 
@@ -398,7 +400,7 @@ class ShardProgress:
 
 @contextmanager
 def shard_progress(
-    text: str, shards: Shards, scheduler: str | None, workers: int | None
+    text: str, shards: int, images: int | None, cluster: Cluster
 ) -> Iterator[ShardProgress]:
     """Connect to the cluster that options name, if any, and show the progress of work on shards.
 
@@ -407,18 +409,15 @@ def shard_progress(
 
     Args:
         text: What is being done.
-        shards: The shards.
-        scheduler: Value of ``--scheduler``.
-        workers: Value of ``--workers``.
+        shards: Number of shards.
+        images: Number of images, if it is known.
+        cluster: Values of ``--scheduler`` and ``--workers``.
 
     Raises:
         ValueError: See ``fd_keras.distribution.connected``.
 
     Example:
-        >>> from fd_keras.data.shards import Shards
-        >>> from fd_keras.data.sources import ImageSource
-        >>> none = Shards([], ImageSource("none", lambda: iter([]), 0))
-        >>> with shard_progress("Measuring", none, None, None) as progress:
+        >>> with shard_progress("Measuring", 0, 0, (None, None)) as progress:
         ...     progress.image(1)
     """
     from fd_keras._console import bar, progress_bars
@@ -427,15 +426,10 @@ def shard_progress(
     failed: list[str] = []
     try:
         with quiet_libraries() as console, ExitStack() as stack:
-            with console.status(
-                "Waiting for the scheduler" if scheduler or workers else "Starting"
-            ):
-                client = stack.enter_context(connected(scheduler=scheduler, workers=workers))
-            images = client is None
-            progress = stack.enter_context(
-                progress_bars(console, unit="images" if images else "shards")
-            )
-            total = shards.found.count if images else len(shards.shards)
+            with console.status("Starting" if cluster == (None, None) else "Waiting for Dask"):
+                client = stack.enter_context(connected(scheduler=cluster[0], workers=cluster[1]))
+            unit, total = ("images", images) if client is None else ("shards", shards)
+            progress = stack.enter_context(progress_bars(console, unit=unit))
             advance = stack.enter_context(bar(progress, text, total))
             yield ShardProgress(client, advance, failed)
     finally:

@@ -265,3 +265,49 @@ class TestShards:
     def test_what_holds_no_images(self, location):
         with pytest.raises(ValueError, match="`location` must"):
             find_shards(location)
+
+
+class TestFiles:
+    """compress and certify, whose shards are image files."""
+
+    def test_commands_on_a_cluster_are_the_plain_ones(self, client, images, run, tmp_path):
+        folder, *_ = images
+        (folder / "broken.png").write_bytes(b"broken")
+        address = client.scheduler.address
+        printed = []
+        for options in ((), ("--scheduler", address)):
+            out = tmp_path / f"out{len(options)}"
+            command = ("compress", folder, "--table", "certified:2", "--out", out)
+            code, written, errors = run(*command, *options)
+            assert code == 1
+            assert f"Error: {folder / 'broken.png'}: " in errors
+            code, certified, errors = run("certify", out, "--table", "certified:2", *options)
+            assert (code, errors) == (0, "")
+            printed.append((written + certified).replace(str(out), "OUT"))
+        assert printed[0] == printed[1]
+        assert printed[0].count("encoded with certified:2") == 70
+        alone, other = (
+            {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+            for name in ("out0", "out2")
+        )
+        assert alone == other
+
+    def test_compress_goes_on_and_keeps_what_is_not_its_own(self, images, run, tmp_path):
+        folder, out, home = images[0], tmp_path / "out", tmp_path / "run"
+        command = ("compress", folder, "--out", out, "--run", home)
+        assert run(*command)[0] == 0
+        written = {path: path.stat().st_mtime_ns for path in sorted(out.iterdir())}
+        assert run(*command)[0] == 0
+        assert {path: path.stat().st_mtime_ns for path in written} == written
+        # A shard whose files are gone is done again, and leaves alone what others wrote.
+        first, second, *_, last = written
+        second.unlink()
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(first)
+        code, printed, errors = run(*command)
+        assert code == 1
+        assert f"{first} exists, and this command did not write it" in errors
+        assert printed.startswith("69 of 70 images written")
+        assert second.exists()
+        assert last.stat().st_mtime_ns == written[last]
+        with Image.open(first) as image:
+            assert image.size == (8, 8)

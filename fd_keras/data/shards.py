@@ -36,6 +36,7 @@ class Shard:
     Args:
         paths: Absolute paths of image files; or of one ``.npz`` or TFRecord file, or the name of a
             data set of Keras, alone.
+        outputs: Absolute paths of files that are written, one for each image file.
 
     Example:
         >>> str(Shard(("/data/1.png", "/data/2.png")))
@@ -43,18 +44,19 @@ class Shard:
     """
 
     paths: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return " ... ".join(dict.fromkeys((self.paths[0], self.paths[-1])))
 
     @property
     def key(self) -> str:
-        """A hash of the paths, and of the sizes and times of change of the files."""
+        """A hash of the paths, and of the sizes and times of change of the files that are read."""
         states = [os.stat(path) if os.path.exists(path) else None for path in self.paths]
         parts = [
             [os.fsencode(path).hex(), state and [state.st_size, state.st_mtime_ns]]
             for path, state in zip(self.paths, states)
-        ]
+        ] + [[os.fsencode(path).hex()] for path in self.outputs]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def open(self, options: Mapping[str, Any]) -> ImageSource:
@@ -153,7 +155,7 @@ def find_shards(locations: str | os.PathLike[str] | Sequence[str | os.PathLike[s
         (files if found[0].lower().endswith(READABLE_SUFFIXES) else others).extend(found)
     files, others = (list(dict.fromkeys(paths)) for paths in (files, others))
     starts = range(0, len(files), FILES_IN_SHARD)
-    shards = [Shard(tuple(files[i : i + FILES_IN_SHARD])) for i in starts]
+    shards = [Shard(tuple(files[start : start + FILES_IN_SHARD])) for start in starts]
     name = Path(locations[0]).resolve().name
     if len(locations) > 1:
         name = f"{name} and {len(locations) - 1} more"
