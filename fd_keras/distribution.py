@@ -30,7 +30,10 @@ _SECONDS_TO_CONNECT = 5
 _ADDRESS = re.compile(r"((tcp|tls|ws|wss|ucx)://)?[^/:\s]+:\d{1,5}")
 
 _RUN = RunDirectory(
-    DocumentFormat("fd_keras.shards", 1, "run over shards"), "shards.json", ("shards/*.json",)
+    DocumentFormat("fd_keras.shards", 1, "run over shards"),
+    "shards.json",
+    ("shards/*.json",),
+    replaceable=False,
 )
 _SHARD = DocumentFormat("fd_keras.shard", 1, "finished shard")
 

@@ -204,11 +204,16 @@ class TestResuming:
         ]
         assert len(done) == 2
 
-    def test_other_settings_need_another_directory(self, images, tmp_path):
+    def test_other_settings_need_another_directory(self, images, run, tmp_path):
         home = tmp_path / "run"
         CoefficientStatistics.from_data(images, directory=home)
-        with pytest.raises(ValueError, match="other color_space"):
-            CoefficientStatistics.from_data(images, color_space="ycbcr", directory=home)
+        command = ("calibrate", *images, "--epsilon", 2, "--out", tmp_path / "table.json")
+        code, _, errors = run(*command, "--run", home)
+        assert code == 1
+        assert errors == (
+            "Error: `--run` holds a run over shards with other color_space, options; choose "
+            f"another directory. Received: --run {str(home)!r}\n"
+        )
 
     def test_kept_statistics_are_exact(self, images, tmp_path, monkeypatch):
         home = tmp_path / "run"
