@@ -277,16 +277,17 @@ def _on(client: Client, task: Callable[[Any], Outcome], shards: Sequence[Any]) -
     # Shards that wait on a worker when another one kills it are counted as its killers, too.
     for shard in killed:
         future = client.submit(remote, shard, key=f"fd_keras-{uuid.uuid4().hex}", pure=False)
-        distributed.wait(future)
         yield _outcome_of(future, shard)
 
 
 def _outcome_of(future: Any, shard: Any) -> Outcome:
-    if future.status == "finished":
+    """The outcome of a shard that has ended, or ends again where its result died with a worker."""
+    try:
         return Outcome(shard, future.result())
-    if future.status == "error":
-        return Outcome(shard, error=future.exception())
-    raise ConnectionError("the scheduler was lost, or cancelled the work")
+    except Exception as error:
+        if future.status == "error":
+            return Outcome(shard, error=error)
+        raise ConnectionError("the scheduler was lost, or cancelled the work") from error
 
 
 def _one_thread_a_task(distributed: Any) -> Any:
