@@ -416,6 +416,7 @@ class RunDirectory:
         mark: Its file name.
         files: Patterns of the files that such a run writes, relative to the directory;
             ``*``, ``?`` and ``[...]`` match within one name.
+        replaceable: Whether users can ask for another run in the place of one.
 
     Example:
         >>> import tempfile
@@ -437,6 +438,7 @@ class RunDirectory:
     document: DocumentFormat
     mark: str
     files: tuple[str, ...]
+    replaceable: bool = True
 
     @contextmanager
     def claimed(
@@ -515,9 +517,10 @@ class RunDirectory:
                 if earlier
                 else f"what is left of a {title} that was being deleted"
             )
+            throw = f", or throw the {title} away with overwrite=True" if self.replaceable else ""
             raise ValueError(
-                f"`directory` holds {held}; choose another directory, or throw the {title} away "
-                f"with overwrite=True. Received: directory={os.fspath(home)!r}"
+                f"`directory` holds {held}; choose another directory{throw}. "
+                f"Received: directory={os.fspath(home)!r}"
             )
 
     def _write(self, home: Path, identity: Mapping[str, Any]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,15 @@ import tensorflow as tf
 from fd_keras._checks import check_pixels, layout_doubt, real_numbers, shown, validate_value_range
 from fd_keras._files import DocumentFormat
 from fd_keras.data.batches import described, image_batches, parts_of_batch
+from fd_keras.data.shards import Shard, Shards, find_shards, reading_of
 from fd_keras.data.sources import open_images
 from fd_keras.dct import BLOCK_SIZE, ColorSpace, validate_color_space
+from fd_keras.distribution import Outcome, ShardWarning, raise_error, spread
 from fd_keras.kernels import coefficients, pad_to_blocks, to_grey_levels
 from fd_keras.tables import frozen_json
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -107,22 +113,34 @@ class CoefficientStatistics:
         batch_size: int = 32,
         steps: int | None = None,
         provenance: Mapping[str, Any] | None = None,
+        client: Client | None = None,
+        directory: str | os.PathLike[str] | None = None,
     ) -> CoefficientStatistics:
         """Measure the coefficients of images, one batch at a time.
+
+        Paths are measured in shards (see ``fd_keras.data.shards.find_shards``): one after another,
+        or on the cluster of ``client``. The statistics are the same, whatever the number of
+        workers. A shard that keeps failing on the cluster is named in a ``ShardWarning``, and the
+        rest is kept.
 
         Args:
             data: An array of images, a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of
                 images of any sizes (see ``fd_keras.data.batches.image_batches``); labels are
                 ignored. Or the path of a directory of image files, of an ``.npz`` or a TFRecord
-                file (see ``fd_keras.data.sources.open_images``). An image there that cannot be
-                read is an error; to skip it, pass ``open_images(path)`` instead of the path.
+                file (see ``fd_keras.data.sources.open_images``), or a list of such paths. An image
+                there that cannot be read is an error; to skip it, pass ``open_images(path)``
+                instead of the path.
             color_space: ``"rgb"`` (any number of channels) or ``"ycbcr"`` (1 or 3).
             value_range: Lowest and highest pixel value of the data.
             batch_size: Number of images in a batch, where ``data`` is not batched already.
             steps: Maximum number of batches; ``None``: all. Of arrays and files they are a random
                 sample, spread over the labels or folders; of data sets and iterables, the first.
+                Not for paths on a cluster.
             provenance: Description of the data, to which the number of images is added. Default:
                 the name of a path.
+            client: A ``distributed.Client``, whose workers see the same files; for paths only.
+            directory: Where to keep what was measured of each shard, so that another call with
+                the same ``directory`` goes on from there; for paths only.
 
         Raises:
             ValueError: There is no image, a pixel is outside ``value_range`` or NaN, the pixels
@@ -135,6 +153,27 @@ class CoefficientStatistics:
         """
         color_space = validate_color_space(color_space)
         value_range = validate_value_range(value_range)
+        if steps is None and _are_paths(data):
+            shards = find_shards(data)
+            result = measure_shards(
+                shards,
+                client,
+                color_space=color_space,
+                value_range=value_range,
+                batch_size=batch_size,
+                options={"strict": True},
+                directory=directory,
+                on_shard=raise_error if client is None else lambda outcome: None,
+            )
+            for outcome in result.failed:
+                warnings.warn(outcome.message, ShardWarning, stacklevel=2)
+            return result.total(provenance or {"data": shards.found.name})
+        if client is not None or directory is not None:
+            name, value = ("client", client) if client is not None else ("directory", directory)
+            raise ValueError(
+                f"`{name}` is for paths, all of whose images are measured. Received: "
+                f"{name}={shown(value)} with steps={shown(steps)} and data={described(data)}"
+            )
         if isinstance(data, (str, os.PathLike)):
             data = open_images(data, strict=True)
             provenance = provenance or {"data": data.name}
@@ -274,13 +313,22 @@ class CoefficientStatistics:
             >>> int(CoefficientStatistics.load(path).count[0, 0, 0])
             2
         """
-        content = {
+        FORMAT.write(path, self.to_dict(), rows=_MOMENTS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON types, from which the class can be called.
+
+        Example:
+            >>> statistics = CoefficientStatistics.from_data(np.zeros((2, 8, 8, 3)))
+            >>> CoefficientStatistics(**statistics.to_dict()).channels
+            3
+        """
+        return {
             "color_space": self.color_space,
-            "value_range": self.value_range,
+            "value_range": list(self.value_range),
             "provenance": copy.deepcopy(dict(self.provenance)),
             **{name: getattr(self, name).tolist() for name in _MOMENTS},
         }
-        FORMAT.write(path, content, rows=_MOMENTS)
 
     @staticmethod
     def is_file(path: str | os.PathLike[str]) -> bool:
@@ -350,6 +398,129 @@ class CoefficientStatistics:
             f"CoefficientStatistics({self.channels} channels, color_space={self.color_space!r}, "
             f"{int(self.count.flat[0])} blocks, provenance={dict(self.provenance)!r})"
         )
+
+
+@dataclass(eq=False)
+class MeasuredShards:
+    """The statistics of shards, as far as they could be measured.
+
+    Args:
+        statistics: Of all shards; ``None`` where they hold no image that can be read.
+        images: Number of images.
+        failed: The outcomes of the others.
+    """
+
+    statistics: CoefficientStatistics | None
+    images: int
+    failed: Sequence[Outcome]
+
+    def total(self, provenance: Mapping[str, Any]) -> CoefficientStatistics:
+        """The statistics with a description of the data.
+
+        Args:
+            provenance: To which the numbers of images and of failed shards are added.
+
+        Raises:
+            ValueError: There are none.
+        """
+        if self.statistics is None:
+            raise ValueError(f"no usable image in {provenance.get('data', 'the data')}")
+        failed = {"failed_shards": len(self.failed)} if self.failed else {}
+        return self.statistics.with_provenance({**provenance, "images": self.images, **failed})
+
+
+def measure_shards(
+    shards: Shards,
+    client: Client | None = None,
+    *,
+    color_space: ColorSpace = "rgb",
+    value_range: Sequence[float] = (0, 255),
+    batch_size: int = 32,
+    options: Mapping[str, Any] | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    on_image: Callable[[int], None] = lambda count: None,
+    on_shard: Callable[[Outcome], None] = lambda outcome: None,
+) -> MeasuredShards:
+    """Measure the coefficients of the images of shards, and gather what reading them found.
+
+    Args:
+        shards: The shards.
+        client: See ``CoefficientStatistics.from_data``.
+        color_space: See ``CoefficientStatistics.from_data``.
+        value_range: See ``CoefficientStatistics.from_data``.
+        batch_size: See ``CoefficientStatistics.from_data``.
+        options: Of ``open_images``.
+        directory: See ``CoefficientStatistics.from_data``.
+        on_image: Called with the number of images that this process has just read.
+        on_shard: Called with each outcome.
+
+    Raises:
+        ValueError: See ``fd_keras.distribution.spread``.
+        OSError: See ``fd_keras.distribution.spread``.
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/data.npz"
+        >>> np.savez(path, x=np.zeros((5, 16, 16, 3), np.uint8))
+        >>> measure_shards(find_shards(path)).images
+        5
+    """
+    settings = {
+        "work": "statistics",
+        "color_space": validate_color_space(color_space),
+        "value_range": list(validate_value_range(value_range)),
+        "batch_size": batch_size,
+        "options": dict(options or {}),
+    }
+    work = functools.partial(_measure_shard, settings)
+    if client is None:
+        work = functools.partial(_measure_shard, settings, on_image=on_image)
+    measured = MeasuredShards(None, 0, [])
+    failed = []
+    for outcome in spread(work, shards.shards, client, directory=directory, settings=settings):
+        on_shard(outcome)
+        if outcome.result is None:
+            failed.append(outcome)
+            continue
+        shards.gather(outcome.result)
+        if outcome.result["statistics"] is None:
+            continue
+        part = CoefficientStatistics(**outcome.result["statistics"])
+        whole = part if measured.statistics is None else measured.statistics.merge(part)
+        measured = MeasuredShards(whole, measured.images + outcome.result["images"], [])
+    return MeasuredShards(measured.statistics, measured.images, failed)
+
+
+def _measure_shard(
+    settings: Mapping[str, Any], shard: Shard, on_image: Callable[[int], None] = lambda count: None
+) -> dict[str, Any]:
+    """Statistics of a shard and what reading it found, as plain JSON types."""
+    source = shard.open(settings["options"])
+
+    def counted() -> Iterator[Any]:
+        for image in source:
+            yield image
+            on_image(1)
+
+    images = counted()
+    first = next(images, None)
+    measured = None
+    if first is not None:
+        statistics = CoefficientStatistics.from_data(
+            itertools.chain([first], images),
+            color_space=settings["color_space"],
+            value_range=settings["value_range"],
+            batch_size=settings["batch_size"],
+        )
+        measured = statistics.to_dict()
+    count = 0 if measured is None else measured.pop("provenance")["images"]
+    return {"statistics": measured, "images": count, **reading_of(source)}
+
+
+def _are_paths(data: Any) -> bool:
+    """Whether data are named by paths instead of given."""
+    several = isinstance(data, (list, tuple)) and len(data) > 0
+    return all(isinstance(part, (str, os.PathLike)) for part in (data if several else [data]))
 
 
 @functools.cache

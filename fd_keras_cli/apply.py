@@ -25,7 +25,7 @@ from fd_keras_cli.options import (
     check_images,
     path_option,
 )
-from fd_keras_cli.outputs import FileBatch
+from fd_keras_cli.outputs import FileBatch, mark
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,11 +98,7 @@ def apply(
             )
     distiller = _Distiller(table_from_argument(table), max_pixels, encode, classifier)
     batch = FileBatch("apply", images, out, _name, overwrite=overwrite, max_pixels=max_pixels)
-
-    def convert(source: Path, target: Path, remarks: Tally) -> None:
-        distiller.convert(source, target, remarks, batch)
-
-    batch.finish(batch.run("Distilling", convert))
+    batch.finish(batch.run("Distilling", distiller.convert))
 
 
 class _Distiller:
@@ -121,7 +117,7 @@ class _Distiller:
         self._max_pixels = max_pixels
         self._layers: dict[int, Any] = {}
 
-    def convert(self, source: Path, target: Path, remarks: Tally, batch: FileBatch) -> None:
+    def convert(self, source: Path, target: Path, remarks: Tally) -> None:
         from fd_keras.data.files import read_image, write_image
 
         image = read_image(source, max_pixels=self._max_pixels, remark=remarks.add)
@@ -129,7 +125,7 @@ class _Distiller:
             remarks.add("its gamma or primaries are not kept, as WebP cannot hold them", source)
         make = self._encoded if self._encode else self._distilled
         image = dataclasses.replace(image, pixels=make(image.pixels))
-        write_image(target, dataclasses.replace(image, software=batch.mark(image)))
+        write_image(target, dataclasses.replace(image, software=mark("apply", image)))
 
     def _encoded(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         import numpy as np

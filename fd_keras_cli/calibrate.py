@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fd_keras_cli.console import (
+    check_directory,
     check_target,
     echo,
     interruptible,
@@ -17,23 +18,28 @@ from fd_keras_cli.console import (
     quiet_libraries,
     report_source,
     sampled,
+    shard_progress,
 )
 from fd_keras_cli.options import (
     DATASET_NAMES,
     ImageKey,
     MaxPixels,
     QuantizerName,
+    RunDirectoryPath,
+    Scheduler,
     Strict,
+    Workers,
     check_given,
     path_option,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from fd_keras._console import Advance
     from fd_keras.data.sources import ImageSource
     from fd_keras.statistics import CoefficientStatistics
+    from fd_keras_cli.console import Cluster
 
 
 # Of the sample of images.
@@ -49,10 +55,10 @@ class ColorSpaceName(str, Enum):
 
 def calibrate(
     data: Annotated[
-        str,
+        list[str],
         typer.Argument(
             metavar="DATA",
-            help="Benign images: an image file or a directory of them, an .npz or TFRecord file, "
+            help="Benign images: image files or directories of them, .npz or TFRecord files, "
             "or cifar10, cifar100, mnist, fashion_mnist.",
         ),
     ],
@@ -101,36 +107,53 @@ def calibrate(
     image_key: ImageKey = None,
     max_pixels: MaxPixels = None,
     strict: Strict = False,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
+    run: RunDirectoryPath = None,
 ) -> None:
     """Measure benign images and design a table for perturbations of a given size.
 
-    Nothing is written before all images are read; an interrupted run leaves no files.
+    The table is not written before all images are read; an interrupted run leaves no files but
+    those in RUN. DATA are read in shards: 64 image files, or one file of another kind. A shard
+    that keeps failing is named and left out of the table; the exit code is then 1.
     """
-    check_target("--out", out, inputs={"DATA": data})
-    if statistics is not None:
-        check_target("--statistics", statistics, inputs={"DATA": data, "--out": out})
-    check_given("DATA", data, names=DATASET_NAMES)
+    for location in data:
+        check_target("--out", out, inputs={"DATA": location})
+        if statistics is not None:
+            check_target("--statistics", statistics, inputs={"DATA": location, "--out": out})
+    if run is not None:
+        check_directory(run, option="--run")
+    check_given("DATA", *data, names=DATASET_NAMES)
     chosen: dict[str, Any] = {
         "required_removal": required_removal,
         "distortion_budget": distortion_budget,
         "max_step": max_step,
         "cycle_spins": cycle_spins,
     }
-    with interruptible("Interrupted, nothing was written"):
+    kept = "Interrupted, nothing was written"
+    if run is not None:
+        kept = f"Interrupted; the same command goes on from {printable(run)}"
+    with interruptible(kept):
         with quiet_libraries() as console:
             with console.status("Starting TensorFlow"):
                 from fd_keras._checks import validate_epsilon
-                from fd_keras.data.sources import open_images
                 from fd_keras.design import design_table
             validate_epsilon(epsilon)
-            source = open_images(
-                data,
-                channels=_checked_channels(channels),
-                strict=strict,
-                image_key=image_key,
-                max_pixels=max_pixels,
+        options = {
+            "channels": _checked_channels(channels),
+            "strict": strict,
+            "image_key": image_key,
+            "max_pixels": max_pixels,
+        }
+        failed = False
+        if limit is None:
+            measured, failed = _measured_shards(
+                data, options, color_space, cluster=(scheduler, workers), run=run
             )
-        measured = _measured(source, limit, color_space)
+        else:
+            measured = _measured_sample(
+                data, limit, options, color_space, refused=(scheduler, workers, run)
+            )
         # Options that were not given are left to the defaults of `design_table`.
         table = design_table(
             measured,
@@ -144,6 +167,8 @@ def calibrate(
     table.save(out)
     echo(table)
     echo(f"Wrote {printable(out)}")
+    if failed:
+        raise typer.Exit(1)
 
 
 def _checked_channels(channels: int | None) -> Any:
@@ -152,19 +177,62 @@ def _checked_channels(channels: int | None) -> Any:
     return channels
 
 
-def _measured(
-    source: ImageSource, limit: int | None, color_space: ColorSpaceName
+def _measured_shards(
+    data: Sequence[str],
+    options: Mapping[str, Any],
+    color_space: ColorSpaceName,
+    *,
+    cluster: Cluster,
+    run: Path | None,
+) -> tuple[CoefficientStatistics, bool]:
+    """Statistics of all images, and whether a shard of them failed."""
+    from fd_keras.data.shards import find_shards
+    from fd_keras.statistics import measure_shards
+
+    shards = find_shards(data)
+    strict = options["strict"] or len(shards.shards) == 1  # else nothing is left
+    try:
+        with shard_progress(
+            "Measuring", len(shards.shards), shards.found.count, cluster
+        ) as progress:
+            measured = measure_shards(
+                shards,
+                progress.client,
+                color_space=color_space.value,
+                options=options,
+                directory=run,
+                on_image=progress.image,
+                on_shard=progress.strict_shard if strict else progress.shard,
+            )
+        return measured.total({"data": shards.found.name}), bool(measured.failed)
+    finally:
+        report_source(shards.found)
+
+
+def _measured_sample(
+    data: Sequence[str],
+    limit: int,
+    options: Mapping[str, Any],
+    color_space: ColorSpaceName,
+    *,
+    refused: Sequence[Any],
 ) -> CoefficientStatistics:
     from fd_keras._console import bar, progress_bars
+    from fd_keras.data.sources import open_images
     from fd_keras.statistics import CoefficientStatistics
 
-    source = sampled(source, limit, _SEED)
+    if len(data) > 1 or any(option is not None for option in refused):
+        raise ValueError(
+            "`--limit` takes a sample of one DATA in this process, without --scheduler, --workers "
+            f"and --run. Received: --limit {limit} with {len(data)} DATA"
+        )
+    source = sampled(open_images(data[0], **options), limit, _SEED)
     counts = [count for count in (source.count, limit) if count is not None]
     try:
         with (
             quiet_libraries() as console,
             progress_bars(console, unit="images") as progress,
-            bar(progress, "Measuring", min(counts, default=None)) as advance,
+            bar(progress, "Measuring", min(counts)) as advance,
         ):
             return CoefficientStatistics.from_data(
                 _counted(source, limit, advance),
@@ -175,7 +243,7 @@ def _measured(
         report_source(source)
 
 
-def _counted(source: ImageSource, limit: int | None, advance: Advance) -> Iterator[Any]:
+def _counted(source: ImageSource, limit: int, advance: Advance) -> Iterator[Any]:
     empty = True
     for image in itertools.islice(source, limit):
         empty = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ import typer
 
 from fd_keras_cli.console import (
     USER_ERRORS,
+    check_directory,
     echo,
     file_progress,
     message_of,
@@ -22,11 +24,14 @@ from fd_keras_cli.options import (
     PRESET_NAMES,
     Images,
     MaxPixels,
+    RunDirectoryPath,
+    Scheduler,
     TableName,
+    Workers,
     check_given,
     check_images,
 )
-from fd_keras_cli.outputs import found_images
+from fd_keras_cli.outputs import found_images, spread_files
 
 if TYPE_CHECKING:
     from fd_keras import QuantizationTable
@@ -44,6 +49,9 @@ def certify(
         bool, typer.Option("--json", help="Print a JSON list instead of a line for each file.")
     ] = False,
     max_pixels: MaxPixels = None,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
+    run: RunDirectoryPath = None,
 ) -> None:
     """Say how large a change each image file provably withstands behind a layer with TABLE.
 
@@ -64,17 +72,34 @@ def certify(
     chosen, errors = table_from_argument(table), list[str]()
     remarks, left_out, found = Tally(), Tally(), list[dict[str, Any]]()
     files = found_images(images, errors, left_out)
-    with file_progress("Certifying", len(files)) as (advance, console):
+    if (scheduler, workers, run) != (None, None, None):
+        if run is not None:
+            check_directory(run, option="--run")
         for error in errors:
-            print_error(error, console)
-        for file in files:
-            try:
-                found.append(_certified(file, chosen, max_pixels, remarks))
-                if not json_output:
-                    echo(_line(found[-1]))
-            except USER_ERRORS as error:
-                print_error(f"{printable(file)}: {message_of(error)}", console)
-            advance(1)
+            print_error(error)
+        certificates, remarks = spread_files(
+            "Certifying",
+            dict.fromkeys(files),
+            functools.partial(_certified, chosen, max_pixels),
+            settings={"work": "certify", "table": chosen.to_dict(), "max_pixels": max_pixels},
+            cluster=(scheduler, workers),
+            run=run,
+        )
+        found = [{**value, "file": str(file)} for file, value in certificates.items()]
+        for certificate in [] if json_output else found:
+            echo(_line(certificate))
+    else:
+        with file_progress("Certifying", len(files)) as (advance, console):
+            for error in errors:
+                print_error(error, console)
+            for file in files:
+                try:
+                    found.append(_certified(chosen, max_pixels, file, None, remarks))
+                    if not json_output:
+                        echo(_line(found[-1]))
+                except USER_ERRORS as error:
+                    print_error(f"{printable(file)}: {message_of(error)}", console)
+                advance(1)
     report_files(remarks, left_out)
     if json_output:
         echo(json.dumps(found, indent=1))
@@ -84,7 +109,7 @@ def certify(
 
 
 def _certified(
-    file: Path, table: QuantizationTable, max_pixels: int | None, remarks: Tally
+    table: QuantizationTable, max_pixels: int | None, file: Path, target: None, remarks: Tally
 ) -> dict[str, Any]:
     """What is certified of one file, as JSON types."""
     from fd_keras.certification import certify

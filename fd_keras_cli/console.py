@@ -14,7 +14,8 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fd_keras._console import Advance
     from fd_keras.data.files import Tally
     from fd_keras.data.sources import ImageSource
+    from fd_keras.distribution import Outcome
 
 # Errors that the library raises on wrong arguments, unusable files and missing extras, and what
 # Python raises on images that are too large.
@@ -35,6 +37,9 @@ USER_ERRORS = (ValueError, OSError, ImportError, MemoryError)
 
 # Exit codes of programs that Ctrl-C (SIGINT) and SIGTERM ended.
 _INTERRUPTED, _TERMINATED = 130, 143
+
+# Typing alias: values of --scheduler and --workers.
+Cluster = tuple[str | None, int | None]
 
 _RESUMABLE = "Interrupted; the same command{} goes on from here"
 
@@ -342,6 +347,93 @@ def file_progress(text: str, count: int) -> Iterator[tuple[Advance, Console]]:
     shown = console if count > 1 else None
     with progress_bars(shown, unit="images") as progress, bar(progress, text, count) as advance:
         yield advance, console
+
+
+@dataclass
+class ShardProgress:
+    """Shows how far the work on shards is, and gathers messages about those that fail.
+
+    Args:
+        client: Of the cluster; ``None``: this process.
+        advance: Moves the bar on.
+        failed: The messages.
+    """
+
+    client: Any
+    advance: Advance
+    failed: list[str]
+
+    def image(self, count: int) -> None:
+        """Images were finished in this process.
+
+        Args:
+            count: Their number.
+        """
+        if self.client is None:
+            self.advance(count)
+
+    def shard(self, outcome: Outcome) -> None:
+        """A shard has ended.
+
+        Args:
+            outcome: What became of it.
+        """
+        if outcome.error is not None:
+            self.failed.append(outcome.message)
+        if self.client is not None:
+            self.advance(1)
+
+    def strict_shard(self, outcome: Outcome) -> None:
+        """A shard has ended, and must not have failed.
+
+        Args:
+            outcome: What became of it.
+
+        Raises:
+            Exception: It failed.
+        """
+        if outcome.error is not None:
+            raise outcome.error
+        self.shard(outcome)
+
+
+@contextmanager
+def shard_progress(
+    text: str, shards: int, images: int | None, cluster: Cluster
+) -> Iterator[ShardProgress]:
+    """Connect to the cluster that options name, if any, and show the progress of work on shards.
+
+    The bar counts shards on a cluster, and images in this process. Which shards failed is printed
+    at the end, also of a block that is interrupted.
+
+    Args:
+        text: What is being done.
+        shards: Number of shards.
+        images: Number of images, if it is known.
+        cluster: Values of ``--scheduler`` and ``--workers``.
+
+    Raises:
+        ValueError: See ``fd_keras.distribution.connected``.
+
+    Example:
+        >>> with shard_progress("Measuring", 0, 0, (None, None)) as progress:
+        ...     progress.image(1)
+    """
+    from fd_keras._console import bar, progress_bars
+    from fd_keras.distribution import connected
+
+    failed: list[str] = []
+    try:
+        with quiet_libraries() as console, ExitStack() as stack:
+            with console.status("Starting" if cluster == (None, None) else "Waiting for Dask"):
+                client = stack.enter_context(connected(scheduler=cluster[0], workers=cluster[1]))
+            unit, total = ("images", images) if client is None else ("shards", shards)
+            progress = stack.enter_context(progress_bars(console, unit=unit))
+            advance = stack.enter_context(bar(progress, text, total))
+            yield ShardProgress(client, advance, failed)
+    finally:
+        for message in failed:
+            print_error(message)
 
 
 def check_target(

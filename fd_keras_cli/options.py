@@ -45,6 +45,7 @@ def spread(arguments: list[str], several: Mapping[str, int]) -> Iterator[str]:
             yield argument
         before = argument
 
+
 # What a table and images may be called instead of a file. The package has these names, too, but
 # imports TensorFlow.
 PRESET_NAMES = ("liu2019", "zigzag15", "balanced", "soft8", "jpeg", "certified")
@@ -183,6 +184,27 @@ Images = Annotated[
     list[Path],
     typer.Argument(
         metavar="IMAGE", help="PNG, JPEG, WebP, BMP or GIF files, or directories of them."
+    ),
+]
+
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Spread the images over the workers of this Dask scheduler, such as "
+        "tcp://10.0.0.1:8786, which see the same files.",
+    ),
+]
+
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Spread the images over so many processes on this machine."),
+]
+
+RunDirectoryPath = Annotated[
+    Path | None,
+    path_option(
+        "Directory that keeps each finished part of the work; the same command goes on from there."
     ),
 ]
 

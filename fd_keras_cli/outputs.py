@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from fd_keras_cli.console import (
     USER_ERRORS,
+    Cluster,
     check_directory,
     echo,
     file_progress,
@@ -18,13 +20,18 @@ from fd_keras_cli.console import (
     print_error,
     printable,
     report_files,
+    shard_progress,
 )
 
 if TYPE_CHECKING:
     from fd_keras.data.files import DecodedImage, Tally
+    from fd_keras.data.shards import Shard
 
 # Typing alias: converts one file to another, and remarks on it.
 Convert = Callable[[Path, Path, "Tally"], None]
+
+# Typing alias: works on one file, and remarks on it; returns plain JSON types.
+FileWork = Callable[[Path, Any, "Tally"], Any]
 
 
 class FileBatch:
@@ -40,6 +47,8 @@ class FileBatch:
         name: Function from an image file to the name of the file to write.
         overwrite: Whether files that this command did not write are replaced.
         max_pixels: See ``fd_keras.data.files.read_image``.
+        spread: Whether files that exist are looked at with the work, as ``run_spread`` does, which
+            takes as long as to read them.
 
     Raises:
         ValueError: ``out`` is a file.
@@ -58,10 +67,12 @@ class FileBatch:
         *,
         overwrite: bool = False,
         max_pixels: int | None = None,
+        spread: bool = False,
     ) -> None:
         from fd_keras.data.files import Tally
 
         check_directory(out)
+        self._overwrite = overwrite
         self.targets: dict[Path, Path] = {}
         self._command = command
         self._out = out
@@ -70,7 +81,10 @@ class FileBatch:
         self._errors: list[str] = []
         found = found_images(images, self._errors, self._left_out, without=out)
         self._count = len(found) + len(self._errors)
-        self._plan({image: out / below / name(image) for image, below in found.items()}, overwrite)
+        self._plan(
+            {image: out / below / name(image) for image, below in found.items()},
+            overwrite or spread,
+        )
 
     def run(self, text: str, convert: Convert) -> int:
         """Convert the files, and print what is to be said of them.
@@ -95,9 +109,44 @@ class FileBatch:
                 except USER_ERRORS as error:
                     print_error(f"{printable(source)}: {message_of(error)}", console)
                 advance(1)
+        self._report(written, remarks)
+        return written
+
+    def run_spread(
+        self,
+        text: str,
+        work: FileWork,
+        *,
+        settings: Mapping[str, Any],
+        cluster: Cluster,
+        run: Path | None,
+    ) -> list[Any]:
+        """Convert the files in shards, and print what is to be said of them.
+
+        Args:
+            text: What is being done.
+            work: See ``spread_files``. It is not called on files of others.
+            settings: See ``spread_files``.
+            cluster: See ``spread_files``.
+            run: See ``spread_files``.
+
+        Returns:
+            What ``work`` returned of each file that was written.
+        """
+        guarded = functools.partial(
+            _unless_of_others, work, self._command, self._overwrite, self._max_pixels
+        )
+        for error in self._errors:
+            print_error(error)
+        found, remarks = spread_files(
+            text, self.targets, guarded, settings=settings, cluster=cluster, run=run
+        )
+        self._report(len(found), remarks)
+        return list(found.values())
+
+    def _report(self, written: int, remarks: Tally) -> None:
         report_files(remarks, self._left_out)
         echo(f"{written} of {self._count} images written to {printable(self._out)}")
-        return written
 
     def finish(self, written: int) -> None:
         """End the command with exit code 1 unless all files were written.
@@ -110,22 +159,6 @@ class FileBatch:
         """
         if written < self._count:
             raise typer.Exit(1)
-
-    def mark(self, image: DecodedImage) -> str:
-        """What this command writes as the software into a file with this image.
-
-        Args:
-            image: As it is read from the file.
-        """
-        import numpy as np
-
-        from fd_keras.data.labelled import array_hash
-
-        # Formats without grey repeat it, and some drop an alpha channel that is opaque.
-        parts = [np.broadcast_to(image.pixels, (*image.pixels.shape[:2], 3))]
-        if image.alpha is not None and image.alpha.min() < 255:
-            parts.append(image.alpha)
-        return f"fd-keras {self._command} {array_hash(*parts)}"
 
     def _plan(self, targets: dict[Path, Path], overwrite: bool) -> None:
         """Keep the outputs that replace neither an input, nor each other, nor others' files."""
@@ -152,15 +185,131 @@ class FileBatch:
                 self.targets[images[0]] = target
 
     def _wrote(self, target: Path) -> bool:
-        from fd_keras.data.files import read_image
+        return _wrote(self._command, target, self._max_pixels)
 
-        if target.is_symlink():
-            return False
+
+def mark(command: str, image: DecodedImage) -> str:
+    """What a command writes as the software into a file with an image.
+
+    Args:
+        command: Its name.
+        image: As it is read from the file.
+    """
+    import numpy as np
+
+    from fd_keras.data.labelled import array_hash
+
+    # Formats without grey repeat it, and some drop an alpha channel that is opaque.
+    parts = [np.broadcast_to(image.pixels, (*image.pixels.shape[:2], 3))]
+    if image.alpha is not None and image.alpha.min() < 255:
+        parts.append(image.alpha)
+    return f"fd-keras {command} {array_hash(*parts)}"
+
+
+def _wrote(command: str, target: Path, max_pixels: int | None) -> bool:
+    from fd_keras.data.files import read_image
+
+    if target.is_symlink():
+        return False
+    try:
+        image = read_image(target, max_pixels=max_pixels, remark=lambda text, name: None)
+    except USER_ERRORS:
+        return False
+    return image.software == mark(command, image)
+
+
+def _unless_of_others(
+    work: FileWork,
+    command: str,
+    overwrite: bool,
+    max_pixels: int | None,
+    source: Path,
+    target: Path,
+    remarks: Tally,
+) -> Any:
+    """Work on a file unless its target exists and another program wrote it."""
+    if not overwrite and os.path.lexists(target) and not _wrote(command, target, max_pixels):
+        raise ValueError(
+            f"{target} exists, and this command did not write it; --overwrite replaces it"
+        )
+    return work(source, target, remarks)
+
+
+def spread_files(
+    text: str,
+    files: Mapping[Path, Path | None],
+    work: FileWork,
+    *,
+    settings: Mapping[str, Any],
+    cluster: Cluster,
+    run: Path | None,
+) -> tuple[dict[Path, Any], Tally]:
+    """Work on image files in shards of 64, on a cluster if there is one, and print errors.
+
+    Args:
+        text: What is being done.
+        files: Image files, each with the file that is written.
+        work: Function from a file, the one to write and a tally for remarks to plain JSON types.
+        settings: All that its results depend on besides the files.
+        cluster: Values of ``--scheduler`` and ``--workers``.
+        run: Value of ``--run``.
+
+    Returns:
+        What ``work`` returned of each file, in the order of the files, and the remarks.
+
+    Raises:
+        ValueError: See ``fd_keras.distribution.spread`` and ``connected``.
+        OSError: See ``fd_keras.distribution.spread``.
+
+    Example:
+        >>> spread_files(
+        ...     "Working", {}, print, settings={}, cluster=(None, None), run=None
+        ... )[0]
+        {}
+    """
+    from fd_keras.data.files import Tally
+    from fd_keras.data.shards import FILES_IN_SHARD, Shard
+    from fd_keras.distribution import spread
+
+    given = {os.path.abspath(file): file for file in files}
+    targets = {
+        path: os.path.abspath(target) for path, target in zip(given, files.values()) if target
+    }
+    paths = list(given)
+    shards = []
+    for start in range(0, len(paths), FILES_IN_SHARD):
+        some = tuple(paths[start : start + FILES_IN_SHARD])
+        shards.append(Shard(some, tuple(targets[path] for path in some if path in targets)))
+    found: dict[str, Any] = {}
+    errors: dict[str, str] = {}
+    remarks = Tally()
+    with shard_progress(text, len(shards), len(paths), cluster) as progress:
+        each = functools.partial(_each, work)
+        for outcome in spread(each, shards, progress.client, directory=run, settings=settings):
+            progress.shard(outcome)
+            progress.image(len(outcome.shard.paths))
+            if outcome.result is not None:
+                found.update(outcome.result["found"])
+                errors.update(outcome.result["errors"])
+                for reason, first, count in outcome.result["remarks"]:
+                    remarks.add(reason, first, count)
+    for path in paths:
+        if path in errors:
+            print_error(f"{printable(given[path])}: {errors[path]}")
+    return {given[path]: found[path] for path in paths if path in found}, remarks
+
+
+def _each(work: FileWork, shard: Shard) -> dict[str, Any]:
+    """Work on the files of a shard; one that cannot be read does not stop the others."""
+    from fd_keras.data.files import Tally
+
+    found, errors, remarks = {}, {}, Tally()
+    for path, target in zip(shard.paths, shard.outputs or [None] * len(shard.paths)):
         try:
-            image = read_image(target, max_pixels=self._max_pixels, remark=lambda text, name: None)
-        except USER_ERRORS:
-            return False
-        return image.software == self.mark(image)
+            found[path] = work(Path(path), None if target is None else Path(target), remarks)
+        except USER_ERRORS as error:
+            errors[path] = message_of(error)
+    return {"found": found, "errors": errors, "remarks": remarks.entries()}
 
 
 def found_images(

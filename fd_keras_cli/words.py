@@ -16,6 +16,7 @@ _PARAMETERS = {
     "class_names": ("classes",),
     "representative_data": ("representative",),
     "cache_dir": ("cache",),
+    "directory": ("run",),
     "max_held_out": ("max_validation_images",),
     "location": ("data", "train_data", "images", "representative"),
 }

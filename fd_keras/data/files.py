@@ -114,6 +114,10 @@ class Tally:
         """Forget everything."""
         self._counts.clear()
 
+    def entries(self) -> list[tuple[str, str, int]]:
+        """Each reason with the first file and the number of files, as ``add`` takes them."""
+        return [(reason, first, count) for reason, (count, first) in self._counts.items()]
+
     def __bool__(self) -> bool:
         return bool(self._counts)
 

@@ -74,8 +74,8 @@ class ImageSource:
     remarks: Tally = field(default_factory=Tally)
     groups: npt.NDArray[np.integer] | None = None
     class_names: tuple[str, ...] | None = None
-    # Reasons, with the number of images and the first message for each.
-    _skipped: dict[str, tuple[int, str]] = field(default_factory=dict, init=False)
+    # Reasons, with the number of images that the latest iteration skipped, and the first message.
+    skips: Tally = field(default_factory=Tally, init=False)
 
     def __post_init__(self) -> None:
         # Names of files may hold bytes that no text file can.
@@ -118,7 +118,7 @@ class ImageSource:
         self, loaders: Callable[[], Iterator[Loader]], groups: npt.NDArray[np.integer] | None
     ) -> ImageSource:
         other = replace(self, loaders=loaders, groups=groups)
-        other._skipped = self._skipped  # either tells what could not be read
+        other.skips = self.skips  # either tells what could not be read
         return other
 
     def _of_unknown_groups(self, limit: int, seed: int) -> Iterator[Loader]:
@@ -132,16 +132,16 @@ class ImageSource:
         """Messages about the images that the latest iteration skipped, one for each reason."""
         return [
             f"{first}{f' and {count - 1} more' if count > 1 else ''}"
-            for count, first in self._skipped.values()
+            for _, first, count in self.skips.entries()
         ]
 
     @property
     def skipped_count(self) -> int:
         """Number of images that the latest iteration skipped."""
-        return sum(count for count, _ in self._skipped.values())
+        return sum(count for _, _, count in self.skips.entries())
 
     def __iter__(self) -> Iterator[Any]:
-        self._skipped.clear()
+        self.skips.clear()
         self.remarks.clear()
         for load in self.loaders():
             try:
@@ -150,8 +150,7 @@ class ImageSource:
                 if self.strict or isinstance(error, UnusableSourceError):
                     raise
                 reason = error.reason if isinstance(error, RecordError) else str(error)
-                count, first = self._skipped.get(reason, (0, str(error)))
-                self._skipped[reason] = count + 1, first
+                self.skips.add(reason, error)
             else:
                 yield image
 

@@ -75,7 +75,8 @@ def harden(
     that loses least, and the result says so.
 
     It is ``HardeningModel`` with ``compile`` and ``fit``: mixed precision, ``tf.data``,
-    ``tf.distribute`` (call it in the strategy's scope) and callbacks work as in any training. A
+    ``tf.distribute`` on one machine (call it in the strategy's scope) and callbacks work as in any
+    training; with ``MultiWorkerMirroredStrategy``, Keras 3's ``fit`` fails on any model. A
     training that was killed goes on after its last whole epoch when it is started with the same
     arguments and ``directory``: to the bit where the platform is deterministic and
     ``train_data`` are arrays; a data set's own order and the counts of callbacks start anew. One
