@@ -28,7 +28,7 @@ OUT = Path("docs/assets/overview.png")
 SEED = 1
 EPSILON = 8
 CANDIDATES = 40
-AMPLIFIED = 16
+AMPLIFIED = 4
 
 
 class Pass(NamedTuple):
@@ -60,7 +60,8 @@ def attacked_pass(
 
 def picture(model: keras.Model, rows: list[Pass], index: int, digit: int) -> Figure:
     """Two rows of four images with the classifier's answers."""
-    figure = Figure(figsize=(8.4, 4.7), layout="constrained")
+    figure = Figure(figsize=(8.4, 4.9), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1)
     for number, row in enumerate(rows):
         panels = {
             ("stored" if number else "benign"): row.before[index],
@@ -82,7 +83,8 @@ def picture(model: keras.Model, rows: list[Pass], index: int, digit: int) -> Fig
                 axes.set_xlabel(text, fontsize=11, color=color, weight="bold")
             else:
                 largest = np.abs(row.left[index]).max()
-                axes.set_xlabel(f"at most {largest:.0f} grey levels", fontsize=11)
+                text = f"up to {largest:.0f} grey levels" if largest else "nothing"
+                axes.set_xlabel(text, fontsize=11)
     return figure
 
 
