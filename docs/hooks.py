@@ -1,8 +1,9 @@
 """What MkDocs cannot do by itself: pages made from other files, and equations.
 
 * ``reference/cli.md`` is what ``typer utils docs`` says of the command line.
-* ``results/`` and ``changelog.md`` are the files of the repository. Pages link to them where they
-  are in the repository, so that these links lead somewhere there too.
+* ``results/`` and ``changelog.md`` are files of the repository, and what else pages link to there is
+  copied to ``repository/``. Pages link to all of them where they are in the repository, so that the
+  links lead somewhere there, too.
 * Equations between dollar signs become MathML, which browsers draw without a script.
 """
 
@@ -29,13 +30,17 @@ _INLINE = re.compile(r"\$([^$\n]+)\$")
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that other files are the source of."""
-    made = {"reference/cli.md": command_line(), "changelog.md": ROOT / "CHANGELOG.md"}
-    for path in sorted(RESULTS.iterdir()):
-        if path.suffix in (".md", ".png"):
-            made[f"results/{path.name}"] = path
-    for name, source in made.items():
-        given = {"content": source} if isinstance(source, str) else {"abs_src_path": str(source)}
-        files.append(File.generated(config, name, **given))
+    docs = Path(config["docs_dir"])
+    linked = {
+        target
+        for page in sorted(docs.rglob("*.md"))
+        for match in _LINK.finditer(page.read_text(encoding="utf-8"))
+        if (target := _target(page, match)).is_file() and not target.is_relative_to(docs)
+    }
+    shown = {path for path in RESULTS.iterdir() if path.suffix in (".md", ".png")}
+    for path in sorted({*linked, *shown, ROOT / "CHANGELOG.md"}):
+        files.append(File.generated(config, _uri(path), abs_src_path=str(path)))
+    files.append(File.generated(config, "reference/cli.md", content=command_line()))
     return files
 
 
@@ -44,27 +49,38 @@ def command_line() -> str:
     command = [sys.executable, "-m", "typer", "fd_keras_cli.app", "utils", "docs"]
     command += ["--name", "fd-keras", "--title", "Command line"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    # MkDocs would take list[Path] in angle brackets for a tag of HTML only outside of code.
     return re.sub(r"^\* `--(?:install|show)-completion`.*\n", "", process.stdout, flags=re.M)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Lead links to files of the repository to their pages, and draw equations."""
-    here = Path(config["docs_dir"]) / page.file.src_uri
+    docs = Path(config["docs_dir"])
+    uri = page.file.src_uri
 
     def led(match: re.Match[str]) -> str:
-        target = Path(os.path.normpath(here.parent / match[2]))
-        if target == ROOT / "CHANGELOG.md":
-            page_uri = "changelog.md"
-        elif target.parent == RESULTS and target.suffix in (".md", ".png"):
-            page_uri = f"results/{target.name}"
-        else:
+        target = _target(docs / uri, match)
+        if target.is_relative_to(docs) or not target.is_relative_to(ROOT):
             return match[0]
-        relative = os.path.relpath(page_uri, Path(page.file.src_uri).parent)
+        relative = os.path.relpath(_uri(target), Path(uri).parent)
         return f"{match[1]}{relative}{match[3] or ''}"
 
     parts = _CODE.split(markdown)  # every second part is code
     for index in range(0, len(parts), 2):
         text = _DISPLAYED.sub(lambda m: convert(m[1], display="block"), parts[index])
-        parts[index] = _LINK.sub(led, _INLINE.sub(lambda m: convert(m[1]), text))
-    return "".join(parts)
+        parts[index] = _INLINE.sub(lambda m: convert(m[1]), text)
+    # Links whose text is code are cut by now.
+    return "".join(parts) if page.file.abs_src_path is None else _LINK.sub(led, "".join(parts))
+
+
+def _target(page: Path, match: re.Match[str]) -> Path:
+    """The file that a link leads to, whether there is one or not."""
+    return Path(os.path.normpath(page.parent / match[2]))
+
+
+def _uri(path: Path) -> str:
+    """Where a file of the repository is among the pages."""
+    if path == ROOT / "CHANGELOG.md":
+        return "changelog.md"
+    if path.parent == RESULTS and path.suffix in (".md", ".png"):
+        return f"results/{path.name}"
+    return f"repository/{path.relative_to(ROOT)}"
