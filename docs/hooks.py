@@ -1,9 +1,9 @@
 """What MkDocs cannot do by itself: pages made from other files, and equations.
 
 * ``reference/cli.md`` is what ``typer utils docs`` says of the command line.
-* ``results/`` and ``changelog.md`` are files of the repository, and what else pages link to there is
-  copied to ``repository/``. Pages link to all of them where they are in the repository, so that the
-  links lead somewhere there, too.
+* ``results/`` and ``changelog.md`` are files of the repository, and what else pages link to there
+  is copied to ``repository/``. Pages link to all of them where they are in the repository, so that
+  the links lead somewhere there, too.
 * Equations between dollar signs become MathML, which browsers draw without a script.
 """
 
