@@ -49,7 +49,8 @@ def command_line() -> str:
     command = [sys.executable, "-m", "typer", "fd_keras_cli.app", "utils", "docs"]
     command += ["--name", "fd-keras", "--title", "Command line"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return re.sub(r"^\* `--(?:install|show)-completion`.*\n", "", process.stdout, flags=re.M)
+    text = process.stdout.partition("\n## `fd-keras tune`")[0]  # hidden: an old name, and last
+    return re.sub(r"^\* `(?:tune|--(?:install|show)-completion)`.*\n", "", text, flags=re.M)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
@@ -67,7 +68,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     parts = _CODE.split(markdown)  # every second part is code
     for index in range(0, len(parts), 2):
         text = _DISPLAYED.sub(lambda m: convert(m[1], display="block"), parts[index])
-        parts[index] = _INLINE.sub(lambda m: convert(m[1]), text)
+        parts[index] = _INLINE.sub(lambda m: f"<span>{convert(m[1])}</span>", text)
     # Links whose text is code are cut by now.
     return "".join(parts) if page.file.abs_src_path is None else _LINK.sub(led, "".join(parts))
 
