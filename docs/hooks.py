@@ -1,6 +1,6 @@
 """What MkDocs cannot do by itself: pages made from other files, and equations.
 
-* ``reference/cli.md`` is what ``typer utils docs`` says of the command line.
+* ``reference/cli.md`` holds what ``typer utils docs`` says of the command line.
 * ``results/`` and ``changelog.md`` are files of the repository, and what else pages link to there
   is copied to ``repository/``. Pages link to all of them where they are in the repository, so that
   the links lead somewhere there, too.
@@ -22,6 +22,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results"
 
+_COMMANDS = "<!-- commands -->"
 _LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(?=\))")
 _CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 _DISPLAYED = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
@@ -40,23 +41,25 @@ def on_files(files: Files, config: Any) -> Files:
     shown = {path for path in RESULTS.iterdir() if path.suffix in (".md", ".png")}
     for path in sorted({*linked, *shown, ROOT / "CHANGELOG.md"}):
         files.append(File.generated(config, _uri(path), abs_src_path=str(path)))
-    files.append(File.generated(config, "reference/cli.md", content=command_line()))
     return files
 
 
 def command_line() -> str:
     """The commands with their arguments and options, in Markdown."""
     command = [sys.executable, "-m", "typer", "fd_keras_cli.app", "utils", "docs"]
-    command += ["--name", "fd-keras", "--title", "Command line"]
+    command += ["--name", "fd-keras"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    text = process.stdout.partition("\n## `fd-keras tune`")[0]  # hidden: an old name, and last
-    return re.sub(r"^\* `(?:tune|--(?:install|show)-completion)`.*\n", "", text, flags=re.M)
+    text = process.stdout.partition("\n**Usage**:")[2]  # without the page's title
+    text = text.partition("\n## `fd-keras tune`")[0]  # hidden: an old name, and last
+    return re.sub(r"^\* `(?:tune|--(?:install|show)-completion)`.*\n", "", text, flags=re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Lead links to files of the repository to their pages, and draw equations."""
     docs = Path(config["docs_dir"])
     uri = page.file.src_uri
+    if _COMMANDS in markdown:
+        return markdown.replace(_COMMANDS, f"**Usage**:{command_line()}")
 
     def led(match: re.Match[str]) -> str:
         target = _target(docs / uri, match)
