@@ -22,7 +22,7 @@ test-legacy: $(LEGACY_VENV)/.installed  ## tests on TensorFlow 2.15.1 with tenso
 	$(LEGACY_VENV)/bin/python -m pytest $(TEST_OPTIONS)
 
 docs: $(VENV)/.installed-docs  ## the pages of docs/, in build/docs/index.html
-	$(VENV)/bin/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 
 benchmarks: $(VENV)/.installed  ## speed and memory against their goals; minutes, on an idle machine
 	$(VENV)/bin/python -m benchmarks.performance

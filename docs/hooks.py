@@ -72,8 +72,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     for index in range(0, len(parts), 2):
         text = _DISPLAYED.sub(lambda m: convert(m[1], display="block"), parts[index])
         parts[index] = _INLINE.sub(lambda m: f"<span>{convert(m[1])}</span>", text)
-    # Links whose text is code are cut by now.
-    return "".join(parts) if page.file.abs_src_path is None else _LINK.sub(led, "".join(parts))
+    return _LINK.sub(led, "".join(parts))  # together again: the text of a link may be code
 
 
 def _target(page: Path, match: re.Match[str]) -> Path:
