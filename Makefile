@@ -10,7 +10,7 @@ TEST_OPTIONS ?= -n auto --maxprocesses=4 --dist loadfile --durations=20
 # TensorFlow's start-up chatter would bury what the commands themselves say.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-legacy lint benchmarks corpus paper-table harden-cifar10 clean
+.PHONY: demo docs test test-legacy lint benchmarks corpus paper-table harden-cifar10 clean
 
 demo: $(VENV)/.installed  ## train, attack, defend and export on packaged images
 	$(VENV)/bin/fd-keras demo --out $(DEMO_OUT)
@@ -20,6 +20,9 @@ test: $(VENV)/.installed  ## tests on the main stack
 
 test-legacy: $(LEGACY_VENV)/.installed  ## tests on TensorFlow 2.15.1 with tensorflow-addons
 	$(LEGACY_VENV)/bin/python -m pytest $(TEST_OPTIONS)
+
+docs: $(VENV)/.installed-docs  ## the pages of docs/, in build/docs/index.html
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 
 benchmarks: $(VENV)/.installed  ## speed and memory against their goals; minutes, on an idle machine
 	$(VENV)/bin/python -m benchmarks.performance
@@ -46,6 +49,10 @@ lint: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet -e ".[all,dev]"
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet -e ".[docs]"
 	touch $@
 
 $(LEGACY_VENV)/.installed: setup.cfg pyproject.toml

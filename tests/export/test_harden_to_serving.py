@@ -60,5 +60,5 @@ def test_the_served_model_distils_and_has_learnt(out):
     assert np.mean(np.argmax(predictions, -1) == test.labels) > 0.5
 
 
-def test_the_readme_names_it():
-    assert SCRIPT in (ROOT / "README.md").read_text()
+def test_the_guide_names_it():
+    assert SCRIPT in (ROOT / "docs" / "guides" / "harden.md").read_text()
