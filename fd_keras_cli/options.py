@@ -86,7 +86,7 @@ def check_given(name: str, *given: str | Path | None, names: Iterable[str] = ())
         names: What may be given instead, also before a colon and settings.
 
     Raises:
-        ValueError: One of them does not exist.
+        ValueError: One of them does not exist, or is empty.
 
     Example:
         >>> check_given("--table", "jpeg:75", names=PRESET_NAMES)
@@ -96,6 +96,8 @@ def check_given(name: str, *given: str | Path | None, names: Iterable[str] = ())
         ValueError: `MODEL` does not exist. Received: no model
     """
     for file in given:
+        if file == "":
+            raise ValueError(f"`{name}` must not be empty. Received: {name} ''")
         if file is None or str(file).partition(":")[0] in names or os.path.lexists(file):
             continue
         if names:

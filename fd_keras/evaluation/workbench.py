@@ -78,7 +78,7 @@ class AttackedImages:
 
     @property
     def title(self) -> str:
-        """Attack and defence, as progress bars show them."""
+        """Attack and defence, as progress bars name the step."""
         if self.attack is None:
             return "benign"
         behind = f" through {self.through.name}" if self.through else ""
@@ -134,7 +134,7 @@ class Workbench:
             return
         self._generated.add(kind)
         cost = self.cost(images)
-        with self.bar(f"Attacking: {images.title}", len(images.images), weight=cost) as advance:
+        with self.bar(images.title, len(images.images), weight=cost) as advance:
             for chunk in _chunks(images):
                 self._pixels(chunk)
                 advance(len(chunk.images))

@@ -45,12 +45,10 @@ OBJECTIVE = "score"
 # Passes over the images in Hyperband's sense: its smallest trials see a quarter of them.
 HYPERBAND_EPOCHS = 4
 
-# Of the Bayesian oracle: random points of which its model is asked at once, and how many of the
-# best are improved; restarts of the fit of its kernel, which has one parameter; and the difference
-# in each direction that gives a slope.
+# Of the Bayesian oracle: random points of which its model is asked at once, how many of the best
+# are improved, and the difference in each direction that gives a slope.
 _CANDIDATES = 2000
 _DESCENTS = 5
-_RESTARTS = 4
 _DIFFERENCE = 1e-6
 
 _STATUS = trials.TrialStatus
@@ -176,14 +174,10 @@ class BayesianOracle(_Guarded, keras_tuner.oracles.BayesianOptimizationOracle):
             values = self._vector_to_values(self._promising_point())
         return {"status": _STATUS.RUNNING, "values": values}
 
-    def _make_gpr(self) -> Any:
-        model = super()._make_gpr()
-        return model.set_params(n_restarts_optimizer=_RESTARTS)
-
     def _promising_point(self) -> npt.NDArray[np.float64]:
         """Where the score may be best, as the model is sure of it."""
         bounds = self._get_hp_bounds()
-        points = self._random_state.uniform(*bounds.T, (_CANDIDATES, len(bounds)))
+        points = self._random_state.uniform(bounds[:, 0], bounds[:, 1], (_CANDIDATES, len(bounds)))
         best = points[np.argsort(self._bound(points), kind="stable")[:_DESCENTS]]
         found = [
             scipy.optimize.minimize(

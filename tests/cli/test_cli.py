@@ -467,7 +467,7 @@ fd_keras_cli.main()
 
     def test_epsilon_for_another_range_is_caught(self, run, folder, tmp_path):
         out = tmp_path / "table.json"
-        code, _, errors = run("calibrate", "no such data", "--epsilon", 0.0078, "--out", out)
+        code, _, errors = run("calibrate", tmp_path, "--epsilon", 0.0078, "--out", out)
         assert code == 1
         assert "write 2" in errors
 

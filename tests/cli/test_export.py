@@ -169,6 +169,7 @@ def test_a_model_that_runs_a_saved_model_from_elsewhere_is_refused(command, run,
 
 def test_two_exports_into_one_directory_are_refused_before_work(run, model_file, tmp_path):
     out = tmp_path / "out"
+    (tmp_path / "none.keras").write_text("no model")
     for held in (out, out / "saved_model"):
         with locked(held):
             # Even before the model is read.
@@ -210,10 +211,13 @@ def test_damaged_files_are_named_in_one_line(run, model_file, tmp_path):
         code, _, err = run("export", path, "--out", tmp_path / "out")
         assert (code, err.count("\n")) == (1, 1), err
         assert "`MODEL` must be a whole SavedModel" in err
-    for nothing in (tmp_path / "none", tmp_path):
+    for nothing, reason in (
+        (tmp_path / "none", "`EXPORT` does not exist"),
+        (tmp_path, "`EXPORT` must be a .tflite file, or a directory that holds saved_model.pb"),
+    ):
         code, _, err = run("verify", nothing, model_file)
         assert (code, err.count("\n")) == (1, 1)
-        assert "`EXPORT` must be a .tflite file, or a directory that holds saved_model.pb" in err
+        assert reason in err
 
 
 def test_a_failed_proof_is_one_line_and_leaves_nothing(run, model_file, tmp_path, monkeypatch):

@@ -68,6 +68,15 @@ def test_links_are_checked_where_they_lead(tmp_path):
         check_target("--out", tmp_path / "bad")
 
 
+@pytest.fixture
+def unreadable(tmp_path_factory, monkeypatch):
+    """Work where files are that are neither models nor images."""
+    directory = tmp_path_factory.mktemp("unreadable")
+    monkeypatch.chdir(directory)
+    for name in ("no model", "no data"):
+        (directory / name).write_text(name)
+
+
 WRITTEN = {
     "evaluate": ("report.html", ["no model", "no data"]),
     "evaluate figures": ("report.json", ["no model", "no data"]),
@@ -81,6 +90,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("case", WRITTEN)
+@pytest.mark.usefixtures("unreadable")
 def test_files_of_others_are_not_replaced(run, tmp_path, case):
     """Reports and exports were replaced, whoever wrote them."""
     name, arguments = WRITTEN[case]
@@ -97,21 +107,22 @@ def test_files_of_others_are_not_replaced(run, tmp_path, case):
     assert f"`--out` must hold no directory {name}" in errors
 
 
+@pytest.mark.usefixtures("unreadable")
 def test_files_that_a_command_wrote_are_replaced(run, tmp_path):
     pytest.importorskip("jinja2")
     EvaluationReport([]).to_json(tmp_path / "report.json")
     (tmp_path / "report.html").write_text("the page")
     arguments = ("no model", "no data", "--out", tmp_path)
-    assert "`MODEL` does not exist" in run("evaluate", *arguments)[2]
+    assert "`MODEL` must be a .keras" in run("evaluate", *arguments)[2]
     (tmp_path / "report.json").unlink()
     assert "did not write" in run("evaluate", *arguments)[2]
-    assert "`MODEL` does not exist" in run("evaluate", *arguments, "--overwrite")[2]
+    assert "`MODEL` must be a .keras" in run("evaluate", *arguments, "--overwrite")[2]
     file = TFLiteFile(tiny_tflite())
     (tmp_path / "model.tflite").write_bytes(file.to_bytes())
     assert "did not write" in run("export", "no model", "--out", tmp_path)[2]
     file.add_details({"fd_keras": "1"})
     (tmp_path / "model.tflite").write_bytes(file.to_bytes())
-    assert "`MODEL` does not exist" in run("export", "no model", "--out", tmp_path)[2]
+    assert "`MODEL` must be a .keras" in run("export", "no model", "--out", tmp_path)[2]
 
 
 def tiny_tflite():
@@ -166,6 +177,7 @@ def test_every_output_is_checked_before_the_work(run, monkeypatch, tmp_path, com
 
 
 @pytest.mark.parametrize(("command", "name"), [("harden", "training"), ("export", "saved_model")])
+@pytest.mark.usefixtures("unreadable")
 def test_directories_below_out_are_checked_too(run, tmp_path, command, name):
     (tmp_path / name).write_text("a file")
     data = ["no data"] if command == "harden" else []

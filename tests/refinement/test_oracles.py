@@ -5,7 +5,9 @@ import time
 from pathlib import Path
 
 import keras_tuner
+import numpy as np
 import pytest
+from scipy.optimize import differential_evolution
 
 from fd_keras.refinement.oracles import make_oracle
 from fd_keras.refinement.refine import serve_until_over
@@ -72,3 +74,22 @@ def test_a_trial_that_ended_while_it_was_saved_is_not_run_again(tmp_path):
     second = oracle()
     second.reload()
     assert second.create_trial("a").trial_id != trial.trial_id
+
+
+def test_the_model_is_asked_for_the_most_promising_point(tmp_path, rng):
+    """A global search that knows nothing of ours finds no better one."""
+    hp = keras_tuner.HyperParameters()
+    for name in "abc":
+        hp.Float(name, 0, 1)
+    oracle = make_oracle("bayesian", hp, max_trials=20, seed=1)
+    tried = rng.uniform(size=(12, 3))
+    oracle.gpr.fit(tried, ((tried - 0.6) ** 2).sum(1))
+    oracle._random_state = np.random.RandomState(1)
+    point = oracle._promising_point()
+
+    def bound(x):
+        mean, deviation = oracle.gpr.predict(x.reshape(1, -1), return_std=True)
+        return float((mean - oracle.beta * deviation)[0])
+
+    best = differential_evolution(bound, [(0, 1)] * 3, seed=1, maxiter=30, popsize=8)
+    assert bound(point) <= best.fun + 1e-4
