@@ -93,13 +93,13 @@ def evading(detector, images, labels, epsilon, threshold, steps):
     low, high = np.maximum(images - epsilon / 255, 0), np.minimum(images + epsilon / 255, 1)
     rng = np.random.default_rng(1)
     start = np.clip(images + rng.uniform(-1, 1, images.shape) * epsilon / 255, low, high)
-    own = tf.one_hot(labels, detector.outputs["logits"].shape[-1])
 
     @tf.function
     def step(point, lowest, highest):
         with tf.GradientTape() as tape:
             tape.watch(point)
             outputs = detector(point, training=False)
+            own = tf.one_hot(labels, outputs["logits"].shape[-1])
             others = tf.reduce_max(outputs["logits"] - 1e9 * own, axis=-1)
             lead = tf.reduce_sum(outputs["logits"] * own, axis=-1) - others
             loss = tf.nn.relu(lead + CONFIDENCE) + SCORE_WEIGHT * outputs["score"]

@@ -68,9 +68,10 @@ def detection_entries(
     workbench: Workbench,
     false_positive_rate: float,
 ) -> list[dict[str, Any]]:
-    """Measure how well each feature distillation detects each gray-box attack.
+    """Measure how well each feature distillation, and all together, detect each gray-box attack.
 
-    The score of an image is that of ``DistillationDetector``. The threshold comes from the benign
+    The score of an image is that of ``DistillationDetector``; of several tables, the largest. The
+    threshold comes from the benign
     images of the validation split. Without one, it comes from every second benign image, and the
     others give the rate of false positives. Of the attacked images, only those that fool the
     classifier count.
@@ -87,13 +88,17 @@ def detection_entries(
         fools no image, nor for too few benign images for the rate.
     """
     entries = []
-    for defence in defences:
-        if defence.table is None or not gray_box:
+    tables = [defence for defence in defences if defence.table is not None]
+    detectors = {defence.name: [defence] for defence in tables}
+    if len(tables) > 1:
+        detectors[f"largest score of {len(tables)} tables"] = tables
+    for name, detector in detectors.items():
+        if not gray_box:
             continue
         most = max((images.images for images in gray_box), key=len)
-        benign = _scores(AttackedImages(most), defence, workbench)
+        benign = _scores(AttackedImages(most), detector, workbench)
         if len(validation):
-            calibration = _scores(AttackedImages(validation), defence, workbench)
+            calibration = _scores(AttackedImages(validation), detector, workbench)
         else:
             calibration, benign = benign[::2], benign[1::2]
         if (len(calibration) + 1) * false_positive_rate < 1 or not len(benign):
@@ -103,11 +108,11 @@ def detection_entries(
             fooled = ~workbench.correct(images, no_defence())
             if not fooled.any() or images.attack is None:
                 continue
-            scores = _scores(images, defence, workbench)[fooled]
+            scores = _scores(images, detector, workbench)[fooled]
             curve = roc_curve(benign, scores)
             entries.append(
                 {
-                    "defence": defence.name,
+                    "defence": name,
                     "attack": images.attack.name,
                     "threat_model": images.threat_model,
                     "auc": curve.auc,
@@ -124,14 +129,17 @@ def detection_entries(
 
 
 def _scores(
-    images: AttackedImages, defence: Defence, workbench: Workbench
+    images: AttackedImages, tables: Sequence[Defence], workbench: Workbench
 ) -> npt.NDArray[np.floating]:
-    """Feature Squeezing's L1 distance between probabilities with and without the defence."""
-    raw, distilled = (
-        softmax(workbench.logits(images, chosen).astype(np.float64), axis=-1)
-        for chosen in (no_defence(), defence)
-    )
-    return np.asarray(np.abs(raw - distilled).sum(axis=-1))
+    """Feature Squeezing's L1 distance between probabilities without and with a table."""
+
+    def probabilities(defence: Defence) -> npt.NDArray[np.float64]:
+        logits = workbench.logits(images, defence).astype(np.float64)
+        return np.asarray(softmax(logits, axis=-1))
+
+    raw = probabilities(no_defence())
+    shifts = [np.abs(raw - probabilities(table)).sum(axis=-1) for table in tables]
+    return np.asarray(np.max(shifts, axis=0))
 
 
 def picture_entries(

@@ -156,6 +156,23 @@ def test_pictures_and_detection_are_gray_box(report):
         assert 0 < np.abs(change).max() <= 8
 
 
+def test_tables_detect_together_what_a_detector_of_both_does(model, data, cache):
+    images, labels = data
+    right = predicted_classes(model, images) == labels
+    images, labels = images[right], labels[right]
+    one = Protocol("one", "", gray_box=(fgsm(8),))
+    report = evaluate(
+        model, (images, labels), ["liu2019", "soft8"], one, cache_dir=cache, false_positive_rate=0.2
+    )
+    attacked = fgsm(8).generate(art_classifier(model), images, labels)
+    fooled = attacked[predicted_classes(model, attacked) != labels]
+    detector = fd_keras.DistillationDetector(model, ["liu2019", "soft8"])
+    found = {entry["defence"]: entry["auc"] for entry in report.detection}
+    assert list(found) == ["liu2019", "soft8", "largest score of 2 tables"]
+    expected = detector.roc(images[1::2], fooled).auc
+    assert found["largest score of 2 tables"] == pytest.approx(expected, abs=0.01)
+
+
 def test_nothing_is_computed_twice(report, model, data, cache, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("attacked again")
