@@ -175,10 +175,10 @@ def spread(
 ) -> Iterator[Outcome]:
     """Do work on shards, on a cluster or one after another in this process.
 
-    An error in a shard is tried again once. The shards of a worker that dies run again on others;
-    those that were running each time that a worker died, as often as the scheduler allows (its
-    setting ``allowed-failures``), run again alone, one by one, so that only the one that kills
-    its worker is called failed.
+    On a cluster, an error in a shard is tried again once. The shards of a worker that dies run
+    again on others. Those that were running each time that a worker died, as often as the
+    scheduler allows (its setting ``allowed-failures``), run again alone, one by one, so that only
+    the one that kills its worker is called failed.
 
     Args:
         work: Function from a shard to plain JSON types. On a cluster, it and the shards are
