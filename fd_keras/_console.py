@@ -129,14 +129,14 @@ class OverallProgress(Progress):
 
 
 class Readable:
-    r"""A result that a notebook shows as its text, and a list by the first line of it.
+    """A result that a notebook shows as its text, and a list by the first line of it.
 
     Example:
         >>> class Result(Readable):
         ...     def __str__(self):
-        ...         return "90 % <benign>\n80 % attacked"
+        ...         return "90 % <benign>"
         >>> Result(), Result()._repr_html_()
-        (<Result: 90 % <benign>>, '<pre>90 % &lt;benign&gt;\\n80 % attacked</pre>')
+        (<Result: 90 % <benign>>, '<pre>90 % &lt;benign&gt;</pre>')
     """
 
     def __repr__(self) -> str:

@@ -130,6 +130,6 @@ def test_help_names_the_unit():
         for option in command.params
         if option.name == "epsilon"
     }
-    assert set(options) == {"calibrate", "certify", "harden"}
+    assert set(options) == {"calibrate", "certify", "evaluate", "harden"}
     for text in options.values():
         assert "grey levels of 255" in text

@@ -108,6 +108,7 @@ def select(
         ClassifierWarning: The classifier is about as good as chance.
 
     Example:
+        >>> import keras
         >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
         >>> images = np.array([[[[9], [0]]], [[[9], [0]]], [[[0], [9]]]])
         >>> data = images, np.array([1, 0, 1])
@@ -164,6 +165,7 @@ def say_clean_accuracy(classifier: Classifier, selected: Selected, console: Cons
         console: Where to print; ``None``: nowhere.
 
     Example:
+        >>> import keras
         >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
         >>> images = np.zeros((2, 1, 2, 1))
         >>> selected = Selected(images, np.array([0, 1]), (0, 255), seen=2, right=1)
