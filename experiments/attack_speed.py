@@ -127,6 +127,7 @@ def main():
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--steps", type=int, default=1000, help="of CW-L2, for each constant")
     parser.add_argument("--machine", default="2 cores", help="what the page says of the machine")
+    parser.add_argument("--attacks", nargs="*", help="only those whose names begin so")
     arguments = parsed(parser)
     count, steps = (4, 5) if arguments.smoke else (arguments.images, arguments.steps)
     path = arguments.out / FILE
@@ -136,7 +137,8 @@ def main():
     right = classifier.logits(images[: 2 * count]).argmax(axis=-1) == labels[: 2 * count]
     images, labels = images[: 2 * count][right][:count], labels[: 2 * count][right][:count]
     for name, attack, through in pairs(steps):
-        if name in results["attacks"]:
+        wanted = arguments.attacks is None or name.startswith(tuple(arguments.attacks))
+        if name in results["attacks"] or not wanted:
             continue
         obstacle = None if through == "none" else defence(through)
         attacked = attackable(classifier, images.shape[1:], obstacle)

@@ -147,9 +147,9 @@ class Attack:
                 draws from, is restored afterwards.
             on_batch: Called with the number of images just attacked.
             until_wrong: Whether BIM, PGD and half-step leave an image once it is misclassified,
-                which is several times faster and as strong against this very classifier. Images
-                that must fool it behind a defence, too, or classifiers that are random, need all
-                steps.
+                which is as strong against this very classifier, and faster the fewer images
+                withstand. Images that must fool it behind a defence, too, or classifiers that are
+                random, need all steps.
 
         Returns:
             Attacked images, float32, within the value range.
