@@ -27,7 +27,11 @@ TABLES = {"cifar10": "certified:2:ycbcr", "imagenet": "certified:1:ycbcr"}
 IMAGES = {"cifar10": 200, "imagenet": 40}
 
 # Attacks that take minutes get few images, and those that are kept without loss alone.
-SLOW = {"DeepFool": {"cifar10": 24, "imagenet": 6}, "CW-L2": {"cifar10": 12, "imagenet": 2}}
+SLOW = {
+    "DeepFool": {"cifar10": 24, "imagenet": 6},
+    "CW-L2": {"cifar10": 12, "imagenet": 2},
+    "CW-Linf": {"cifar10": 12, "imagenet": 2},
+}
 
 
 def jpeg_stored(images, table):
