@@ -86,7 +86,7 @@ GRAY_BOX = PROTOCOLS["evademl-cifar10"].gray_box
 ADAPTIVE = tuple(pgd(level, 20) for level in (1, 2, 4, 8))
 BLACK_BOX = (square(2),)
 FAST = ("FGSM", "BIM", "PGD")
-LIMITS = {"DeepFool": 48, "CW-L2": 32, "Square": 48, "PGD": 300}
+LIMITS = {"DeepFool": 48, "CW-L2": 32, "CW-Linf": 32, "Square": 48, "PGD": 300}
 
 
 def training_images(count):

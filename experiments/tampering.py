@@ -29,8 +29,8 @@ IMAGES = {"cifar10": 200, "imagenet": 40}
 # Attacks that take minutes get few images, and those that are kept without loss alone.
 SLOW = {
     "DeepFool": {"cifar10": 100, "imagenet": 20},
-    "CW-L2": {"cifar10": 32, "imagenet": 4},
-    "CW-Linf": {"cifar10": 16, "imagenet": 4},
+    "CW-L2": {"cifar10": 12, "imagenet": 2},
+    "CW-Linf": {"cifar10": 12, "imagenet": 2},
 }
 
 
