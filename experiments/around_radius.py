@@ -9,7 +9,6 @@ experiments.around_radius``; finished rows stay in the JSON file. ``--smoke`` ta
 import json
 
 import numpy as np
-import tensorflow as tf
 
 from experiments.harness import argument_parser, parsed, write_json, write_text
 from experiments.networks import RUNS, classifier_and_data
@@ -17,9 +16,9 @@ from fd_keras import certify, encode
 from fd_keras._console import text_table
 from fd_keras._files import atomic_path
 from fd_keras.evaluation.accuracies import wilson_interval
-from fd_keras.evaluation.classifiers import differentiable
+from fd_keras.evaluation.attacks import pgd
+from fd_keras.evaluation.classifiers import attackable
 from fd_keras.evaluation.defences import defence
-from fd_keras.evaluation.in_graph import pgd
 from fd_keras.plots import PALETTE, empty_axes
 
 FILE = "around_radius"
@@ -31,38 +30,18 @@ IMAGES = {"cifar10": 112, "imagenet": 30}
 EPSILONS = {"cifar10": (1.0, 2.0, 3.0, 4.0, 8.0), "imagenet": (1.0, 2.0, 4.0)}
 GRADIENTS = ("straight-through", "smooth", "half-step")
 ITERATIONS = 40
-BATCH = 28
 SEED = 1
 COLORS = {"liu2019": "ochre", "certified:1": "blue", "certified:2": "violet"}
 
 
 def withstood(classifier, table, images, labels, epsilon):
     """Which images keep their class under every attack."""
-    behind = defence(table)
-    right = np.ones(len(images), bool)
+    attack, right = pgd(epsilon, ITERATIONS), np.ones(len(images), bool)
     for gradient in GRADIENTS:
-        through = differentiable(behind, gradient)
-
-        def logits(pixels, through=through):
-            return classifier.unit_logits(through(pixels))
-
-        @tf.function(reduce_retracing=True)
-        def attacked(pixels, classes, logits=logits):
-            return pgd(
-                *(pixels, classes, logits),
-                epsilon=epsilon,
-                steps=ITERATIONS,
-                value_range=(0.0, 1.0),
-                seed=tf.constant([SEED, 0]),
-                enough=0.1,
-            )
-
+        through = attackable(classifier, images.shape[1:], defence(table), gradient=gradient)
         left = np.flatnonzero(right)
-        for first in range(0, len(left), BATCH):
-            part = left[first : first + BATCH]
-            pixels = attacked(tf.constant(images[part]), tf.constant(labels[part], tf.int32))
-            found = tf.argmax(logits(pixels), -1).numpy()
-            right[part] = found == labels[part]
+        attacked = attack.generate(through, images[left], labels[left], seed=SEED, until_wrong=True)
+        right[left] = through.predict(attacked).argmax(-1) == labels[left]
     return right
 
 
@@ -71,10 +50,8 @@ def row_of(classifier, table, scaled, labels, epsilons):
     stored = encode(np.uint8(np.rint(255 * scaled)), table)
     radius = certify(stored, table).linf_radius
     images = np.float32(stored / 255)
-    behind = differentiable(defence(table))
-    parts = range(0, len(images), BATCH)
-    classes = [tf.argmax(classifier.unit_logits(behind(images[i : i + BATCH])), -1) for i in parts]
-    right = np.concatenate(classes) == labels
+    behind = attackable(classifier, images.shape[1:], defence(table))
+    right = behind.predict(images).argmax(-1) == labels
     row = {"least_radius": float(radius.min()), "benign": [int(right.sum()), len(right)]}
     for epsilon in epsilons:
         kept = withstood(classifier, table, images[right], labels[right], epsilon)

@@ -7,10 +7,9 @@ what was run earlier of other networks stays in the results, and what was comput
 so that a run that was stopped resumes where it was. With ``--smoke`` it takes a minute, and its
 figures mean nothing.
 
-Gray-box attacks are made on the classifier alone, by ART. Adaptive ones go through the layer, by
-hardening's PGD with the classifier's part of the gradient in bfloat16: with the true gradient of
-soft thresholding, and with either stand-in for that of rounding, of which an image has to
-withstand both.
+Gray-box attacks are made on the classifier alone. Adaptive ones go through the layer: with the
+true gradient of soft thresholding, and with either stand-in for that of rounding, of which an image
+has to withstand both. They leave an image once it is misclassified.
 """
 
 import functools
@@ -28,12 +27,10 @@ from fd_keras._files import atomic_path
 from fd_keras.data.labelled import array_hash
 from fd_keras.evaluation import PROTOCOLS
 from fd_keras.evaluation.accuracies import wilson_interval
-from fd_keras.evaluation.attacks import autoattack
+from fd_keras.evaluation.attacks import autoattack, pgd
 from fd_keras.evaluation.classifiers import attackable
 from fd_keras.evaluation.defences import distillation
-from fd_keras.evaluation.in_graph import pgd
 from fd_keras.evaluation.store import ArrayStore
-from fd_keras.hardening.model import clone_classifier
 from fd_keras.kernels import GRADIENTS, clip_straight_through, distil
 from fd_keras.plots import PALETTE, empty_axes
 
@@ -41,7 +38,6 @@ FILE = "quantizers"
 TARGETS = (0.95, 0.97, 0.92, 0.99)  # benign accuracies, in the order in which they are run
 EPSILONS = (1.0, 2.0)  # grey levels of 255
 ITERATIONS = 40
-ENOUGH = 0.5  # lead of a wrong logit beyond which rounding to bfloat16 changes no class
 CHROMA = 2
 # Steps to choose from.
 STEPS = tuple(float(step) for step in np.round(2 * 1.08 ** np.arange(60), 1))
@@ -56,8 +52,6 @@ FAMILIES = {
 PRESET = "soft8"
 COLORS = dict(zip(FAMILIES, ("blue", "ochre", "orange", "violet")))
 BATCHES = {"cifar10": 50, "imagenet": 10}
-# Depthwise convolutions are four times slower in bfloat16 than in float32.
-GRADIENT_DTYPES = {"cifar10": "mixed_bfloat16", "imagenet": "float32"}
 SEED = 1
 
 
@@ -76,8 +70,6 @@ class Subject:
     def __init__(self, network, classifier, data, cache, limit=None):
         self.classifier, self._store = classifier, ArrayStore(cache)
         self._batch = BATCHES[network]
-        # For gradients alone: what they find is classified in float32.
-        self._fast = clone_classifier(classifier.model, dtype_policy=GRADIENT_DTYPES[network])
         images, labels = data
         if limit:
             images, labels = images[:limit], labels[:limit]
@@ -96,8 +88,7 @@ class Subject:
         images, labels = self.images[indices], self.labels[indices]
 
         def attacked():
-            alone = attackable(self.classifier, images.shape[1:])
-            return attack.generate(alone, images, labels)
+            return attack.generate(self._through(None), images, labels)
 
         return self.kept(["gray-box", attack.to_dict()], indices, None, attacked)
 
@@ -122,10 +113,7 @@ class Subject:
         attack = autoattack(epsilon)
 
         def attacked():
-            through = attackable(
-                self.classifier, images.shape[1:], None if table is None else distillation(table)
-            )
-            return attack.generate(through, images, labels)
+            return attack.generate(self._through(table), images, labels)
 
         if len(left):
             pixels = self.kept(["adaptive", attack.to_dict()], left, table, attacked)
@@ -133,37 +121,20 @@ class Subject:
         return found
 
     def _pgd(self, table, epsilon, gradient, indices):
+        attack = pgd(epsilon, ITERATIONS)
+
         def withstood():
-            attack = self._attack(_settings(table), epsilon, gradient)
-            labels = np.int32(self.labels[indices])
-            attacked = attack(self.images[indices], labels, _steps(table))
-            return self.right(table, attacked.numpy(), indices)
+            images, labels = self.images[indices], self.labels[indices]
+            through = self._through(table, gradient)
+            attacked = attack.generate(through, images, labels, until_wrong=True)
+            return self.right(table, attacked, indices)
 
-        what = ["PGD, right after it", epsilon, ITERATIONS, gradient]
-        return self.kept(what, indices, table, withstood)
+        return self.kept([attack.to_dict(), "until wrong", gradient], indices, table, withstood)
 
-    @functools.cache  # noqa: B019 - there is one subject at a time
-    def _attack(self, settings, epsilon, gradient):
-        pixels = tf.TensorSpec((None, *self.images.shape[1:]), tf.float32)
-        signature = [pixels, tf.TensorSpec((None,), tf.int32), tf.TensorSpec((3, 8, 8))]
-
-        @tf.function(input_signature=signature)
-        def attack(images, labels, steps):
-            def logits(x):
-                if settings:
-                    x = _distilled(x, steps, *settings, gradient)
-                return self.classifier.logits_of(self._fast(x, training=False))
-
-            return pgd(
-                *(images, labels, logits),
-                epsilon=epsilon,
-                steps=ITERATIONS,
-                value_range=(0.0, 1.0),
-                seed=tf.constant([SEED, 0]),
-                enough=ENOUGH,
-            )
-
-        return attack
+    def _through(self, table, gradient="smooth"):
+        """The classifier behind a table, for an attacker."""
+        behind = None if table is None else distillation(table)
+        return attackable(self.classifier, self.images.shape[1:], behind, gradient=gradient)
 
     def _classes(self, images, table=None):
         graph, steps = self._graph(_settings(table)), _steps(table)
@@ -201,13 +172,12 @@ def _steps(table):
     return tf.constant(np.ones((3, 8, 8)) if table is None else table.steps, tf.float32)
 
 
-def _distilled(images, steps, quantizer, spins, gradient="straight-through"):
+def _distilled(images, steps, quantizer, spins):
     pixels = distil(
         *(255 * images, steps),
         color_space="ycbcr",
         cycle_spins=spins,
         quantizer=quantizer,
-        gradient=gradient,
     )
     return clip_straight_through(pixels / 255, 0.0, 1.0)
 

@@ -19,7 +19,6 @@ def pgd(
     value_range: tuple[float, float],
     seed: tf.Tensor,
     step_size: float | None = None,
-    enough: float | None = None,
 ) -> tf.Tensor:
     """PGD from a random start, in graph.
 
@@ -36,8 +35,6 @@ def pgd(
         seed: Two integers, of the random start.
         step_size: Change of a pixel in one step, in grey levels of 255. Default:
             ``1.25 * epsilon`` for one step, else ``2.5 * epsilon / steps``.
-        enough: By how much a wrong logit must exceed the true one for an image to be left as it
-            is; the attack ends once all images are there. Default: all take every step.
 
     Returns:
         Tensor of the shape of ``images``, without a gradient.
@@ -62,27 +59,17 @@ def pgd(
     radius, stride = (levels * (high - low) / 255 for levels in (epsilon, step_size))
     lowest, highest = tf.maximum(images - radius, low), tf.minimum(images + radius, high)
 
-    def step(x: tf.Tensor, moving: tf.Tensor) -> list[tf.Tensor]:
+    def step(x: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(x)
-            outputs = tf.cast(logits(x), tf.float32)
-            ascended = odds.call(labels, outputs)
+            ascended = tf.reduce_sum(odds.call(labels, tf.cast(logits(x), tf.float32)))
         moved = x + stride * tf.sign(tape.gradient(ascended, x))
-        moved = tf.clip_by_value(moved, lowest, highest)
-        if enough is None:
-            return [moved, moving]
-        own = tf.one_hot(labels, tf.shape(outputs)[-1])
-        wrong = tf.reduce_max(tf.where(own > 0, outputs.dtype.min, outputs), -1)
-        moving &= wrong - tf.reduce_sum(own * outputs, -1) < enough
-        return [tf.where(moving[:, None, None, None], moved, x), moving]
+        return [tf.clip_by_value(moved, lowest, highest)]
 
     noise = tf.random.stateless_uniform(tf.shape(images), seed, -radius, radius)
     start = tf.clip_by_value(images + noise, lowest, highest)
-    moving = tf.ones(tf.shape(images)[:1], tf.bool)
     if steps == 1:
-        attacked = step(start, moving)[0]
+        attacked = step(start)[0]
     else:
-        attacked, _ = tf.while_loop(
-            lambda x, moving: tf.reduce_any(moving), step, [start, moving], maximum_iterations=steps
-        )
+        attacked = tf.while_loop(lambda x: True, step, [start], maximum_iterations=steps)[0]
     return tf.stop_gradient(tf.ensure_shape(attacked, images.shape))
