@@ -255,15 +255,18 @@ def page(results):
         "![trade-off](harden_cifar10.png)",
         "",
     ]
-    heads = ["recipe", "epochs", "benign", *(a.name for a in GRAY_BOX)]
+    rows = [row for entry in results["recipes"].values() for row in entry["rows"]]
+    made_on = (row["attack"].rpartition(", on ") for row in rows)
+    gray_box = list(dict.fromkeys(attack for attack, found, _ in made_on if found))
+    heads = ["recipe", "epochs", "benign", *gray_box]
     heads += [*(f"adaptive {a.name}" for a in ADAPTIVE), *(a.name for a in BLACK_BOX)]
     table = []
     for name, entry in results["recipes"].items():
         by_attack = {row["attack"]: f"{100 * row['accuracy']:.1f}" for row in entry["rows"]}
         cells = [name, str(entry.get("epochs", "")), by_attack["none"]]
-        for attack in GRAY_BOX:
+        for attack in gray_box:
             sources = ("on this classifier", "on the undefended one")
-            cells.append(" / ".join(by_attack.get(f"{attack.name}, {s}", "-") for s in sources))
+            cells.append(" / ".join(by_attack.get(f"{attack}, {s}", "-") for s in sources))
         cells += [by_attack.get(attack.name, "-") for attack in (*ADAPTIVE, *BLACK_BOX)]
         table.append(cells)
     lines += [text_table(heads, table, markdown=True), ""]

@@ -124,7 +124,7 @@ def connected(*, scheduler: str | None = None, workers: int | None = None) -> It
     if scheduler is not None and workers is not None:
         raise ValueError(
             "`scheduler` must not be given with `workers`, which starts a cluster of its own. "
-            f"Received: scheduler={scheduler!r}, workers={shown(workers)}"
+            f"Received: scheduler={shown(scheduler)}, workers={shown(workers)}"
         )
     distributed = import_extra("distributed", "distributed")
     if scheduler is not None:
@@ -152,7 +152,7 @@ def connected(*, scheduler: str | None = None, workers: int | None = None) -> It
 
 def _client_of(distributed: Any, scheduler: str) -> Any:
     rule = "`scheduler` must be the address of a Dask scheduler, such as tcp://10.0.0.1:8786"
-    received = f"Received: scheduler={scheduler!r}"
+    received = f"Received: scheduler={shown(scheduler)}"
     port = int(scheduler.rpartition(":")[2]) if _ADDRESS.fullmatch(scheduler) else 0
     if not 0 < port < 2**16:
         raise ValueError(f"{rule}. {received}")

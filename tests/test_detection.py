@@ -289,7 +289,8 @@ def test_flag_and_detection_rate_follow_the_threshold():
 
 def test_steps_limits_what_is_read():
     detector, data = toy(), pixels(60)
-    detector.adapt(data, 0.1, batch_size=10, steps=3)
+    batches = tf.data.Dataset.from_tensor_slices(data).batch(10)  # of arrays, it is a sample
+    detector.adapt(batches, 0.1, steps=3)
     few = toy()
     few.adapt(data[:30], 0.1, batch_size=10)
     assert detector.threshold == few.threshold

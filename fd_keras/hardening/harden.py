@@ -151,8 +151,6 @@ def harden(
         batch_size=training.batch_size,
         seed=seed,
     )
-    undefended = _correct_count(classifier, validation)
-    _say_clean_accuracy(classifier, undefended, len(validation), console)
     run = _Run(
         HardeningModel(
             classifier,
@@ -187,6 +185,8 @@ def harden(
         if directory is not None:
             claimed = _TRAININGS.claimed(directory, settings, overwrite=overwrite)
             home = stack.enter_context(claimed)
+        undefended = _correct_count(classifier, validation)
+        _say_clean_accuracy(classifier, undefended, len(validation), console)
         record = Record(home, undefended / len(validation) - allowed)
         run.fit(record, home, console)
         weights, table = record.best()

@@ -95,7 +95,7 @@ def test_harden_takes_one_sigmoid_among_several_outputs(run, binary_file, tmp_pa
     assert code == 1
     assert "`--model-output` must name one of the outputs of `MODEL`, which are 'cat' (None" in err
     assert "Received: --model-output None" in err
-    code, _, err = run(*arguments, "--model-output", "cat")
+    code, _, err = run(*arguments, "--model-output", "cat", "--logits")
     assert code == 1
     assert "Pass --probabilities, or take off its sigmoid" in err
     assert "from_logits" not in err

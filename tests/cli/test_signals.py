@@ -79,6 +79,8 @@ ARGUMENTS = {
 def test_every_command_ends_with_a_line(command, number, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("image.png")
+    for name in ("model.keras", "model.tflite"):
+        (tmp_path / name).touch()  # missing files are refused first
     opened = console.tempfile.TemporaryFile
 
     def kill(*arguments):
