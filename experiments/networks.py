@@ -18,6 +18,7 @@ RUNS = {
         "limits": {
             "DeepFool": 48,
             "CW-L2": 16,
+            "CW-Linf": 8,
             "adaptive": 32,
             "Square": 8,
             "TVM": 48,
@@ -25,7 +26,7 @@ RUNS = {
         },
         "two_passes": {
             "max_images": 48,
-            "limits": {"DeepFool": 0, "CW-L2": 0, "adaptive": 0, "Square": 0},
+            "limits": {"DeepFool": 0, "CW-L2": 0, "CW-Linf": 0, "adaptive": 0, "Square": 0},
         },
     },
     "cifar10": {
@@ -34,10 +35,17 @@ RUNS = {
         "protocol": "evademl-cifar10",
         "epsilon": 2.0,
         "max_images": 600,
-        "limits": {"DeepFool": 96, "CW-L2": 48, "adaptive": 64, "Square": 32, "quilting": 150},
+        "limits": {
+            "DeepFool": 96,
+            "CW-L2": 48,
+            "CW-Linf": 32,
+            "adaptive": 64,
+            "Square": 32,
+            "quilting": 150,
+        },
         "two_passes": {
             "max_images": 320,
-            "limits": {"DeepFool": 0, "CW-L2": 0, "adaptive": 16, "Square": 0},
+            "limits": {"DeepFool": 0, "CW-L2": 0, "CW-Linf": 0, "adaptive": 16, "Square": 0},
         },
     },
 }
