@@ -3,7 +3,7 @@
 Images of ``../shared`` are encoded; those that the classifier gets right then are attacked by
 PGD through the layer, with the identity's gradient for rounding, a smooth one, and one that aims
 coefficients at their half step. An image has to withstand all three. Run: ``python -m
-experiments.around_radius``; finished rows stay in the JSON file. ``--smoke`` takes a few images.
+experiments.around_radius``; finished figures stay in the JSON file. ``--smoke`` takes a few images.
 """
 
 import json
@@ -40,26 +40,30 @@ def withstood(classifier, table, images, labels, epsilon):
     for gradient in GRADIENTS:
         through = attackable(classifier, images.shape[1:], defence(table), gradient=gradient)
         left = np.flatnonzero(right)
+        if not len(left):
+            break
         attacked = attack.generate(through, images[left], labels[left], seed=SEED, until_wrong=True)
         right[left] = through.predict(attacked).argmax(-1) == labels[left]
     return right
 
 
-def row_of(classifier, table, scaled, labels, epsilons):
-    """Certified radius and accuracy by the strength of the attack, of one table."""
+def rows_of(classifier, table, scaled, labels, epsilons, row):
+    """Yield the row of a table, radius and accuracy by the strength of the attack, as it grows."""
     stored = encode(np.uint8(np.rint(255 * scaled)), table)
     radius = certify(stored, table).linf_radius
     images = np.float32(stored / 255)
     behind = attackable(classifier, images.shape[1:], defence(table))
     right = behind.predict(images).argmax(-1) == labels
-    row = {"least_radius": float(radius.min()), "benign": [int(right.sum()), len(right)]}
+    row = {**row, "least_radius": float(radius.min()), "benign": [int(right.sum()), len(right)]}
     for epsilon in epsilons:
+        if f"{epsilon:g}" in row:
+            continue
         kept = withstood(classifier, table, images[right], labels[right], epsilon)
         row[f"{epsilon:g}"] = [int(kept.sum()), len(kept)]
         inside = radius[right] >= epsilon
         row[f"{epsilon:g} within"] = [int(kept[inside].sum()), int(inside.sum())]
         print(table, epsilon, row[f"{epsilon:g}"], row[f"{epsilon:g} within"], flush=True)
-    return row
+        yield row
 
 
 def page(results):
@@ -76,7 +80,8 @@ def page(results):
         "",
     ]
     for network, rows in results.items():
-        epsilons = [key for key in next(iter(rows.values())) if key.replace(".", "").isdigit()]
+        epsilons = [f"{epsilon:g}" for epsilon in EPSILONS[network]]
+        epsilons = [key for key in epsilons if key in next(iter(rows.values()))]
         heads = ["table", "least radius", "benign", *epsilons, "within the radius"]
         table = []
         for name, row in rows.items():
@@ -100,7 +105,7 @@ def plot(rows):
     """Accuracy by the strength of the attack, with the radii."""
     drawn, axes = empty_axes(6.0, 4.0)
     for name, row in rows.items():
-        epsilons = [key for key in row if key.replace(".", "").isdigit()]
+        epsilons = sorted((key for key in row if key.replace(".", "").isdigit()), key=float)
         shares = [100 * row[key][0] / row[key][1] for key in epsilons]
         color = PALETTE[COLORS[name]]
         axes.plot([float(key) for key in epsilons], shares, "o-", color=color, label=name)
@@ -124,13 +129,14 @@ def main():
         chosen = np.linspace(0, len(scaled) - 1, count).astype(int)
         found = results.setdefault(name, {})
         for table in TABLES[name][:1] if arguments.smoke else TABLES[name]:
-            if table not in found:
-                epsilons = EPSILONS[name][: 2 if arguments.smoke else None]
-                found[table] = row_of(classifier, table, scaled[chosen], labels[chosen], epsilons)
-            write_json(target, results)
-            with atomic_path(arguments.out / f"{FILE}_{name}.png") as temporary:
-                plot(found).savefig(temporary, dpi=120, format="png")
-            write_text(arguments.out / f"{FILE}.md", page(results))
+            epsilons = EPSILONS[name][: 2 if arguments.smoke else None]
+            images = scaled[chosen], labels[chosen]
+            for row in rows_of(classifier, table, *images, epsilons, found.get(table, {})):
+                found[table] = row
+                write_json(target, results)
+        with atomic_path(arguments.out / f"{FILE}_{name}.png") as temporary:
+            plot(found).savefig(temporary, dpi=120, format="png")
+        write_text(arguments.out / f"{FILE}.md", page(results))
 
 
 if __name__ == "__main__":
