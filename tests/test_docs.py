@@ -176,7 +176,9 @@ def test_links_lead_to_files_and_headings(page):
 
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    assert not [p for p in PAGES if f" {p.relative_to(DOCS).as_posix()}\n" not in navigation]
+    pages = [page.relative_to(DOCS).as_posix() for page in PAGES]
+    pages += [f"results/{page.name}" for page in (ROOT / "experiments" / "results").glob("*.md")]
+    assert not [page for page in pages if f" {page}\n" not in navigation]
 
 
 def test_every_public_name_is_in_the_reference():
