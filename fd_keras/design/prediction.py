@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -151,12 +152,12 @@ class BandModel:
             bands: Index into the bands; by default all.
             estimated: Whether to within 0.001 is accurate enough, in a tenth of the time.
         """
-        found = (estimated_removal if estimated else removal_probability)(
+        exact = functools.partial(removal_probability, perturbation="gaussian")
+        found = (estimated_removal if estimated else exact)(
             steps,
             self._scale[bands],
             self._std[bands],
             shape=self._shape[bands],
-            perturbation="gaussian",
             quantizer=self._quantizer,
         )
         return np.where(self.changed[bands], found, 0.0)

@@ -128,7 +128,7 @@ class SignedSteps:
         signs = tf.sign(tf.where(tf.math.is_nan(gradient), 0.0, gradient))
         moved = point + self.eps_step * signs
         moved = tf.clip_by_value(moved, state["lowest"], state["highest"])
-        wrong = _lead(scores, state["label"]) < -_MARGIN
+        wrong = lead(scores, state["label"]) < -_MARGIN
         count = state["count"] + 1
         return {
             "point": tf.where(_like(wrong, point), point, moved),
@@ -219,7 +219,7 @@ class CarliniLinf:
             tape.watch(point)
             pixels = (tf.tanh(point) + 1) / 2
             scores = self.logits(pixels)
-            hinge = tf.nn.relu(self.confidence - _lead(scores, state["target"]))
+            hinge = tf.nn.relu(self.confidence - lead(scores, state["target"]))
             change = tf.abs(pixels - state["benign"])
             excess = tf.reduce_sum(tf.nn.relu(change - _like(tau, change)), axis=(1, 2, 3))
             loss = const * hinge + excess
@@ -250,8 +250,20 @@ class CarliniLinf:
         }
 
 
-def _lead(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-    """By how much the logit of a class exceeds the largest of the others, ``(batch,)``."""
+def lead(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """By how much the logit of a class exceeds the largest of the others.
+
+    Args:
+        logits: ``(batch, classes)``.
+        classes: ``(batch,)``.
+
+    Returns:
+        ``(batch,)``.
+
+    Example:
+        >>> lead(tf.constant([[5.0, 3.0, 4.0]]), tf.constant([1])).numpy()
+        array([-2.], dtype=float32)
+    """
     own = tf.one_hot(classes, tf.shape(logits)[-1])
     others = tf.reduce_max(tf.where(own > 0, logits.dtype.min, logits), axis=-1)
     return tf.reduce_sum(own * logits, axis=-1) - others

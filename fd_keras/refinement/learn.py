@@ -26,6 +26,7 @@ from fd_keras.classifier import Classifier
 from fd_keras.evaluation.accuracies import BENIGN, OURS
 from fd_keras.evaluation.attacks import Attack
 from fd_keras.evaluation.classifiers import check_gradient
+from fd_keras.evaluation.descent import lead
 from fd_keras.evaluation.in_graph import pgd
 from fd_keras.evaluation.protocols import Protocol
 from fd_keras.kernels import clip_straight_through, distil
@@ -300,7 +301,8 @@ class _Descent:
             weight = tf.convert_to_tensor(self._weight)
             tape.watch(weight)
             images = tf.concat([attacked, benign], 0)
-            margins = self._margins(images, tf.exp(weight), tf.concat([labels, labels], 0))
+            logits = self._logits(images, tf.exp(weight))
+            margins = lead(logits, tf.concat([labels, labels], 0))
             errors = tf.sigmoid(-margins)
             count = tf.shape(labels)[0]
             loss = tf.reduce_mean(errors[:count]) + multiplier * tf.reduce_mean(errors[count:])
@@ -322,12 +324,6 @@ class _Descent:
             value_range=(0.0, 1.0),
             seed=seed,
         )
-
-    def _margins(self, images: tf.Tensor, steps: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """By how much the logit of the label exceeds the largest other one."""
-        logits = self._logits(images, steps)
-        own = tf.one_hot(labels, tf.shape(logits)[-1])
-        return tf.reduce_sum(own * logits, -1) - tf.reduce_max(logits - own * 1e9, -1)
 
     def _logits(self, images: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
         table = self._start
