@@ -90,6 +90,26 @@ def echo(text: object, *, err: bool = False) -> None:
         raise SystemExit(1) from None
 
 
+def check_budget(kept: bool, sentence: str) -> None:
+    """End a command whose result costs more benign accuracy than was permitted.
+
+    Its files are written all the same: they may be what its user wants to look at.
+
+    Args:
+        kept: Whether the result keeps within the budget.
+        sentence: What to say if not.
+
+    Raises:
+        typer.Exit: With code 1, if not.
+
+    Example:
+        >>> check_budget(True, "no table kept within --max-benign-loss 0.01")
+    """
+    if not kept:
+        print_error(sentence)
+        raise typer.Exit(1)
+
+
 def print_error(error: object, console: Console | None = None) -> None:
     """Print one red line.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fd_keras_cli.console import (
+    check_budget,
     check_directory,
     check_outputs,
     echo,
@@ -173,7 +174,8 @@ def harden(
     The result is the epoch with the highest accuracy under an adaptive attack on the validation
     images among those that lose no more benign accuracy than --max-benign-loss. Interrupt it at
     any time: the same command goes on after the last whole epoch. Writes model.keras, table.json
-    and result.json, and below training/ what TensorBoard reads.
+    and result.json, and below training/ what TensorBoard reads. If no epoch keeps within
+    --max-benign-loss, it still writes the one that lost least, says so and exits with 1.
     """
     check_directory(out, for_tensorflow=True)
     check_given("MODEL", model)
@@ -223,6 +225,11 @@ def harden(
     echo(str(result))
     for name in _OUTPUTS:
         echo(f"Wrote {printable(out / name)}")
+    check_budget(
+        result.within_benign_loss,
+        f"no epoch kept within --max-benign-loss {max_benign_loss:g}: the result is the one that "
+        "lost least. Train for more --epochs, with a smaller --epsilon or behind a gentler --table",
+    )
 
 
 @contextmanager

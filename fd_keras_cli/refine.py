@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fd_keras_cli.console import (
+    check_budget,
     check_directory,
     check_outputs,
     echo,
@@ -186,6 +187,11 @@ def refine(
     echo(str(result))
     for path in _written(result, out):
         echo(f"Wrote {printable(path)}")
+    check_budget(
+        result.feasible,
+        f"no table kept within --max-benign-loss {max_benign_loss:g}: the result is the one that "
+        "lost least. Search with more --max-trials or permit a larger loss",
+    )
 
 
 def _result(

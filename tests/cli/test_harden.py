@@ -51,6 +51,18 @@ def test_harden(run, files):
     assert "a training with other recipe" in err
 
 
+def test_a_training_over_its_budget_is_written_and_fails(run, files):
+    train = np.load(files / "train.npz")
+    np.savez(files / "wrong.npz", x=train["x"], y=1 - train["y"])
+    code, _, err = run(
+        files / "model.keras", files / "wrong.npz", "--out", files / "out", "--epochs", "1",
+        "--learning-rate", "1", "--epsilon", "0", "--validation-data", files / "validation.npz",
+    )  # fmt: skip
+    assert code == 1
+    assert "Error: no epoch kept within --max-benign-loss 0.01: the result is the one" in err
+    assert not HardenResult.load(files / "out").within_benign_loss
+
+
 @pytest.mark.parametrize("option", ["--max-validation-images", "--max-held-out"])
 def test_validation_images_of_their_own(run, files, option):
     code, out, err = run(

@@ -65,6 +65,15 @@ def test_search_for_a_soft_table_against_an_attacker_who_knows_it(files, run, tm
     assert "adaptive:" in printed
 
 
+def test_a_search_over_its_budget_is_written_and_fails(files, monkeypatch, run, tmp_path):
+    monkeypatch.setattr(RefineResult, "feasible", False)
+    arguments = ["--max-trials", "1", "--oracle", "random", "--limit", "PGD=2"]
+    code, _, errors = run("refine", *files, *arguments)
+    assert code == 1
+    assert "Error: no table kept within --max-benign-loss 0.01: the result is the one" in errors
+    assert (tmp_path / "out" / "table.json").exists()
+
+
 @pytest.mark.parametrize("command", ["refine", "tune"])
 @pytest.mark.parametrize(
     "name", ["trials/oracle.json", "logs/0/events.out.tfevents.1", "table.json"]
