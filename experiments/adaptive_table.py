@@ -2,8 +2,8 @@
 
 Images of ``../shared``; those that ResNet-14 alone gets right are split alternately into a
 validation and a test split by ``refine`` and ``learn_table``. Keras Tuner searches thresholds,
-split and grids by the accuracy under PGD through the table; ``learn_table`` goes on from what it
-found, and from a flat table. Run: ``python -m experiments.adaptive_table``; finished parts stay in
+split and grids by the accuracy under PGD through the table; ``learn_table`` descends from a flat
+table. Run: ``python -m experiments.adaptive_table``; finished parts stay in
 the JSON file and in ``--cache``. ``--smoke`` takes a minute, and its figures mean nothing.
 """
 
@@ -122,7 +122,7 @@ def main():
     parser = argument_parser(__doc__, smoke=True)
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--trials", type=int, default=30)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=3)
     arguments = parsed(parser)
     trials, epochs = (2, 1) if arguments.smoke else (arguments.trials, arguments.epochs)
     if arguments.smoke:
@@ -150,8 +150,8 @@ def main():
         return QuantizationTable.from_dict(results[name]["table"])
 
     keep(f"flat, luma {FLAT:g}, {GRIDS} grids", lambda: flat)
-    keep("learnt from flat", lambda: learnt(classifier, sample, flat, epochs, arguments, console))
     keep("searched", lambda: searched(classifier, sample, trials, arguments, console))
+    keep("learnt from flat", lambda: learnt(classifier, sample, flat, epochs, arguments, console))
 
 
 if __name__ == "__main__":

@@ -30,9 +30,11 @@ from fd_keras_cli.options import (
     Modules,
     Overwrite,
     Probabilities,
+    Scheduler,
     Strict,
     StripLayer,
     ValueRange,
+    Workers,
     check_given,
     model_argument,
     path_option,
@@ -124,6 +126,8 @@ def evaluate(
             "resumes. Default: ~/.keras/fd_keras/evaluation."
         ),
     ] = None,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
     overwrite: Overwrite = False,
     modules: Modules = None,
     image_key: ImageKey = None,
@@ -136,7 +140,8 @@ def evaluate(
     Writes report.html and report.json, in place of an earlier report. Every accuracy names its
     threat model: gray-box (the attacker does not know the defence), adaptive (the attacker
     differentiates through it) or black-box. In two passes, certified accuracy and bytes per image
-    are reported beside them. After an interruption, the same command resumes.
+    are reported beside them. After an interruption, the same command resumes. With --scheduler or
+    --workers, images are attacked on a Dask cluster, whose workers must see --cache.
     """
     check_directory(out)
     if cache is not None:
@@ -154,6 +159,7 @@ def evaluate(
             from fd_keras._pages import environment
             from fd_keras.classifier import Classifier
             from fd_keras.data.labelled_sources import open_labelled_images
+            from fd_keras.distribution import connected
             from fd_keras_cli.models import image_shape, load_model, without_layer
         environment()  # the report needs it in the end
         attacks = chosen_protocol(protocol, attack or [], epsilon or [], limits)
@@ -180,17 +186,19 @@ def evaluate(
             classifier = Classifier(loaded, class_names=source.class_names, **settings)
         default: Any = "liu2019" if own is None else own
         try:
-            report = evaluation.evaluate(
-                classifier,
-                source,
-                [*(table or [default]), *(baseline or []), *(rival or [])],
-                attacks,
-                passes=passes,
-                max_images=max_images,
-                seed=seed,
-                cache_dir=cache,
-                verbose=console,
-            )
+            with connected(scheduler=scheduler, workers=workers) as client:
+                report = evaluation.evaluate(
+                    classifier,
+                    source,
+                    [*(table or [default]), *(baseline or []), *(rival or [])],
+                    attacks,
+                    passes=passes,
+                    max_images=max_images,
+                    seed=seed,
+                    cache_dir=cache,
+                    client=client,
+                    verbose=console,
+                )
         finally:
             report_source(source, console)
     report.settings["data"] = source.name

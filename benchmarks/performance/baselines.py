@@ -1,5 +1,7 @@
 """The layer beside other implementations and defences, at the size of the goals."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -52,10 +54,15 @@ def _quick_baselines(images, scale):
     for threads in scale.threads:
         yield c.libjpeg(images, threads)
     pixels = tf.constant(images)
-    for setting, function in {"map_fn": _mapped, "unrolled": _unrolled}.items():
-        graph = tf.function(function, autograph=False)
-        name = "tf.image.adjust_jpeg_quality"
-        yield c.Case(name, setting, lambda graph=graph: graph(pixels), images.shape)
+    settings = {"map_fn": _mapped, "unrolled": _unrolled}
+    graphs = {name: tf.function(run, autograph=False) for name, run in settings.items()}
+    for setting, graph in graphs.items():
+        run = functools.partial(graph, pixels)
+        yield c.Case(c.ADJUST_QUALITY, setting, run, images.shape)
+    one = images[:1]
+    yield c.libjpeg(one, 1, c.one_of(c.LIBJPEG))
+    run = functools.partial(graphs["unrolled"], pixels[:1])
+    yield c.Case(c.one_of(c.ADJUST_QUALITY), "unrolled", run, one.shape)
 
 
 def _recompressed(image):
@@ -74,7 +81,7 @@ def _slow_baselines(images):
     """Baselines that take long for one image, and why some are missing."""
     floats, shape = np.float32(images), images.shape
     quilting = image_quilting(c.random_images(4, images.shape[1]), patches=10_000)
-    found = [c.Case("image quilting", "fd_keras' own", lambda: quilting(floats), shape)]
+    found = [c.Case(c.QUILTING, "fd_keras' own", lambda: quilting(floats), shape)]
     try:
         art = import_extra("art.defences.preprocessor", "evaluate")
     except ImportError as error:

@@ -23,6 +23,8 @@ GRADIENT = "gradient"
 PASS = "one memory pass (x + 1)"
 SIGNAL = "tf.signal end to end"
 LIBJPEG = "libjpeg round trip (Pillow)"
+ADJUST_QUALITY = "tf.image.adjust_jpeg_quality"
+QUILTING = "image quilting"
 TOTAL_VARIATION = "ART TotalVarMin"
 
 JPEG_QUALITY = 75
@@ -74,6 +76,11 @@ def built(*arguments, channels=3, **options):
     return layer
 
 
+def one_of(name):
+    """The row name of a baseline that processes one image."""
+    return f"{name}, one image"
+
+
 def grids_name(color, spins):
     """The row name of a colour space and a number of grids."""
     return f"layer, {color}, {spins} {'grid' if spins == 1 else 'grids'}"
@@ -96,11 +103,11 @@ def gradient_of(layer, with_forward=False):
     return gradient
 
 
-def libjpeg(images, threads):
+def libjpeg(images, threads, name=LIBJPEG):
     """JPEG round trips by Pillow, which releases the GIL, one image for each task."""
     go_through = ThreadPoolExecutor(threads).map if threads > 1 else map
     return Case(
-        LIBJPEG,
+        name,
         "1 thread" if threads == 1 else f"{threads} threads",
         lambda: list(go_through(_round_trip, images)),
         images.shape,

@@ -28,10 +28,15 @@ _TABLES = {
     "startup": tables.seconds_table,
 }
 
+# Further tables of a part.
+_MORE = {"kernel": tables.roofline_table}
+
 _NOTES = {
-    "kernel": "Without any rounding, the layer's matrix products alone take this long: what goals "
-    "below that would need is another transform. Outside XLA, each operation on every number "
-    "passes over memory again: quantisation is four operations, clipping two.",
+    "kernel": "The floor is the longer of two times: the layer's multiplications at the rate of a "
+    "large matrix product, and one pass over memory. The floor of these kernels is the time of its "
+    "products at their own shapes, and of one pass: what is above it are the other passes over "
+    "memory, one for each operation on every number outside of XLA; what is below it would need "
+    "another transform.",
 }
 
 _FIGURES = {
@@ -54,6 +59,7 @@ def write(path, result):
             "note": _NOTES.get(name),
             "plot": _plot(name, found["rows"]),
             "table": _TABLES[name](found["rows"]),
+            "more": _MORE[name](found["rows"]) if name in _MORE else None,
             "folded": name in ("baselines", "sizes"),
             "not_run": found["not_run"],
             "date": found["date"],

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
+from benchmarks.performance.kernel import roofline
 from benchmarks.performance.tflite import ALONE, SOFT_ALONE
 
 HOLDS = {True: "holds", False: "falls short", None: "not measured"}
@@ -51,6 +52,21 @@ def speed_table(rows):
         )
     heads = ["", "setting", "batch", "threads", "ms per image", "ns per pixel", "times the layer"]
     return Cells(heads, cells, ("setting", "batch"))
+
+
+def roofline_table(rows):
+    """The floor under the layer's time, and how far above it the layer is."""
+    floors = roofline(rows)
+    if not floors:
+        return None
+    cells = []
+    for floor in floors:
+        layer = floor["layer, ms"]
+        over = (layer / floor[name] for name in ("floor, ms", "floor of these kernels, ms"))
+        figures = [value for name, value in floor.items() if name != "threads"]
+        cells.append([f"{floor['threads']} threads", *(f"{x:.3g}" for x in (*figures, *over))])
+    heads = [name for name in floors[0] if name != "threads"]
+    return Cells(["", *heads, "layer, in floors", "in floors of these kernels"], cells)
 
 
 def layers_row(row, rows):

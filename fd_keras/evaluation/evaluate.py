@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 import os
 import platform
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import keras
 import numpy as np
@@ -19,12 +22,19 @@ import numpy.typing as npt
 from rich.console import Console
 
 from fd_keras._checks import checked, checked_whole, shown
-from fd_keras._console import Advance, console_became_verbose, console_of, overall_progress
+from fd_keras._console import (
+    Advance,
+    Function,
+    console_became_verbose,
+    console_of,
+    overall_progress,
+)
 from fd_keras._files import default_cache_dir
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, unit_images
 from fd_keras.evaluation.accuracies import BENIGN, accuracy_row
 from fd_keras.evaluation.classifiers import check_gradient
+from fd_keras.evaluation.cluster import attack_on
 from fd_keras.evaluation.defences import (
     CANDIDATES,
     Defence,
@@ -55,6 +65,9 @@ from fd_keras.evaluation.store import ArrayStore
 from fd_keras.evaluation.two_passes import EncodedImages, check_encoders, encoded_images
 from fd_keras.evaluation.workbench import AttackedImages, Workbench, correct
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 DEFAULT_DEFENCES = ("liu2019", "zigzag15", "JPEG", "bit depth", "median", "SLQ")
 # Those that encode images, for two passes.
 DEFAULT_ENCODERS = DEFAULT_DEFENCES[:4]
@@ -68,7 +81,27 @@ _PACKAGES = (
 )
 
 
+def _draws_became_the_protocols(function: Function) -> Function:
+    """Let ``evaluate`` take ``eot_draws`` as well, which its protocol has now."""
+
+    @functools.wraps(function)
+    def renamed(*arguments: Any, **named: Any) -> Any:
+        if "eot_draws" in named:
+            message = "`eot_draws` is now an argument of `Protocol`"
+            warnings.warn(message, FutureWarning, stacklevel=3)
+            draws = named.pop("eot_draws")
+            given = inspect.signature(function).bind_partial(*arguments, **named)
+            given.apply_defaults()
+            protocol = protocol_named(given.arguments["protocol"])
+            given.arguments["protocol"] = replace(protocol, eot_draws=draws)
+            return function(*given.args, **given.kwargs)
+        return function(*arguments, **named)
+
+    return cast(Function, renamed)
+
+
 @console_became_verbose
+@_draws_became_the_protocols
 def evaluate(
     classifier: keras.Model | Classifier,
     data: Any,
@@ -79,9 +112,9 @@ def evaluate(
     max_images: int = 1000,
     background: npt.ArrayLike | None = None,
     false_positive_rate: float = 0.05,
-    eot_draws: int = 4,
     seed: int = 1,
     cache_dir: str | os.PathLike[str] | None = None,
+    client: Client | None = None,
     verbose: int | Console = 0,
 ) -> EvaluationReport:
     """Evaluate defences of a classifier under gray-box, adaptive and black-box attacks.
@@ -95,8 +128,8 @@ def evaluate(
     TVM and quilting, both are left out. An adaptive attacker replaces the gradient of the defence
     (BPDA): first by that of a smooth approximation, where there is one, and then, on the images
     that withstood, by the identity's. Soft thresholding has its own gradient. For random
-    defences, gradients are averaged over draws (EOT). Without a defence, adaptive and gray-box
-    attackers know the same.
+    defences, gradients are averaged over the protocol's ``eot_draws`` draws (EOT). Without a
+    defence, adaptive and gray-box attackers know the same.
 
     In two passes, each defence encodes all images first, with an encoder of its own: tables and
     JPEG store them as JPEG does, bit depth with its levels. Those that the classifier gets right
@@ -139,10 +172,12 @@ def evaluate(
         background: Benign images that quilting takes its patches from, in the classifier's value
             range. Default: the validation split, if there is one.
         false_positive_rate: Share of benign images that detection may flag.
-        eot_draws: Number of draws of a random defence that an adaptive attacker averages over.
         seed: Seed of random attacks and defences.
         cache_dir: Directory of the results. Default: ``fd_keras/evaluation`` in the directory of
             Keras (``~/.keras``, or ``$KERAS_HOME``).
+        client: A ``distributed.Client`` of a Dask cluster, on whose workers the images are
+            attacked, 16 at a time. They must see ``cache_dir``, where they find the model and leave
+            what they attacked. Default: this process.
         verbose: 1 shows clean accuracy and a progress bar on standard error or in the notebook, a
             rich console shows them there. 0: nothing is shown.
 
@@ -157,6 +192,7 @@ def evaluate(
             attacks can follow; or, in two passes, a defence without an encoder. All of it is
             found out before the first attack.
         TypeError: ``data`` or a defence is of an unknown type.
+        RuntimeError: Workers of ``client`` could not attack some images; the others are kept.
 
     Warns:
         ClassifierWarning: Without attack and defence, the classifier is about as good as chance.
@@ -185,7 +221,6 @@ def evaluate(
     protocol = protocol.for_two_passes() if two else protocol
     import_libraries({attack.family for attack in protocol.attacks})
     checked("false_positive_rate", false_positive_rate, 0, 1)
-    checked_whole("eot_draws", eot_draws, 1)
     seed, console = checked_whole("seed", seed, 0), console_of(verbose)
     if defences is None:
         defences = DEFAULT_ENCODERS if two else DEFAULT_DEFENCES
@@ -208,7 +243,14 @@ def evaluate(
         check_encoders([c for family in candidates for c in family], selected.images.shape[1:])
     store = ArrayStore(cache_dir or default_cache_dir())
     with overall_progress(console) as progress:
-        bench = Workbench(classifier, store, seed=seed, eot_draws=eot_draws, progress=progress)
+        bench = Workbench(
+            classifier,
+            store,
+            seed=seed,
+            eot_draws=protocol.eot_draws,
+            progress=progress,
+            attackers=None if client is None else functools.partial(attack_on, client),
+        )
         evaluation = _Evaluation(protocol, validation, test, bench, passes)
         progress.expect(evaluation.work(candidates))
         chosen = evaluation.choose(candidates)
@@ -239,7 +281,7 @@ def evaluate(
         settings={
             **_image_settings(classifier, selected, validation, test, passes, max_images),
             **_protocol_settings(protocol),
-            "eot_draws": eot_draws,
+            "eot_draws": protocol.eot_draws,
             "seed": seed,
             **_run_settings(),
             "seconds": round(time.monotonic() - started, 1),

@@ -173,7 +173,7 @@ def picture_entries(
     pictures = []
     for index in shown:
         benign = attacked.images[index : index + 1].unit_images()
-        hit = workbench.pixels(attacked.first(int(index) + 1))[-1:]
+        hit = workbench.pixels_of(attacked, int(index))[None]
         distilled = defence(255 * hit)
         predicted = workbench.classifier.logits(distilled / 255).argmax()
         pictures.append(

@@ -45,9 +45,11 @@ class Protocol:
         black_box: Attacks on the classifier behind each defence, without gradients.
         limits: Maximum number of images for what is slow, by family of attack, family of defence
             or threat model, such as ``{"CW-L2": 50, "quilting": 20, "adaptive": 100}``.
+        eot_draws: Number of draws of a random defence that an adaptive attacker averages over.
 
     Raises:
-        ValueError: ``limits`` holds an unknown name, or something else than whole numbers.
+        ValueError: ``limits`` holds an unknown name, or something else than whole numbers; or
+            ``eot_draws`` is no whole number from 1 on.
 
     Example:
         >>> [attack.name for attack in PROTOCOLS["linf-sweep"].gray_box]
@@ -60,8 +62,10 @@ class Protocol:
     adaptive: tuple[Attack, ...] = ()
     black_box: tuple[Attack, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
+    eot_draws: int = 4
 
     def __post_init__(self) -> None:
+        checked_whole("eot_draws", self.eot_draws, 1)
         if any(name not in _LIMITABLE for name in self.limits):
             raise ValueError(
                 f"`limits` must map some of {_LIMITABLE} to numbers of images. "

@@ -64,8 +64,7 @@ class ArrayStore:
         Raises:
             OSError: The file cannot be written.
         """
-        name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        path = self.directory / name[:2] / f"{name}.npy"
+        path = self._path(parts)
         if (kept := _read(path)) is not None:
             return kept
         array = compute()
@@ -77,6 +76,18 @@ class ArrayStore:
             file.write(content.getbuffer())
             file.write(_checksum(path, content.getbuffer()))
         return array
+
+    def keeps(self, parts: Mapping[str, Any]) -> bool:
+        """Whether there is a file of an array, which may be damaged.
+
+        Args:
+            parts: Everything that the array depends on, as plain JSON types.
+        """
+        return self._path(parts).is_file()
+
+    def _path(self, parts: Mapping[str, Any]) -> Path:
+        name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return self.directory / name[:2] / f"{name}.npy"
 
 
 def _read(path: Path) -> npt.NDArray[Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +25,9 @@ from fd_keras.kernels import GRADIENTS
 
 # Images per file: what a killed process loses, and what memory must hold.
 _CHUNK = 16
+
+# Typing alias: has images attacked elsewhere, and yields how many at a time are in the store.
+Attackers = Callable[["Workbench", Sequence["AttackedImages"]], Iterator[int]]
 
 # About how many passes over an image attacks take that do not tell their iterations.
 _PASSES = {"AutoAttack": 3000}
@@ -103,6 +106,7 @@ class Workbench:
         eot_draws: Number of draws of a random defence whose logits an adaptive attacker
             averages (EOT).
         progress: Where progress bars are shown.
+        attackers: Has images attacked elsewhere, such as ``cluster.attack_on``; default: here.
 
     References:
         EOT: Athalye et al., "Synthesizing Robust Adversarial Examples", ICML 2018.
@@ -116,11 +120,13 @@ class Workbench:
         seed: int,
         eot_draws: int,
         progress: Progress,
+        attackers: Attackers | None = None,
     ) -> None:
         self.classifier = classifier
         self.seed = seed
         self.eot_draws = eot_draws
-        self._store = store
+        self.store = store
+        self._attackers = attackers
         self._progress = progress
         self._generated: set[tuple[str, str, bytes]] = set()
         self._art: dict[tuple[str, int], dict[Substitute, Any]] = {}
@@ -135,9 +141,23 @@ class Workbench:
         self._generated.add(kind)
         cost = self.cost(images)
         with self.bar(images.title, len(images.images), weight=cost) as advance:
-            for chunk in _chunks(images):
+            waiting = [chunk for chunk in _chunks(images) if not self.keeps(chunk)]
+            advance(len(images.images) - sum(len(chunk.images) for chunk in waiting))
+            if self._attackers is not None:
+                for count in self._attackers(self, waiting):
+                    advance(count)
+                return
+            for chunk in waiting:
                 self._pixels(chunk)
                 advance(len(chunk.images))
+
+    def keeps(self, chunk: AttackedImages) -> bool:
+        """Whether the attacked images of a chunk are in the store.
+
+        Args:
+            chunk: As many images as are attacked at once.
+        """
+        return self.store.keeps(self._origin(chunk))
 
     def cost(self, images: AttackedImages) -> int:
         """About how much longer the attack on an image takes than its classification.
@@ -193,6 +213,17 @@ class Workbench:
         """Attacked images, pixels from 0 to 1, all in memory."""
         return np.concatenate([self._pixels(chunk) for chunk in _chunks(images)])
 
+    def pixels_of(self, images: AttackedImages, index: int) -> FloatArray:
+        """One attacked image ``(height, width, channels)``, as it was attacked with others.
+
+        Args:
+            images: Attacked.
+            index: Its position.
+        """
+        start = index // _CHUNK * _CHUNK
+        chunk = replace(images, images=images.images[start : start + _CHUNK])
+        return np.asarray(self._pixels(chunk)[index - start])
+
     def distances(self, images: AttackedImages) -> npt.NDArray[np.floating]:
         """Largest change of a pixel of each image, in grey levels, ``(n,)``."""
         return 255 * self._norms(images)[:, 1]
@@ -234,7 +265,7 @@ class Workbench:
             defended = defence(255 * self._pixels(chunk)) / 255
             return self.classifier.logits(defended, batch_size=_CHUNK)
 
-        return self._store.array(parts, compute)
+        return self.store.array(parts, compute)
 
     def _pixels(self, chunk: AttackedImages) -> FloatArray:
         images, attack = chunk.images, chunk.attack
@@ -247,7 +278,7 @@ class Workbench:
             seed = int(array_hash(images.labels)[:8], 16) ^ self.seed
             return self._attacked(chunk, attack, seed)
 
-        return self._store.array(origin, compute)
+        return self.store.array(origin, compute)
 
     def _attacked(self, chunk: AttackedImages, attack: Attack, seed: int) -> FloatArray:
         """Attack with one gradient after the other, each time the images that withstood so far."""

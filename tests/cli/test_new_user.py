@@ -336,7 +336,6 @@ def test_a_value_range_that_does_not_fit_is_asked_about_with_the_fix(user, array
         (["liu2019", "quilting:5,1"], {}, "`background` must hold"),
         ([QuantizationTable(np.full((2, 8, 8), 9.0), color_space="rgb")], {}, "2 channels"),
         (["liu2019"], {"false_positive_rate": 2}, "`false_positive_rate`"),
-        (["liu2019"], {"eot_draws": 0}, "`eot_draws`"),
         (["liu2019"], {"verbose": "yes"}, "`verbose` must be 0, 1 or a rich console"),
     ],
 )

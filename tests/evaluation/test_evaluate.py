@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -128,8 +129,8 @@ def test_adaptive_attacks_follow_what_rounding_is_about_to_do(model, data, cache
     rough = attackable(classifier, images.shape[1:], protection, gradient="straight-through")
     attacked = attack.generate(rough, images, labels)
     kept = classifier.logits(protection(255 * attacked) / 255).argmax(-1) == labels
-    protocol = Protocol("p", "", adaptive=(attack,))
-    report = evaluate(model, data, [protection], protocol, eot_draws=1, cache_dir=cache)
+    protocol = Protocol("p", "", adaptive=(attack,), eot_draws=1)
+    report = evaluate(model, data, [protection], protocol, cache_dir=cache)
     found = figure(report, protection.name, "adaptive", attack.name)
     assert found["correct"] < kept.sum()
 
@@ -154,6 +155,14 @@ def test_pictures_and_detection_are_gray_box(report):
         assert picture["true"] != picture["predicted_attacked"]
         change = picture["attacked"].astype(int) - picture["benign"]
         assert 0 < np.abs(change).max() <= 8
+
+
+def test_pictures_are_of_images_that_were_evaluated(model, data, cache, report, monkeypatch):
+    """Each was attacked anew, with those before it alone, and came out another one."""
+    monkeypatch.setattr(Attack, "generate", None)
+    again = evaluate(model, data, ["liu2019", "bits:3"], SMALL, cache_dir=cache)
+    for one, other in zip(again.pictures, report.pictures, strict=True):
+        np.testing.assert_array_equal(one["attacked"], other["attacked"])
 
 
 def test_tables_detect_together_what_a_detector_of_both_does(model, data, cache):
@@ -366,10 +375,12 @@ def test_a_masking_defence_is_caught(model, data, cache):
 def test_random_defences_are_attacked_through_their_expectation(model, data, cache):
     """Twice the same figures, and an attacker who does not know the draw."""
     protocol = Protocol("eot", "", adaptive=(pgd(16, 3),), limits={"adaptive": 8})
-    first = evaluate(model, data, ["slq"], protocol, eot_draws=2, cache_dir=cache)
+    with pytest.warns(FutureWarning, match="`eot_draws` is now an argument of `Protocol`"):
+        first = evaluate(model, data, ["slq"], protocol, eot_draws=2, cache_dir=cache)
     assert first.settings["eot_draws"] == 2
     assert "random" not in str(first.rows)
-    again = evaluate(model, data, ["slq"], protocol, eot_draws=2, cache_dir=cache / "other")
+    protocol = replace(protocol, eot_draws=2)
+    again = evaluate(model, data, ["slq"], protocol, cache_dir=cache / "other")
     assert first.rows == again.rows
 
 

@@ -77,6 +77,11 @@ def test_limits_must_be_numbers_of_images_by_family_or_threat_model(limits, mess
         Protocol("p", "", limits=limits)
 
 
+def test_an_attacker_averages_over_one_draw_or_more():
+    with pytest.raises(ValueError, match="`eot_draws` must be .* eot_draws=0"):
+        Protocol("p", "", eot_draws=0)
+
+
 def test_there_must_be_a_protocol_of_that_name():
     with pytest.raises(ValueError, match="`protocol` must be a Protocol or one of"):
         protocol_named("nips")

@@ -65,24 +65,11 @@ def distillation(
     else:
         chosen = as_table(table)
 
-    @functools.cache
-    def graph(channels: int) -> Callable[[ImageArray], tf.Tensor]:
-        layer = FeatureDistillation(chosen, value_range=(0, 255), data_format="channels_last")
-        images = tf.TensorSpec((None, None, None, channels), tf.float32)
-        return tf.function(layer.__call__, input_signature=[images])
-
-    def distil(batch: ImageArray, _: Sequence[np.random.Generator]) -> ImageArray:
-        out = np.empty_like(batch)
-        for start in range(0, len(batch), _BATCH):
-            part = slice(start, start + _BATCH)
-            out[part] = graph(batch.shape[-1])(batch[part]).numpy()
-        return out
-
     rounds = chosen.quantizer == "round"
     return Defence(
         name or chosen.name,
         "feature distillation",
-        distil,
+        _Distillation(chosen),
         {"table": chosen.to_dict()},
         table=chosen,
         # Soft thresholding needs no stand-in: it has a gradient of its own.
@@ -90,6 +77,34 @@ def distillation(
         # With several block grids there is no lattice on which an image could be stored.
         encoder=_encoder(chosen) if rounds and chosen.cycle_spins == 1 else None,
     )
+
+
+class _Distillation:
+    """The transform of a table; pickled as the table, for graphs cannot be."""
+
+    def __init__(self, table: QuantizationTable) -> None:
+        self._table = table
+        self._graphs: dict[int, Callable[[ImageArray], tf.Tensor]] = {}
+
+    def __reduce__(self) -> tuple[type[_Distillation], tuple[QuantizationTable]]:
+        return _Distillation, (self._table,)
+
+    def __call__(self, batch: ImageArray, _: Sequence[np.random.Generator]) -> ImageArray:
+        channels = batch.shape[-1]
+        if channels not in self._graphs:
+            self._graphs[channels] = self._graph(channels)
+        out = np.empty_like(batch)
+        for start in range(0, len(batch), _BATCH):
+            part = slice(start, start + _BATCH)
+            out[part] = self._graphs[channels](batch[part]).numpy()
+        return out
+
+    def _graph(self, channels: int) -> Callable[[ImageArray], tf.Tensor]:
+        layer = FeatureDistillation(self._table, value_range=(0, 255), data_format="channels_last")
+        images = tf.TensorSpec((None, None, None, channels), tf.float32)
+        graph: Callable[[ImageArray], tf.Tensor]
+        graph = tf.function(layer.__call__, input_signature=[images])
+        return graph
 
 
 def _encoder(table: QuantizationTable) -> Encoder:
