@@ -25,7 +25,9 @@ from fd_keras.refinement import Search
 FILE = "adaptive_table"
 EPSILON = 2.0
 ITERATIONS = 10  # while choosing; figures are of experiments.quantizers' PGD
-LOSSES = {"search": 0.03, "learnt": 0.045}  # of images that are right without a table
+# Of images that are right without a table. With those that become right behind it, it comes to
+# less than 3 points of accuracy on all images.
+MAX_BENIGN_LOSS = 0.045
 GRIDS = 16
 FLAT = 14.0  # luma step that learning starts from
 IMAGES = 2000
@@ -45,7 +47,7 @@ def searched(classifier, sample, trials, arguments, console):
             adaptive_images=200,
             objective="adaptive",
         ),
-        max_benign_loss=LOSSES["search"],
+        max_benign_loss=MAX_BENIGN_LOSS,
         baselines=(),
         max_images=arguments.images,
         directory=arguments.cache / FILE,
@@ -62,7 +64,7 @@ def learnt(classifier, sample, start, epochs, arguments, console):
         sample,
         pgd(EPSILON, ITERATIONS),
         start,
-        max_benign_loss=LOSSES["learnt"],
+        max_benign_loss=MAX_BENIGN_LOSS,
         epochs=epochs,
         learning_rate=0.04,
         max_images=arguments.images,
