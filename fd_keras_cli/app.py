@@ -29,7 +29,8 @@ app = typer.Typer(
     help="Feature distillation: quantise images against adversarial perturbations.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    # Rich's tables cut the names of options that they have no room for.
+    rich_markup_mode=None,
 )
 # Commands that can go on where they were interrupted say so before this does.
 _tidied = interruptible("Interrupted")

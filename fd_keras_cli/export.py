@@ -14,12 +14,12 @@ from fd_keras_cli.console import (
     check_directory,
     check_outputs,
     echo,
+    print_next,
     printable,
     quiet_libraries,
 )
 from fd_keras_cli.options import (
     DATASET_NAMES,
-    PRESET_NAMES,
     ImageKey,
     ImageSize,
     MaxPixels,
@@ -29,6 +29,7 @@ from fd_keras_cli.options import (
     StripLayer,
     ValueRange,
     check_given,
+    check_tables,
     model_argument,
 )
 from fd_keras_cli.words import called
@@ -127,7 +128,7 @@ def export(
     """
     check_directory(out, for_tensorflow=True)
     check_given("MODEL", model)
-    check_given("--table", table, names=PRESET_NAMES)
+    check_tables("--table", table)
     check_given("--representative", representative, names=DATASET_NAMES)
     check_given("--labels", labels)
     wanted = formats or list(FormatName)
@@ -186,6 +187,11 @@ def export(
         echo(str(check))
     for path in written:
         echo(f"Wrote {printable(path)}")
+    behind = () if table is None else ("--table", table, "--value-range", *value_range)
+    size = () if image_size is None else ("--image-size", *image_size)
+    ours = ("--strip-layer",) * strip_layer
+    imports = [word for module in modules or [] for word in ("--import", module)]
+    print_next("verify", written[-1], model, *ours, *behind, *size, *imports)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def test_both_formats_are_exported_and_proven(run, model_file, tmp_path):
 
 
 def test_int8_is_exported_with_representative_images(run, model_file, images_file, tmp_path):
-    pytest.importorskip("ai_edge_quantizer")
+    pytest.importorskip("litert_quantizer")
     arguments = [
         "--table",
         "liu2019",
