@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib.util
 import os
+import runpy
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -75,7 +77,11 @@ def _options_of(arguments: Sequence[str]) -> dict[str, str]:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"fd-keras {importlib.metadata.version('fd-keras')}")
+        # Without importing the package, and of the code that runs, which metadata may not be of.
+        package: Any = importlib.util.find_spec("fd_keras")
+        file = Path(package.origin).with_name("_version.py")
+        version = runpy.run_path(str(file))["__version__"]
+        typer.echo(f"fd-keras {version}")
         raise typer.Exit
 
 
