@@ -27,6 +27,7 @@ def files(tmp_path, monkeypatch):
     np.savez(tmp_path / "data.npz", x=images, y=labels)
     short = Protocol("short", "", (bim(8, 2),), (bim(8, 2),))
     monkeypatch.setitem(protocols.PROTOCOLS, "short", short)
+    monkeypatch.setattr("fd_keras_cli.evaluate.PROTOCOL_NAMES", ("short",))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     return tmp_path
 
@@ -36,7 +37,7 @@ def run(run, files):
     return lambda *arguments: run("evaluate", *arguments, "--protocol", "short")
 
 
-def test_report(run, files):
+def test_report(run, files, next_command):
     code, out, err = run(
         files / "model.keras", files / "data.npz", "--out", files / "out", "--baseline", "bits:3"
     )
@@ -47,6 +48,7 @@ def test_report(run, files):
     assert {row["defence"] for row in report["rows"]} == {"none", "liu2019", "3 bits"}
     assert "gray-box" in out
     assert "adaptive" in out
+    assert next_command(out)[:3] == [str(files / "model.keras"), "--table", "liu2019"]
     page = (files / "out" / "report.html").read_text()
     assert "liu2019" in page
     assert list((files / "keras" / "fd_keras" / "evaluation").rglob("*.npy"))

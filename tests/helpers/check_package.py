@@ -133,7 +133,8 @@ def check_installed(distribution, *, extras):
             return run(*command, cwd=home, path=programs)
 
         python = programs / "python"
-        call(python, "-m", "pip", "install", "--quiet", distribution)
+        install = (python, "-m", "pip", "install", "--quiet", "--no-compile")
+        call(*install, distribution)
         for program in (["fd-keras"], [python, "-m", "fd_keras"], [python, "-m", "fd_keras_cli"]):
             assert call(*program, "--version") == f"fd-keras {version}\n"
         assert "calibrate" in call("fd-keras", "--help")
@@ -142,7 +143,7 @@ def check_installed(distribution, *, extras):
         assert "Next: fd-keras verify" in call(*export.split())
         print(f"{distribution.name}: installs and works without extras")
         if extras:
-            call(python, "-m", "pip", "install", "--quiet", f"{distribution}[evaluate,export]")
+            call(*install, f"{distribution}[evaluate,export]")
             call(python, "-c", EXTRAS)
             attack = "--attack fgsm --epsilon 2 --cache cache --out report"
             call(*f"fd-keras evaluate model.keras data.npz {attack}".split())
