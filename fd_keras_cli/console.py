@@ -151,8 +151,9 @@ def message_of(error: object) -> str:
         'too little memory'
     """
     text = str(error)
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        named = isinstance(error.filename, (str, bytes, os.PathLike))
+        return f"{os.fsdecode(error.filename)}: {error.strerror}" if named else error.strerror
     if isinstance(error, MemoryError):
         return f"too little memory ({text})" if text else "too little memory"
     return text

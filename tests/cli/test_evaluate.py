@@ -126,7 +126,10 @@ def test_class_names_must_fit_the_outputs(run, files):
         (["none.keras", "data.npz", "--out", "out"], "none.keras"),
         (["model.keras", "data.npz", "--out", "data.npz"], "`--out` must be a directory"),
         (["model.keras", "data.npz", "--out", "out", "--limit", "BIM"], "must be NAME=COUNT"),
-        (["model.keras", "data.npz", "--out", "out", "--limit", "XX=1"], "`limits` must map"),
+        (
+            ["model.keras", "data.npz", "--out", "out", "--limit", "XX=1"],
+            "`--limit` must be NAME=COUNT with",
+        ),
         (["model.keras", "data.npz", "--out", "out", "--table", "no.json"], "no.json"),
         (["model.keras", "data.npz", "--out", "out", "--probabilities"], "return probabilities"),
         (

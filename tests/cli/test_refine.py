@@ -120,4 +120,4 @@ def test_tune_is_a_hidden_old_name(monkeypatch, run):
 def test_limits_are_for_gray_box_attacks(files, run):
     code, _, errors = run("refine", *files, "--limit", "adaptive=4")
     assert code == 1
-    assert "`limits` of the protocol must map families" in errors
+    assert "`--limit` of the protocol must map families" in errors
