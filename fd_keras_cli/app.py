@@ -46,7 +46,7 @@ app.command(
     "tune",
     hidden=True,
     cls=Command,
-    help="Old name of `fd-keras refine`, which does the same.",
+    help="Old name of fd-keras refine, which does the same.",
 )(_tidied(refine))
 
 

@@ -128,7 +128,7 @@ def test_class_names_must_fit_the_outputs(run, files):
         (["model.keras", "data.npz", "--out", "out", "--limit", "BIM"], "must be NAME=COUNT"),
         (
             ["model.keras", "data.npz", "--out", "out", "--limit", "XX=1"],
-            "`--limit` must be NAME=COUNT with",
+            "NAME=COUNT with",
         ),
         (["model.keras", "data.npz", "--out", "out", "--table", "no.json"], "no.json"),
         (["model.keras", "data.npz", "--out", "out", "--probabilities"], "return probabilities"),
