@@ -10,7 +10,7 @@ TEST_OPTIONS ?= -n auto --maxprocesses=4 --dist loadfile --durations=20
 # TensorFlow's start-up chatter would bury what the commands themselves say.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo docs test test-legacy lint benchmarks corpus paper-table harden-cifar10 clean
+.PHONY: demo docs test test-legacy lint package benchmarks corpus paper-table harden-cifar10 clean
 
 demo: $(VENV)/.installed  ## train, attack, defend and export on packaged images
 	$(VENV)/bin/fd-keras demo --out $(DEMO_OUT)
@@ -23,6 +23,13 @@ test-legacy: $(LEGACY_VENV)/.installed  ## tests on TensorFlow 2.15.1 with tenso
 
 docs: $(VENV)/.installed-docs  ## the pages of docs/, in build/docs/index.html
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+
+# --core installs the wheel into a fresh environment; --all the sdist, and the extras, too.
+PACKAGE_OPTIONS ?= --core
+package: $(VENV)/.installed  ## build the distributions into dist/, and check them
+	rm -rf dist build/lib build/bdist.* fd_keras.egg-info
+	$(VENV)/bin/python -m build --outdir dist
+	$(VENV)/bin/python tests/helpers/check_package.py dist $(PACKAGE_OPTIONS)
 
 benchmarks: $(VENV)/.installed  ## speed and memory against their goals; minutes, on an idle machine
 	$(VENV)/bin/python -m benchmarks.performance
@@ -61,4 +68,4 @@ $(LEGACY_VENV)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LEGACY_VENV) $(DEMO_OUT)
+	rm -rf $(VENV) $(LEGACY_VENV) $(DEMO_OUT) dist

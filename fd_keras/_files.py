@@ -198,6 +198,10 @@ class DocumentFormat:
             data = json.loads(text, parse_constant=_refuse_constant)
         except RecursionError as error:
             raise ValueError("its entries are nested too deeply") from error
+        except json.JSONDecodeError as error:
+            raise ValueError(f"it is not JSON: {error}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"it is not text: {error.reason} at byte {error.start}") from error
         return self.content(data)
 
     def content(self, data: Any) -> dict[str, Any]:

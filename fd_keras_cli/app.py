@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib.util
 import os
+import runpy
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -29,7 +31,8 @@ app = typer.Typer(
     help="Feature distillation: quantise images against adversarial perturbations.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    # Rich's tables cut the names of options that they have no room for.
+    rich_markup_mode=None,
 )
 # Commands that can go on where they were interrupted say so before this does.
 _tidied = interruptible("Interrupted")
@@ -43,7 +46,7 @@ app.command(
     "tune",
     hidden=True,
     cls=Command,
-    help="Old name of `fd-keras refine`, which does the same.",
+    help="Old name of fd-keras refine, which does the same.",
 )(_tidied(refine))
 
 
@@ -74,7 +77,11 @@ def _options_of(arguments: Sequence[str]) -> dict[str, str]:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"fd-keras {importlib.metadata.version('fd-keras')}")
+        # Without importing the package, and of the code that runs, which metadata may not be of.
+        package: Any = importlib.util.find_spec("fd_keras")
+        file = Path(package.origin).with_name("_version.py")
+        version = runpy.run_path(str(file))["__version__"]
+        typer.echo(f"fd-keras {version}")
         raise typer.Exit
 
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import quiet_libraries
-from fd_keras_cli.models import load_model
+from fd_keras_cli.console import print_next, quiet_libraries
+from fd_keras_cli.models import load_model, without_layer
 from fd_keras_cli.options import (
-    PRESET_NAMES,
     Images,
     MaxPixels,
     ModelOutput,
@@ -19,10 +18,12 @@ from fd_keras_cli.options import (
     OutDirectory,
     Overwrite,
     Probabilities,
+    StripLayer,
     TableName,
     ValueRange,
     check_given,
     check_images,
+    check_tables,
     path_option,
 )
 from fd_keras_cli.outputs import FileBatch, mark
@@ -61,6 +62,7 @@ def apply(
     ] = None,
     value_range: ValueRange = (0.0, 255.0),
     probabilities: Probabilities = None,
+    strip_layer: StripLayer = False,
     model_output: ModelOutput = None,
     modules: Modules = None,
     max_pixels: MaxPixels = None,
@@ -82,7 +84,7 @@ def apply(
     if model is not None and not encode:
         raise ValueError("`--model` needs --encode: distilled images do not depend on a model")
     check_images(images)
-    check_given("--table", table, names=PRESET_NAMES)
+    check_tables("--table", table)
     check_given("--model", model)
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
@@ -90,15 +92,21 @@ def apply(
             from fd_keras.presets import table_from_argument
         classifier = None
         if model is not None:
+            loaded, _ = without_layer(
+                load_model(model, modules or [], console), strip_layer, console
+            )
             classifier = Classifier(
-                load_model(model, modules or [], console),
+                loaded,
                 value_range=value_range,
                 from_logits=None if probabilities is None else not probabilities,
                 output=model_output,
             )
     distiller = _Distiller(table_from_argument(table), max_pixels, encode, classifier)
     batch = FileBatch("apply", images, out, _name, overwrite=overwrite, max_pixels=max_pixels)
-    batch.finish(batch.run("Distilling", distiller.convert))
+    written = batch.run("Distilling", distiller.convert)
+    if encode and written:
+        print_next("certify", out, "--table", table)
+    batch.finish(written)
 
 
 class _Distiller:

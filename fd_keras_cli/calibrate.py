@@ -14,6 +14,7 @@ from fd_keras_cli.console import (
     check_target,
     echo,
     interruptible,
+    print_next,
     printable,
     quiet_libraries,
     report_source,
@@ -167,6 +168,7 @@ def calibrate(
     table.save(out)
     echo(table)
     echo(f"Wrote {printable(out)}")
+    print_next("evaluate", "MODEL", "DATA", "--table", out, "--out", "report")
     if failed:
         raise typer.Exit(1)
 

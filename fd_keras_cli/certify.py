@@ -21,15 +21,14 @@ from fd_keras_cli.console import (
     report_files,
 )
 from fd_keras_cli.options import (
-    PRESET_NAMES,
     Images,
     MaxPixels,
     RunDirectoryPath,
     Scheduler,
     TableName,
     Workers,
-    check_given,
     check_images,
+    check_tables,
 )
 from fd_keras_cli.outputs import found_images, spread_files
 
@@ -65,7 +64,7 @@ def certify(
     otherwise it is 1.
     """
     check_images(images)
-    check_given("--table", table, names=PRESET_NAMES)
+    check_tables("--table", table)
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
         from fd_keras.data.files import Tally
         from fd_keras.presets import table_from_argument

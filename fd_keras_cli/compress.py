@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fd_keras_cli.console import check_directory, echo, print_note, quiet_libraries
+from fd_keras_cli.console import check_directory, echo, print_next, print_note, quiet_libraries
 from fd_keras_cli.options import (
-    PRESET_NAMES,
     Images,
     MaxPixels,
     OutDirectory,
@@ -20,8 +19,8 @@ from fd_keras_cli.options import (
     Scheduler,
     TableName,
     Workers,
-    check_given,
     check_images,
+    check_tables,
 )
 from fd_keras_cli.outputs import FileBatch, mark
 
@@ -60,7 +59,7 @@ def compress(
     profiles are kept, transparency and other metadata are dropped.
     """
     check_images(images)
-    check_given("--table", table, names=PRESET_NAMES)
+    check_tables("--table", table)
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
         from fd_keras.jpeg import rounded_table
         from fd_keras.presets import table_from_argument
@@ -102,6 +101,7 @@ def compress(
     if written:
         values, size = (sum(numbers) for numbers in zip(*sizes))
         echo(f"{size} bytes, {values / size:.1f} times smaller than the pixels")
+        print_next("certify", out, "--table", table)
     batch.finish(written)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import mimetypes
 import os
 import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -110,6 +111,20 @@ def check_budget(kept: bool, sentence: str) -> None:
         raise typer.Exit(1)
 
 
+def print_next(*arguments: object) -> None:
+    """Print the command that comes after the one that has ended.
+
+    Args:
+        *arguments: Its name, arguments and options. Words in capitals are for the user to replace.
+
+    Example:
+        >>> print_next("export", "my model.keras", "--value-range", 0.0, 1.0, "--out", "out")
+        Next: fd-keras export 'my model.keras' --value-range 0 1 --out out
+    """
+    words = (f"{word:g}" if isinstance(word, float) else printable(word) for word in arguments)
+    echo(f"Next: fd-keras {shlex.join(words)}")
+
+
 def print_error(error: object, console: Console | None = None) -> None:
     """Print one red line.
 
@@ -136,6 +151,9 @@ def message_of(error: object) -> str:
         'too little memory'
     """
     text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        named = isinstance(error.filename, (str, bytes, os.PathLike))
+        return f"{os.fsdecode(error.filename)}: {error.strerror}" if named else error.strerror
     if isinstance(error, MemoryError):
         return f"too little memory ({text})" if text else "too little memory"
     return text
@@ -151,7 +169,7 @@ def print_note(text: str, console: Console | None = None) -> None:
     Example:
         >>> print_note("3 images were skipped")
     """
-    (console or Console(stderr=True)).print(Text(printable(text)), soft_wrap=True)
+    (console or Console(stderr=True)).print(Text(printable(in_options(text))), soft_wrap=True)
 
 
 @contextmanager

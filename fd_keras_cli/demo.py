@@ -12,6 +12,7 @@ from fd_keras_cli.console import (
     check_outputs,
     echo,
     print_error,
+    print_next,
     printable,
     quiet_libraries,
 )
@@ -52,3 +53,4 @@ def demo(
         echo(str(proof))
     for path in result.files:
         echo(f"Wrote {printable(path)}")
+    print_next("calibrate", "IMAGES", "--epsilon", 4, "--out", "table.json")

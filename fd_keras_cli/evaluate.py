@@ -14,13 +14,17 @@ from fd_keras_cli.console import (
     interruptible,
     parsed_limit,
     print_error,
+    print_next,
     printable,
     quiet_libraries,
     report_source,
 )
 from fd_keras_cli.options import (
+    ATTACK_NAMES,
+    BASELINE_NAMES,
     DATASET_NAMES,
-    PRESET_NAMES,
+    FAMILY_NAMES,
+    PROTOCOL_NAMES,
     Classes,
     ImageKey,
     LabelKey,
@@ -35,11 +39,14 @@ from fd_keras_cli.options import (
     StripLayer,
     ValueRange,
     Workers,
+    check_choices,
     check_given,
+    check_tables,
     model_argument,
     path_option,
     read_class_names,
 )
+from fd_keras_cli.words import given
 
 if TYPE_CHECKING:
     from fd_keras.evaluation import Protocol
@@ -114,8 +121,8 @@ def evaluate(
         typer.Option(
             metavar="NAME=COUNT",
             help="Maximum number of images for what is slow: a family of attacks (CW-L2=50), a "
-            "threat model (adaptive=100) or a family of defences (quilting=20). May be given "
-            "repeatedly.",
+            "threat model (adaptive=100, black-box=4) or a family of defences (quilting=20). May "
+            "be given repeatedly.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sample, attacks and defences.")] = 1,
@@ -151,7 +158,12 @@ def evaluate(
         raise ValueError("`--epsilon` is the bound of an --attack, and none is given")
     check_given("MODEL", model)
     check_given("DATA", data, names=DATASET_NAMES)
-    check_given("--table", *(table or []), names=PRESET_NAMES)
+    check_tables("--table", *(table or []))
+    baselines = [*(baseline or []), *(rival or [])]
+    known = dict.fromkeys((*BASELINE_NAMES, *FAMILY_NAMES))
+    check_choices("--baseline", baselines, known)
+    check_choices("--protocol", [protocol] if protocol else None, PROTOCOL_NAMES)
+    check_choices("--attack", attack, ATTACK_NAMES)
     names = read_class_names(classes)
     with interruptible(), quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
@@ -162,6 +174,8 @@ def evaluate(
             from fd_keras.distribution import connected
             from fd_keras_cli.models import image_shape, load_model, without_layer
         environment()  # the report needs it in the end
+        for text in baselines:
+            _check_baseline(text)
         attacks = chosen_protocol(protocol, attack or [], epsilon or [], limits)
         check_report(out, overwrite)
         loaded, own = without_layer(load_model(model, modules or [], console), strip_layer, console)
@@ -190,7 +204,7 @@ def evaluate(
                 report = evaluation.evaluate(
                     classifier,
                     source,
-                    [*(table or [default]), *(baseline or []), *(rival or [])],
+                    [*(map(_own_table, table) if table else [default]), *baselines],
                     attacks,
                     passes=passes,
                     max_images=max_images,
@@ -211,6 +225,35 @@ def evaluate(
         if not check["passed"]:
             print_error(f"failed check on {check['defence']}: {check['name']}: {check['detail']}")
     echo(f"Wrote {printable(out / 'report.html')} and {printable(out / 'report.json')}")
+    chosen = (table or ["liu2019"])[0]
+    imports = [word for module in modules or [] for word in ("--import", module)]
+    if passes == 2:
+        print_next("apply", "IMAGES", "--encode", "--table", chosen, "--out", "encoded")
+    elif own is not None and table is None:  # it was evaluated behind its own layer
+        print_next("export", model, *imports, "--out", "exported")
+    else:
+        ours = ("--strip-layer",) * (own is not None)
+        print_next(
+            *("export", model, *ours, *imports, "--table", chosen),
+            *("--value-range", *value_range, "--out", "exported"),
+        )
+
+
+def _check_baseline(text: str) -> None:
+    """Refuse settings that a baseline does not take, before the model is read."""
+    from fd_keras.evaluation.defences import defence
+
+    # Families choose their own settings, and quilting needs the images.
+    if text not in FAMILY_NAMES and text.partition(":")[0] != "quilting":
+        with given("--baseline", text):
+            defence(text)
+
+
+def _own_table(text: str) -> Any:
+    """What stands for a table; a codec has the name of the preset that is made of its tables."""
+    from fd_keras.presets import table_from_argument
+
+    return table_from_argument(text) if text.partition(":")[0] == "jpeg" else text
 
 
 def chosen_protocol(

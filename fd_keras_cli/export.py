@@ -14,12 +14,12 @@ from fd_keras_cli.console import (
     check_directory,
     check_outputs,
     echo,
+    print_next,
     printable,
     quiet_libraries,
 )
 from fd_keras_cli.options import (
     DATASET_NAMES,
-    PRESET_NAMES,
     ImageKey,
     ImageSize,
     MaxPixels,
@@ -29,6 +29,7 @@ from fd_keras_cli.options import (
     StripLayer,
     ValueRange,
     check_given,
+    check_tables,
     model_argument,
 )
 from fd_keras_cli.words import called
@@ -113,6 +114,13 @@ def export(
     resize: Annotated[
         ResizeName, typer.Option(help="How `serving_bytes` fits images of other sizes.")
     ] = ResizeName.CROP,
+    name: Annotated[
+        str,
+        typer.Option(
+            help="Name under which TF Serving serves the SavedModel: that of its directory in OUT, "
+            "and of the model in warm-up requests."
+        ),
+    ] = "saved_model",
     warmup: Annotated[bool, typer.Option(help="Write warm-up requests for TF Serving.")] = False,
     modules: Modules = None,
     image_key: ImageKey = None,
@@ -122,12 +130,14 @@ def export(
 ) -> None:
     """Export a model, behind a layer or as it is, and prove that it computes the same.
 
-    Writes the next OUT/saved_model/VERSION, and OUT/model.tflite (or model_int8.tflite and so on)
+    Writes the next OUT/NAME/VERSION, and OUT/model.tflite (or model_int8.tflite and so on)
     in place of an earlier export. A file that does not give Keras' distilled image is not kept.
     """
     check_directory(out, for_tensorflow=True)
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise ValueError(f"`--name` must be the name of one directory. Received: --name {name!r}")
     check_given("MODEL", model)
-    check_given("--table", table, names=PRESET_NAMES)
+    check_tables("--table", table)
     check_given("--representative", representative, names=DATASET_NAMES)
     check_given("--labels", labels)
     wanted = formats or list(FormatName)
@@ -142,7 +152,7 @@ def export(
                 without_layer,
             )
 
-        served = out / "saved_model"
+        served = out / name
         directories = [out, served] if FormatName.SAVED_MODEL in wanted else [out]
         if FormatName.SAVED_MODEL in wanted:
             check_directory(served)
@@ -166,8 +176,8 @@ def export(
             common: dict[str, Any] = {"labels": labels, "images": images, "verify": verify}
             common["on_check"] = checks.append
             with _held(*directories):
-                for name in wanted:
-                    if name is FormatName.SAVED_MODEL:
+                for kind in wanted:
+                    if kind is FormatName.SAVED_MODEL:
                         path = export_saved_model(
                             whole, served, resize=resize.value, warmup=warmup, **common
                         )
@@ -186,6 +196,11 @@ def export(
         echo(str(check))
     for path in written:
         echo(f"Wrote {printable(path)}")
+    behind = () if table is None else ("--table", table, "--value-range", *value_range)
+    size = () if image_size is None else ("--image-size", *image_size)
+    ours = ("--strip-layer",) * strip_layer
+    imports = [word for module in modules or [] for word in ("--import", module)]
+    print_next("verify", written[-1], model, *ours, *behind, *size, *imports)
 
 
 @contextmanager

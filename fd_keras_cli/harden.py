@@ -16,6 +16,7 @@ from fd_keras_cli.console import (
     check_directory,
     check_outputs,
     echo,
+    print_next,
     printable,
     quiet_libraries,
     report_source,
@@ -24,7 +25,6 @@ from fd_keras_cli.console import (
 )
 from fd_keras_cli.options import (
     DATASET_NAMES,
-    PRESET_NAMES,
     Classes,
     ImageKey,
     LabelKey,
@@ -36,6 +36,7 @@ from fd_keras_cli.options import (
     StripLayer,
     ValueRange,
     check_given,
+    check_tables,
     model_argument,
     path_option,
     read_class_names,
@@ -181,7 +182,7 @@ def harden(
     check_given("MODEL", model)
     check_given("TRAIN_DATA", train_data, names=DATASET_NAMES)
     check_given("--validation-data", validation_data, names=DATASET_NAMES)
-    check_given("--table", table, names=PRESET_NAMES)
+    check_tables("--table", table)
     with resumable(overwrite), _words_of_options(out):
         result = _result(
             model,
@@ -229,6 +230,10 @@ def harden(
         result.within_benign_loss,
         f"no epoch kept within --max-benign-loss {max_benign_loss:g}: the result is the one that "
         "lost least. Train for more --epochs, with a smaller --epsilon or behind a gentler --table",
+    )
+    print_next(
+        *("evaluate", out / "model.keras", "DATA", "--strip-layer"),
+        *("--value-range", *value_range, "--out", "report"),
     )
 
 

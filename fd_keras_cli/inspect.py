@@ -10,8 +10,8 @@ import typer
 
 from fd_keras_cli.console import check_target, echo, printable, quiet_libraries
 from fd_keras_cli.options import (
-    PRESET_NAMES,
     check_given,
+    check_tables,
     path_argument,
     path_option,
 )
@@ -27,7 +27,7 @@ def inspect(
         typer.Argument(
             metavar="FILE",
             help="A table.json, a statistics.json or a JPEG file; or a preset: liu2019, zigzag15, "
-            "balanced, jpeg, jpeg:QUALITY, certified:EPSILON[:ycbcr].",
+            "balanced, soft8, jpeg, jpeg:QUALITY, certified:EPSILON[:ycbcr].",
         ),
     ],
     plot: Annotated[
@@ -49,7 +49,7 @@ def inspect(
         raise typer.BadParameter("it belongs to --plot", param_hint="--statistics")
     if plot is not None:
         check_target("--plot", plot, inputs={"FILE": file, "--statistics": statistics})
-    check_given("FILE", file, names=PRESET_NAMES)
+    check_tables("FILE", file)
     check_given("--statistics", statistics)
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
         from fd_keras.statistics import CoefficientStatistics

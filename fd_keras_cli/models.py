@@ -67,7 +67,13 @@ def load_model(path: Path, modules: list[str], console: Console | None = None) -
     from fd_keras.export.wrapping import OutsideModelError
 
     for module in modules:
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ValueError(
+                f"`--import` must name a module that Python finds. Received: --import {module} "
+                f"({error})"
+            ) from error
     if path.is_dir():
         return _wrapped(path, console)
     if not path.is_file():
@@ -87,7 +93,10 @@ def load_model(path: Path, modules: list[str], console: Console | None = None) -
         remedies = (text for clue, text in _REMEDIES if re.search(clue, reason))
         known = "cannot be loaded; the file may be damaged"
         if path.suffix not in _SUFFIXES:
-            known = "must be a .keras or .h5 file, or a SavedModel directory"
+            # Keras' reason is advice on its own functions.
+            raise ValueError(
+                f"`MODEL` must be a .keras or .h5 file, or a SavedModel directory. Received: {path}"
+            ) from error
         raise ValueError(f"`MODEL` {next(remedies, known)}. Received: {path} ({reason})") from error
 
 
@@ -132,10 +141,11 @@ def image_shape(classifier: Any) -> tuple[int, int, int]:
 
     check_one_input(classifier)
     shape = image_shape_of(classifier) or ()
-    if len(shape) != 3 or None in shape:
+    if len(shape) != 3 or None in shape or shape[-1] not in (1, 3):
         raise ValueError(
-            "`MODEL` must take images of one size (height, width, channels); evaluate others "
-            f"with fd_keras.evaluate. Received: a model with inputs of shape {shape}"
+            "`MODEL` must take images of one size (height, width, 1 or 3 channels); evaluate "
+            f"others with fd_keras.evaluate in Python. Received: a model with inputs of shape "
+            f"{shape}"
         )
     return shape
 

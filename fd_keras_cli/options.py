@@ -11,9 +11,34 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+_BASE = TyperCommand.context_class
+
+# Where lines of help may not be broken, as they would be after "-" in the middle of a name.
+_HYPHEN = "\u2011"
+
+
+class _Formatter(_BASE.formatter_class):  # type: ignore[name-defined]
+    """Lines of help in which names of options and protocols are whole."""
+
+    def write_text(self, text: str) -> None:
+        super().write_text(text.replace("-", _HYPHEN))
+
+    def write_dl(self, rows: Any, *args: Any, **options: Any) -> None:
+        rows = [(name, text.replace("-", _HYPHEN)) for name, text in rows]
+        super().write_dl(rows, *args, **options)
+
+    def getvalue(self) -> str:
+        return str(super().getvalue()).replace(_HYPHEN, "-")
+
+
+class _Context(_BASE):  # type: ignore[misc,valid-type]
+    formatter_class = _Formatter
+
 
 class Command(TyperCommand):
     """A command whose options of several values take them in one argument, too: ``0,1``."""
+
+    context_class = _Context
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments of the command line."""
@@ -46,10 +71,14 @@ def spread(arguments: list[str], several: Mapping[str, int]) -> Iterator[str]:
         before = argument
 
 
-# What a table and images may be called instead of a file. The package has these names, too, but
-# imports TensorFlow.
+# What a table, images and settings of an evaluation may be called. The package has these names,
+# too, but imports TensorFlow.
 PRESET_NAMES = ("liu2019", "zigzag15", "balanced", "soft8", "jpeg", "certified")
 DATASET_NAMES = ("cifar10", "cifar100", "fashion_mnist", "mnist")
+PROTOCOL_NAMES = ("evademl-imagenet", "evademl-cifar10", "linf-sweep", "autoattack")
+ATTACK_NAMES = ("fgsm", "bim", "pgd", "square", "autoattack", "deepfool", "cw-l2")
+BASELINE_NAMES = ("none", "jpeg", "bits", "median", "slq", "tvm", "quilting")
+FAMILY_NAMES = ("JPEG", "bit depth", "median", "SLQ", "TVM", "quilting")
 
 
 class QuantizerName(str, Enum):
@@ -105,6 +134,79 @@ def check_given(name: str, *given: str | Path | None, names: Iterable[str] = ())
                 f"`{name}` must be an existing file or one of {', '.join(names)}. Received: {file}"
             )
         raise ValueError(f"`{name}` does not exist. Received: {file}")
+
+
+def check_tables(option: str, *given: str | Path | None) -> None:
+    """Refuse what is no table, before TensorFlow is imported.
+
+    Args:
+        option: The argument or option.
+        *given: Names of presets, with their settings, or files; ``None`` for an option that was
+            not given.
+
+    Raises:
+        ValueError: A file does not exist, or a preset does not take these settings.
+
+    Example:
+        >>> check_tables("--table", "jpeg:75", "certified:2:ycbcr")
+        >>> check_tables("--table", "jpeg:101")
+        Traceback (most recent call last):
+        ...
+        ValueError: `--table` must have a whole number from 1 to 100 after jpeg:, such as jpeg:75.
+        Received: --table jpeg:101
+    """
+    check_given(option, *given, names=PRESET_NAMES)
+    for text in map(str, filter(None, given)):
+        name, colon, settings = text.partition(":")
+        if name not in PRESET_NAMES:
+            if Path(text).is_dir():
+                raise ValueError(
+                    f"`{option}` must be a table's file, not a directory. Received: {option} {text}"
+                )
+            continue
+        size, _, space = settings.partition(":")
+        rule = None
+        if name == "jpeg":
+            if colon and not (settings.isdecimal() and 1 <= int(settings) <= 100):
+                rule = "have a whole number from 1 to 100 after jpeg:, such as jpeg:75"
+        elif name == "certified":
+            if colon and not (_is_epsilon(size) and space in ("", "rgb", "ycbcr")):
+                rule = (
+                    "have a number of grey levels from 0.1 to 255 after certified:, and nothing "
+                    "else but :ycbcr or :rgb, such as certified:2:ycbcr"
+                )
+        elif colon:
+            rule = f"be {name} alone, which takes no settings"
+        if rule is not None:
+            raise ValueError(f"`{option}` must {rule}. Received: {option} {text}")
+
+
+def _is_epsilon(text: str) -> bool:
+    try:
+        return 0.1 <= float(text) <= 255
+    except ValueError:
+        return False
+
+
+def check_choices(option: str, given: Iterable[str] | None, names: Iterable[str]) -> None:
+    """Refuse names that nothing has, before TensorFlow is imported.
+
+    Args:
+        option: The option.
+        given: Its values, of which what follows a colon is not looked at.
+        names: What is known.
+
+    Raises:
+        ValueError: A value is none of ``names``.
+
+    Example:
+        >>> check_choices("--attack", ["fgsm"], ATTACK_NAMES)
+    """
+    for text in given or ():
+        if text.partition(":")[0] not in names:
+            raise ValueError(
+                f"`{option}` must be one of {', '.join(names)}. Received: {option} {text}"
+            )
 
 
 def check_images(images: Iterable[Path]) -> None:

@@ -14,6 +14,7 @@ from fd_keras_cli.console import (
     check_outputs,
     echo,
     parsed_limit,
+    print_next,
     printable,
     quiet_libraries,
     report_source,
@@ -21,6 +22,7 @@ from fd_keras_cli.console import (
 )
 from fd_keras_cli.options import (
     DATASET_NAMES,
+    PROTOCOL_NAMES,
     Classes,
     ImageKey,
     LabelKey,
@@ -33,11 +35,13 @@ from fd_keras_cli.options import (
     Strict,
     StripLayer,
     ValueRange,
+    check_choices,
     check_given,
     model_argument,
     path_option,
     read_class_names,
 )
+from fd_keras_cli.words import called
 
 if TYPE_CHECKING:
     from fd_keras import RefineResult
@@ -146,6 +150,7 @@ def refine(
     if cache is not None:
         check_directory(cache, option="--cache")
     check_given("MODEL", model)
+    check_choices("--protocol", [protocol], PROTOCOL_NAMES)
     check_given("DATA", data, names=DATASET_NAMES)
     with resumable(overwrite):
         result = _result(
@@ -192,6 +197,10 @@ def refine(
         f"no table kept within --max-benign-loss {max_benign_loss:g}: the result is the one that "
         "lost least. Search with more --max-trials or permit a larger loss",
     )
+    print_next(
+        *("export", model, *("--strip-layer",) * strip_layer, "--table", out / "table.json"),
+        *("--value-range", *value_range, "--out", "exported"),
+    )
 
 
 def _result(
@@ -223,7 +232,8 @@ def _result(
             model, value_range=value_range, class_names=reading["class_names"], **outputs
         )
         attacks = protocol_named(protocol, limits)
-        through = [pgd(epsilon, _ADAPTIVE_ITERATIONS) for epsilon in search["adaptive"]]
+        with called("epsilon", "--adaptive"):
+            through = [pgd(epsilon, _ADAPTIVE_ITERATIONS) for epsilon in search["adaptive"]]
         counted = "adaptive" if through else "all"
         search = {**search, "adaptive": through, "objective": counted}
         source = open_labelled_images(

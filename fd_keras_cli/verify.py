@@ -11,7 +11,6 @@ import typer
 from fd_keras_cli.console import check_target, echo, quiet_libraries
 from fd_keras_cli.options import (
     DATASET_NAMES,
-    PRESET_NAMES,
     ImageKey,
     ImageSize,
     MaxPixels,
@@ -19,9 +18,11 @@ from fd_keras_cli.options import (
     StripLayer,
     ValueRange,
     check_given,
+    check_tables,
     model_argument,
     path_option,
 )
+from fd_keras_cli.words import called
 
 
 def verify(
@@ -66,7 +67,7 @@ def verify(
         check_target("--out", out, inputs=read)
     check_given("EXPORT", exported)
     check_given("MODEL", model)
-    check_given("--table", table, names=PRESET_NAMES)
+    check_tables("--table", table)
     check_given("--images", images, names=DATASET_NAMES)
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
@@ -80,7 +81,8 @@ def verify(
                 without_layer,
             )
 
-        exported = found_export(exported, "EXPORT")
+        with called("path", "EXPORT"):
+            exported = found_export(exported)
         with console.status("Comparing"):
             loaded, _ = without_layer(
                 load_model(model, modules or [], console), strip_layer, console

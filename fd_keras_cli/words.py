@@ -18,8 +18,18 @@ _PARAMETERS = {
     "cache_dir": ("cache",),
     "directory": ("run",),
     "max_held_out": ("max_validation_images",),
+    "validation_from_train_data": ("validation_data",),
+    "limits": ("limit",),
+    "names": ("attack",),
     "location": ("data", "train_data", "images", "representative"),
 }
+
+# The table of a message is named by the option that it came by.
+_TABLE = re.compile(r"QuantizationTable\(('[^']*')([^()]*)\)")
+
+# What is no option of the command, and no text that was given.
+_ARGUMENT = re.compile(r"`([a-z]+(?:_[a-z]+)*)`")
+_RECEIVED = re.compile(r"((?:Received: |, )[a-z]+(?:_[a-z]+)*)=(?=\S)")
 
 # Arguments that stand for a file which the message names anyway.
 _FILES = re.compile(r"`(?:path|source)`|(?<= )(?:path|source)=")
@@ -40,6 +50,11 @@ _ADVICE = (
     ("classes", "(--classes, labels)", "(--classes)"),
     ("verify", "verify=False", "--no-verify"),
     ("overwrite", "overwrite=True", "--overwrite"),
+    ("protocol", "must be a Protocol or one of", "must be one of"),
+    ("attack", " without epsilon", " without --epsilon"),
+    ("limit", "`limits` must map some of ", "`--limit` must be NAME=COUNT with NAME one of "),
+    ("limit", ") to numbers of images", ")"),
+    ("distortion_budget", "even with min_step=1", "even with steps of 1"),
     ("model", "`directory` must hold saved_model.pb", "`MODEL` must hold saved_model.pb"),
     ("max_benign_loss", "`directory`", "`--out`"),
     (
@@ -94,12 +109,45 @@ def called(argument: str, name: str) -> Iterator[None]:
         _OPTIONS.reset(token)
 
 
+@contextmanager
+def given(option: str, value: str) -> Iterator[None]:
+    """Let errors of the block be about the value of an option that the block makes something of.
+
+    Args:
+        option: The option, as the command line writes it.
+        value: What was given.
+
+    Raises:
+        ValueError: The block raised one.
+
+    Example:
+        >>> with given("--table", "jpeg:0"):
+        ...     raise ValueError("`quality` must be at least 1. Received: quality=0")
+        Traceback (most recent call last):
+        ...
+        ValueError: `--table`: quality must be at least 1. Received: --table jpeg:0
+    """
+    try:
+        yield
+    except ValueError as error:
+        rule = str(error).partition(" Received: ")[0]
+        found = _ARGUMENT.match(rule)
+        if found is None:
+            raise
+        whole = found[1] in ("name", "spec", "table", "location")
+        named = "" if whole else f": {found[1].replace('_', ' ')}"
+        raise ValueError(
+            f"`{option}`{named}{rule[found.end() :]} Received: {option} {value}"
+        ) from error
+
+
 def in_options(message: str) -> str:
     """A message with the options of the command in place of the library's arguments.
 
+    Arguments that no option stands for become plain words.
+
     Args:
-        message: Of an error or a warning of the library. Words that are no arguments of the
-            command, and parts of paths, stay as they are.
+        message: Of an error or a warning of the library. Parts of paths stay as they are.
 
     Example:
         >>> set_options({"value_range": "--value-range", "probabilities": "--probabilities"})
@@ -118,17 +166,27 @@ def in_options(message: str) -> str:
         found = [options[parameter] for parameter in parameters if parameter in options]
         if found and name not in options:
             shown[name] = found[0]
-    if shown:
-        message = _renamed(message, shown)
-    return _FILES.sub(lambda found: "the file" if found[0].startswith("`") else "", message)
+    message = _renamed(message, shown) if shown else message
+    message = _FILES.sub(lambda found: "the file" if found[0].startswith("`") else "", message)
+    if not options:
+        return message
+    message = _TABLE.sub(lambda found: found[1] + _words(found[2].replace("=", " ")), message)
+    message = _ARGUMENT.sub(lambda found: _words(found[1]), message)
+    return _RECEIVED.sub(lambda found: _words(found[1]) + " ", message)
+
+
+def _words(names: str) -> str:
+    return names.replace("_", " ")
 
 
 def _renamed(message: str, shown: Mapping[str, str]) -> str:
     names = sorted(shown, key=len, reverse=True)
     either = "|".join(map(re.escape, names))
     message = re.sub(f"`({either})`", lambda found: f"`{shown[found[1]]}`", message)
-    message = re.sub(rf"(?<![\w`./'\"-])({either})=(?=\S)", lambda f: f"{shown[f[1]]} ", message)
+    before = r"(?<![\w`./'\"-])"
+    message = re.sub(rf"{before}({either})=None\b", lambda f: f"no {shown[f[1]]}", message)
+    message = re.sub(rf"{before}({either})=(?=\S)", lambda f: f"{shown[f[1]]} ", message)
     # Without quotes, names of one word may be mere words.
     either = "|".join(re.escape(name) for name in names if "_" in name)
-    bare = rf"(?<![\w`./'\"-])({either})(?![\w`./'\"=-])"
+    bare = rf"{before}({either})(?![\w`./'\"=-])"
     return re.sub(bare, lambda found: shown[found[1]], message) if either else message

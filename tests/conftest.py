@@ -1,6 +1,7 @@
 """Images, folders and the command line, for several test modules."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
+import typer
 from hypothesis import settings
 
 import fd_keras_cli
@@ -58,3 +60,18 @@ def run(monkeypatch, capsys):
         return ended.value.code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def next_command():
+    """What a command said comes next, which must exist with all of its options."""
+
+    def found(out):
+        line = out.splitlines()[-1]
+        assert line.startswith("Next: fd-keras ")
+        name, *arguments = shlex.split(line.removeprefix("Next: fd-keras "))
+        commands = typer.main.get_command(fd_keras_cli.app.app).commands
+        commands[name].make_context(name, list(arguments))
+        return arguments
+
+    return found

@@ -41,7 +41,7 @@ PUBLIC_PACKAGES = (
     "fd_keras.hardening",
     "fd_keras.refinement",
 )
-MOST_MODULES = 102
+MOST_MODULES = 103
 MOST_PARAMETERS = 12
 
 # Room -> number of its row, and -> names of its siblings.
@@ -64,6 +64,8 @@ FILES = {name_of(path): path for top in TOP_LEVEL for path in sorted((ROOT / top
 def room_of(module: str) -> str:
     """``fd_keras.export.check`` is in the room ``export``, ``fd_keras._files`` in ``_*``."""
     top, *below = module.split(".")
+    if below == ["__main__"]:  # what ``python -m`` runs is a program, and no part of the package
+        return "fd_keras_cli"
     if top != "fd_keras" or not below:
         return top
     return "_*" if below[0].startswith("_") else below[0]

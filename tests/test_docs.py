@@ -39,7 +39,7 @@ OTHER_PROGRAMS = (
     "npm",
     "pip",
     ".",
-    "python -m venv",
+    "python3 -m venv",
     "python -m http.server",
 )
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)

@@ -87,3 +87,19 @@ def test_contributing_names_files_that_exist():
 def test_the_citation_names_the_version():
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {fd_keras.__version__}\n" in citation
+
+
+def test_a_source_distribution_holds_the_repository(tracked):
+    """`make package` builds one and looks into it; this needs no building."""
+    rules = [line.split() for line in (ROOT / "MANIFEST.in").read_text().splitlines()]
+    included = {name for verb, *names in filter(None, rules) if verb == "include" for name in names}
+    grafted = {name for verb, *names in filter(None, rules) if verb == "graft" for name in names}
+    by_setuptools = {"pyproject.toml", "setup.cfg"}
+    assert all((ROOT / name).is_dir() for name in grafted)
+    left_out = [
+        path
+        for path in tracked
+        if path.parts[0] not in {*grafted, "fd_keras", "fd_keras_cli"}
+        and path.as_posix() not in included | by_setuptools
+    ]
+    assert not left_out

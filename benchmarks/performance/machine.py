@@ -7,7 +7,7 @@ from pathlib import Path
 
 _PACKAGES = (
     *("tensorflow", "keras", "numpy", "pillow"),
-    *("adversarial-robustness-toolbox", "ai-edge-litert", "ai-edge-quantizer"),
+    *("adversarial-robustness-toolbox", "ai-edge-litert", "litert-quantizer"),
 )
 
 

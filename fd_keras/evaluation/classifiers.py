@@ -149,10 +149,12 @@ def check_gradient(classifier: Classifier, images: LabelledImages) -> None:
     elif classifier.from_logits:
         fault = f"is zero on all of the first {len(pixels)} images: does it round inside?"
     else:
+        low, high = classifier.value_range
         fault = (
             f"is zero on all of the first {len(pixels)} images: does it round inside, or does "
-            "its softmax round probabilities to 0 and 1? Then take it off. Pass from_logits=True "
-            "for logits."
+            "its softmax round probabilities to 0 and 1, as it may where the model takes other "
+            f"pixels than from {low:g} to {high:g} (value_range)? Otherwise take it off. Pass "
+            "from_logits=True for logits."
         )
     raise ValueError(
         "`classifier` must have a gradient with respect to the images, which attacks follow, and "

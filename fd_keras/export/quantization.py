@@ -75,7 +75,7 @@ def quantized(
         The new file's content.
 
     Raises:
-        ImportError: ai-edge-quantizer is not installed.
+        ImportError: litert-quantizer is not installed.
 
     Example:
         >>> quantized(b"", "none", [])
@@ -132,14 +132,14 @@ def _quantized(
     content: bytes, recipe: list[dict[str, Any]], ranges: dict[str, Any] | None = None
 ) -> bytes:
     # The steps of `Quantizer.quantize`, which shows a progress bar for each of them.
-    manager = import_extra("ai_edge_quantizer.recipe_manager", "export").RecipeManager()
+    manager = import_extra("litert_quantizer.recipe_manager", "export").RecipeManager()
     manager.load_quantization_recipe(recipe)
-    model = import_extra("ai_edge_quantizer.utils.tfl_flatbuffer_utils", "export").read_model(
+    model = import_extra("litert_quantizer.utils.tfl_flatbuffer_utils", "export").read_model(
         content
     )
-    params = import_extra("ai_edge_quantizer.params_generator", "export").ParamsGenerator(model)
+    params = import_extra("litert_quantizer.params_generator", "export").ParamsGenerator(model)
     settings = params.generate_quantization_parameters(manager, ranges, enable_progress_bar=False)
-    modifier = import_extra("ai_edge_quantizer.model_modifier", "export").ModelModifier(model)
+    modifier = import_extra("litert_quantizer.model_modifier", "export").ModelModifier(model)
     return bytes(modifier.modify_model(settings, enable_progress_bar=False))
 
 
@@ -147,8 +147,8 @@ def _recipe(
     quantize: Quantization, kept: Sequence[str], only: str | None = None
 ) -> list[dict[str, Any]]:
     """The quantiser's recipe for all operations, or one alone, but for those that are kept."""
-    types = import_extra("ai_edge_quantizer.qtyping", "export")
-    manager = import_extra("ai_edge_quantizer.recipe_manager", "export").RecipeManager()
+    types = import_extra("litert_quantizer.qtyping", "export")
+    manager = import_extra("litert_quantizer.recipe_manager", "export").RecipeManager()
     everything = types.TFLOperationName.ALL_SUPPORTED
     if quantize == "int8":
         pattern = ".*" if only is None else _pattern([only])
@@ -189,10 +189,10 @@ def _ranges(
     kept: Sequence[str],
 ) -> dict[str, Any]:
     """The range of each activation that is quantised."""
-    calibrator = import_extra("ai_edge_quantizer.calibrator", "export")
-    manager = import_extra("ai_edge_quantizer.recipe_manager", "export").RecipeManager()
+    calibrator = import_extra("litert_quantizer.calibrator", "export")
+    manager = import_extra("litert_quantizer.recipe_manager", "export").RecipeManager()
     manager.load_quantization_recipe(recipe)
-    minimum_and_maximum = import_extra("ai_edge_quantizer.utils.qsv_utils", "export").min_max_update
+    minimum_and_maximum = import_extra("litert_quantizer.utils.qsv_utils", "export").min_max_update
     measure = calibrator.Calibrator(content, qsv_update_func=minimum_and_maximum)
     measure._get_total_operations = lambda data: 0  # so few that it shows no progress bar
     data = [{"images": sample[np.newaxis]} for sample in samples]

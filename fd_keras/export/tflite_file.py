@@ -71,7 +71,7 @@ class TFLiteFile:
             raise ValueError("`content` must be a TFLite file")
         self.model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
         for buffer in self.model.buffers:
-            # Large files, and ai-edge-quantizer's, keep weights behind the flatbuffer; writing
+            # Large files, and litert-quantizer's, keep weights behind the flatbuffer; writing
             # it anew would lose them.
             if buffer.offset > 1:
                 end = buffer.offset + buffer.size

@@ -276,9 +276,10 @@ def _run_file(
         file.show_outputs(file.details.get("distilled", []))
         shown = file.to_bytes()
     except Exception as error:  # the reader of flatbuffers raises many types on damaged files
+        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise ValueError(
             f"`path` must hold a whole TFLite file with the signature {SERVING!r} "
-            f"({type(error).__name__}: {error}). Received: path={os.fspath(path)!r}"
+            f"({reason}). Received: path={os.fspath(path)!r}"
         ) from error
     return *_run_tflite(file, content, shown, images), about
 

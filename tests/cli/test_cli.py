@@ -72,8 +72,9 @@ finally:
         assert process.stdout
 
 
-def test_module_can_be_run():
-    command = [sys.executable, "-m", "fd_keras_cli", "--version"]
+@pytest.mark.parametrize("module", ["fd_keras", "fd_keras_cli"])
+def test_modules_can_be_run(module):
+    command = [sys.executable, "-m", module, "--version"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert output == f"fd-keras {fd_keras.__version__}\n"
 

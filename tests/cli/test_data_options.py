@@ -241,7 +241,7 @@ def test_what_a_terminal_would_obey_is_escaped(capsys, text, shown):
     [
         ("`path` holds no. Received: path='x'", "the file holds no. Received: 'x'"),
         ("`location` is none. Received: location='x'", "`DATA` is none. Received: DATA 'x'"),
-        ("give image_key or `label_key`", "give --image-key or `label_key`"),
+        ("give image_key or `label_key`", "give --image-key or label key"),
         ("max_pixels raises it", "--max-pixels raises it"),
         ("`class_names` must", "`--classes` must"),
         ("/data/max_pixels/a.max_pixels", "/data/max_pixels/a.max_pixels"),

@@ -27,6 +27,7 @@ def files(tmp_path, monkeypatch):
     np.savez(tmp_path / "data.npz", x=images, y=labels)
     short = Protocol("short", "", (bim(8, 2),), (bim(8, 2),))
     monkeypatch.setitem(protocols.PROTOCOLS, "short", short)
+    monkeypatch.setattr("fd_keras_cli.evaluate.PROTOCOL_NAMES", ("short",))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     return tmp_path
 
@@ -36,7 +37,7 @@ def run(run, files):
     return lambda *arguments: run("evaluate", *arguments, "--protocol", "short")
 
 
-def test_report(run, files):
+def test_report(run, files, next_command):
     code, out, err = run(
         files / "model.keras", files / "data.npz", "--out", files / "out", "--baseline", "bits:3"
     )
@@ -47,6 +48,7 @@ def test_report(run, files):
     assert {row["defence"] for row in report["rows"]} == {"none", "liu2019", "3 bits"}
     assert "gray-box" in out
     assert "adaptive" in out
+    assert next_command(out)[:3] == [str(files / "model.keras"), "--table", "liu2019"]
     page = (files / "out" / "report.html").read_text()
     assert "liu2019" in page
     assert list((files / "keras" / "fd_keras" / "evaluation").rglob("*.npy"))
@@ -124,7 +126,10 @@ def test_class_names_must_fit_the_outputs(run, files):
         (["none.keras", "data.npz", "--out", "out"], "none.keras"),
         (["model.keras", "data.npz", "--out", "data.npz"], "`--out` must be a directory"),
         (["model.keras", "data.npz", "--out", "out", "--limit", "BIM"], "must be NAME=COUNT"),
-        (["model.keras", "data.npz", "--out", "out", "--limit", "XX=1"], "`limits` must map"),
+        (
+            ["model.keras", "data.npz", "--out", "out", "--limit", "XX=1"],
+            "NAME=COUNT with",
+        ),
         (["model.keras", "data.npz", "--out", "out", "--table", "no.json"], "no.json"),
         (["model.keras", "data.npz", "--out", "out", "--probabilities"], "return probabilities"),
         (

@@ -35,7 +35,7 @@ def images_file(photos, tmp_path):
     return tmp_path / "images.npz"
 
 
-def test_both_formats_are_exported_and_proven(run, model_file, tmp_path):
+def test_both_formats_are_exported_and_proven(run, model_file, tmp_path, next_command):
     (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
     out = tmp_path / "out"
     arguments = ["--table", "jpeg:50", "--labels", tmp_path / "labels.txt", "--out", out]
@@ -43,6 +43,7 @@ def test_both_formats_are_exported_and_proven(run, model_file, tmp_path):
     assert code == 0
     assert text.count(": proven") == 2
     assert f"Wrote {out}/saved_model/1\nWrote {out}/model.tflite\n" in text
+    assert next_command(text)[:2] == [f"{out}/model.tflite", str(model_file)]
     assert (out / "saved_model/1/assets.extra/labels.txt").read_text() == "cat\ndog\nbird\n"
     code, text, _ = run("verify", out / "model.tflite", model_file, "--table", "jpeg:50")
     assert (code, text.count(": proven")) == (0, 1)
@@ -66,7 +67,7 @@ def test_both_formats_are_exported_and_proven(run, model_file, tmp_path):
 
 
 def test_int8_is_exported_with_representative_images(run, model_file, images_file, tmp_path):
-    pytest.importorskip("ai_edge_quantizer")
+    pytest.importorskip("litert_quantizer")
     arguments = [
         "--table",
         "liu2019",
@@ -92,6 +93,17 @@ def test_int8_is_exported_with_representative_images(run, model_file, images_fil
 
 CUSTOM = """
 import keras
+
+def test_the_name_of_a_served_model_is_that_of_its_directory_and_warm_up(run, model_file, tmp_path):
+    out = ("--format", "saved_model", "--warmup", "--no-verify", "--out", tmp_path / "served")
+    assert run("export", model_file, "--name", "classifier", *out)[0] == 0
+    version = tmp_path / "served" / "classifier" / "1"
+    assert b"classifier" in (version / "assets.extra/tf_serving_warmup_requests").read_bytes()
+    for name in ("", "..", "a/b"):
+        code, _, errors = run("export", model_file, "--name", name, *out)
+        assert code == 1
+        assert "`--name` must be the name of one directory" in errors
+
 
 class Twice(keras.layers.Layer):
     def call(self, inputs):

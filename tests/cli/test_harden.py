@@ -30,7 +30,7 @@ def files(tmp_path):
     return tmp_path
 
 
-def test_harden(run, files):
+def test_harden(run, files, next_command):
     arguments = [
         files / "model.keras", files / "train.npz", "--out", files / "out",
         "--epsilon", "8", "--epochs", "1", "--max-benign-loss", "0.2", "--table", "jpeg:75",
@@ -40,6 +40,7 @@ def test_harden(run, files):
     assert code == 0, err
     assert "Accuracy on 8 validation images" in out
     assert "adaptive, PGD-10 8/255" in out
+    assert next_command(out)[0] == str(files / "out" / "model.keras")
     result = HardenResult.load(files / "out")
     assert result.table.name == "jpeg:75"
     assert result.settings["recipe"]["epsilon"] == 8

@@ -122,7 +122,7 @@ def test_a_model_of_any_size_becomes_int8_in_one(run, tmp_path, photos):
     code, _, err = run("export", tmp_path / "model.keras", *arguments, tmp_path / "same.npz")
     assert code == 1
     assert "give --image-size, such as 224 224" in err
-    pytest.importorskip("ai_edge_quantizer")
+    pytest.importorskip("litert_quantizer")
     arguments += [tmp_path / "images", "--image-size", "32", "32"]
     code, out, err = run("export", tmp_path / "model.keras", *arguments)
     assert code == 0, err

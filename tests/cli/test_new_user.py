@@ -380,6 +380,7 @@ def test_a_changed_budget_is_refused_before_the_first_attack(arrays, tmp_path, m
 
 def test_attacks_by_name_instead_of_a_protocol_or_beside_one(user, monkeypatch):
     monkeypatch.setitem(protocols.PROTOCOLS, "one", ONE)
+    monkeypatch.setattr("fd_keras_cli.evaluate.PROTOCOL_NAMES", ("one",))
     code, _, errors, folder = user("evaluate", model_of(), "--attack", "pgd", "--epsilon", 4)
     assert code == 0, errors
     names = {row["attack"] for row in report_in(folder).rows}

@@ -27,7 +27,7 @@ def files(digits, monkeypatch, tmp_path):
     return [tmp_path / "model.keras", tmp_path / "data.npz", "--out", tmp_path / "out"]
 
 
-def test_a_table_that_everything_else_takes_is_written(digits, files, run, tmp_path):
+def test_a_table_that_everything_else_takes_is_written(digits, files, run, tmp_path, next_command):
     model, test = digits
     out = tmp_path / "out"
     arguments = [*files, "--max-trials", "2", "--oracle", "random", "--limit", "PGD=4"]
@@ -35,6 +35,7 @@ def test_a_table_that_everything_else_takes_is_written(digits, files, run, tmp_p
     code, printed, errors = run("refine", *arguments)
     assert code == 0, errors
     assert "gray-box" in printed
+    assert str(out / "table.json") in next_command(printed)
     table = QuantizationTable.load(out / "table.json")
     result = RefineResult.load(out / "result.json")
     assert result.table == table
@@ -119,4 +120,4 @@ def test_tune_is_a_hidden_old_name(monkeypatch, run):
 def test_limits_are_for_gray_box_attacks(files, run):
     code, _, errors = run("refine", *files, "--limit", "adaptive=4")
     assert code == 1
-    assert "`limits` of the protocol must map families" in errors
+    assert "`--limit` of the protocol must map families" in errors

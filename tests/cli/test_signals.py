@@ -1,10 +1,12 @@
 """What is left of commands that Ctrl-C or SIGTERM ends: a line, and the shell's exit code."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,6 +19,13 @@ from fd_keras_cli import console
 from fd_keras_cli.app import app
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def test_exit_codes_are_documented():
+    """What each of them means is tested with the commands."""
+    page = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
+    codes = re.findall(r"^\| (\d+) \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [int(code) for code in codes] == [0, 1, 2, *CODES.values()]
 
 
 @pytest.fixture(autouse=True)

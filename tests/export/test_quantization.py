@@ -62,7 +62,7 @@ def test_constants_have_a_range(value):
 
 
 def test_int8_predictions_come_closer(tmp_path, monkeypatch):
-    pytest.importorskip("ai_edge_quantizer")
+    pytest.importorskip("litert_quantizer")
     keras.utils.set_random_seed(5)
     images = np.float32(np.random.default_rng(1).standard_t(3, (40, 64, 64, 1)))
     inputs = keras.Input((64, 64, 1))
@@ -109,7 +109,7 @@ def model():
 
 
 def exported(model, images, path, **arguments):
-    pytest.importorskip("ai_edge_quantizer")
+    pytest.importorskip("litert_quantizer")
     return export_tflite(
         *(model, path),
         quantize="int8",

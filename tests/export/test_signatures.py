@@ -121,7 +121,7 @@ def test_wrong_radii_are_no_proof(tmp_path, monkeypatch):
 
 
 def test_quantised_bodies_certify_alike(photos, tmp_path):
-    pytest.importorskip("ai_edge_quantizer")
+    pytest.importorskip("litert_quantizer")
     images = np.float32(encode(photos[:, 100:132, 200:232], "certified:2"))
     model = protect(classifier((32, 32, 3)), FeatureDistillation("certified:2"))
     expected = certify(images, "certified:2")

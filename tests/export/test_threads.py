@@ -67,7 +67,7 @@ def test_nothing_of_the_process_is_replaced_meanwhile(
     quantize, model, images, tmp_path, monkeypatch, capsys
 ):
     """What others print and warn during an export is theirs; the export itself is silent."""
-    pytest.importorskip("ai_edge_quantizer")
+    pytest.importorskip("litert_quantizer")
     printed, call = (sys.stdout, sys.stderr, warnings.showwarning), type(model.layers[1]).call
     seen = []
 

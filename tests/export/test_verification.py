@@ -70,7 +70,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def quantized_files(model, crops, tmp_path_factory):
-    pytest.importorskip("ai_edge_quantizer")
+    pytest.importorskip("litert_quantizer")
     folder = tmp_path_factory.mktemp("quantized")
     return {
         quantize: export_tflite(
@@ -119,7 +119,7 @@ def test_quantised_bodies_are_quantised(quantized_files):
 
 def test_a_quantised_distillation_is_found_out(model, crops, tmp_path, monkeypatch):
     """What the exporter must never do: eight bits in the distillation as well."""
-    pytest.importorskip("ai_edge_quantizer")
+    pytest.importorskip("litert_quantizer")
     monkeypatch.setattr(exporter, "_float_tensors", lambda file, distilled: [])
     for quantize in ("dynamic", "int8", "float16"):
         # What LiteRT refuses to run is no proof either.
@@ -351,9 +351,9 @@ def test_tf_lite_stands_in_for_litert(model, crops, tmp_path, monkeypatch):
 
 
 def test_quantising_needs_its_extra(model, crops, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
-    monkeypatch.setitem(sys.modules, "ai_edge_quantizer.qtyping", None)
-    with pytest.raises(ImportError, match=r"ai_edge_quantizer is not installed.*\[export\]"):
+    monkeypatch.setitem(sys.modules, "litert_quantizer", None)
+    monkeypatch.setitem(sys.modules, "litert_quantizer.qtyping", None)
+    with pytest.raises(ImportError, match=r"litert_quantizer is not installed.*\[export\]"):
         export_tflite(model, tmp_path / "model.tflite", quantize="dynamic")
     assert list(tmp_path.iterdir()) == []
 
@@ -383,7 +383,7 @@ def test_a_body_of_any_size_cannot_be_int8(crops, tmp_path):
     arguments = {"quantize": "int8", "representative_data": crops}
     with pytest.raises(ValueError, match=r"must have a fixed image size.*'dynamic' or 'float16'"):
         export_tflite(model, tmp_path / "m.tflite", **arguments)
-    pytest.importorskip("ai_edge_quantizer")
+    pytest.importorskip("litert_quantizer")
     fixed = protect(body, FeatureDistillation("liu2019"), input_shape=(SIZE, SIZE, 3))
     assert export_tflite(fixed, tmp_path / "m.tflite", **arguments).exists()
 

@@ -122,7 +122,7 @@ def crops(photos):
 
 
 def test_the_browser_computes_what_python_does(browse, site, model, crops):
-    pytest.importorskip("ai_edge_quantizer")
+    pytest.importorskip("litert_quantizer")
     scaled = (crops / 255).astype(np.float32)
     labels = [f"thing {i}" for i in range(5)]
     for quantize in ("none", "int8"):
