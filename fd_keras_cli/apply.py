@@ -12,6 +12,7 @@ from fd_keras_cli.console import quiet_libraries
 from fd_keras_cli.models import load_model
 from fd_keras_cli.options import (
     PRESET_NAMES,
+    AllowCode,
     Images,
     MaxPixels,
     ModelOutput,
@@ -63,6 +64,7 @@ def apply(
     probabilities: Probabilities = None,
     model_output: ModelOutput = None,
     modules: Modules = None,
+    allow_code: AllowCode = False,
     max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -91,7 +93,7 @@ def apply(
         classifier = None
         if model is not None:
             classifier = Classifier(
-                load_model(model, modules or [], console),
+                load_model(model, modules or [], console, allow_code=allow_code),
                 value_range=value_range,
                 from_logits=None if probabilities is None else not probabilities,
                 output=model_output,

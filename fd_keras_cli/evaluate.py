@@ -21,6 +21,7 @@ from fd_keras_cli.console import (
 from fd_keras_cli.options import (
     DATASET_NAMES,
     PRESET_NAMES,
+    AllowCode,
     Classes,
     ImageKey,
     LabelKey,
@@ -126,6 +127,7 @@ def evaluate(
     ] = None,
     overwrite: Overwrite = False,
     modules: Modules = None,
+    allow_code: AllowCode = False,
     image_key: ImageKey = None,
     label_key: LabelKey = None,
     max_pixels: MaxPixels = None,
@@ -158,7 +160,9 @@ def evaluate(
         environment()  # the report needs it in the end
         attacks = chosen_protocol(protocol, attack or [], epsilon or [], limits)
         check_report(out, overwrite)
-        loaded, own = without_layer(load_model(model, modules or [], console), strip_layer, console)
+        loaded, own = without_layer(
+            load_model(model, modules or [], console, allow_code=allow_code), strip_layer, console
+        )
         settings: dict[str, Any] = {
             "value_range": value_range,
             "from_logits": None if probabilities is None else not probabilities,
