@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -23,6 +24,8 @@ PAGE_INK = "#1a2732"
 PAGE_SOFT = "#5b6876"
 PAGE_PAPER = "#fefdfe"
 _VARIABLES = {PAGE_INK: "var(--ink)", PAGE_SOFT: "var(--soft)", PAGE_PAPER: "var(--paper)"}
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _LIGHT = "--ink: #1b2733; --soft: #5a6875; --paper: #fff;"
 _DARK = "--ink: #e4eaf0; --soft: #9dabb8; --paper: #12181f;"
@@ -78,12 +81,20 @@ def environment() -> Any:
         loader=jinja2.PackageLoader("fd_keras"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     made.filters["percent"] = lambda share: f"{100 * share:.1f}"
     made.globals["inks"] = _inks(":root")
     return made
+
+
+def _visible(value: Any) -> Any:
+    """Text without control characters, which no page may hold; what is HTML stays as it is."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), value)
 
 
 def picture_uri(pixels: npt.NDArray[np.generic]) -> str:

@@ -152,13 +152,13 @@ def test_names_of_classes_are_text_in_pages_and_terminals(run, files):
     for number, name in enumerate(names):
         (files / "data" / name).mkdir(parents=True)
         for i in range(3):
-            pixels = np.full((8, 8, 3), 200 * number + i, np.uint8)
+            pixels = np.full((8, 8, 3), 100 + 10 * number + i, np.uint8)
             Image.fromarray(pixels).save(files / "data" / name / f"[red]<b>{i}.png")
         (files / "data" / name / "[bold]<i>\x1b[7m.png").write_bytes(b"no image")
     (files / "classes.txt").write_text("\n".join(names))
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     model.add(keras.layers.Dense(2))
-    model.set_weights([np.tile([[-1.0, 1.0]], (192, 1)), np.array([1e4, -1e4])])
+    model.set_weights([np.tile([[-1.0, 1.0]], (192, 1)), np.array([106.0, -106.0]) * 192])
     model.save(files / "[red]<model>.keras")
     code, printed, errors = run(
         *(files / "[red]<model>.keras", files / "data"),
