@@ -29,9 +29,8 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from benchmarks.reliability.ledger import Ledger
-
 ROOT = Path(__file__).parents[2]
+LEDGER = ROOT / "benchmarks" / "results" / "reliability.json"
 CORPUS = Path(__file__).parent / "corpus.json"
 # Calls of one kind before another one is taken up.
 CHUNK = 1200
@@ -661,7 +660,7 @@ def _overdue(number, frame):
     raise FaultError(f"no end after {SECONDS} s")
 
 
-def work(ledger: Ledger, calls: int, kinds: list[str], cursor) -> None:
+def work(ledger, calls: int, kinds: list[str], cursor) -> None:
     """Fuzz until so many calls were made in all."""
     signal.signal(signal.SIGALRM, _overdue)
     shares = sum(KINDS[kind][0] for kind in kinds)
@@ -705,6 +704,8 @@ def supervise(arguments) -> int:
             done = subprocess.run([*command, "--cursor", place.name])
             if done.returncode >= 0:
                 return done.returncode
+            from benchmarks.reliability.ledger import Ledger  # which imports TensorFlow
+
             kind, number = _CURSOR.unpack(Path(place.name).read_bytes())
             ledger = Ledger(parsed(arguments).ledger)
             entry = _entry(ledger, kind.rstrip(b"\0").decode())
@@ -720,7 +721,7 @@ def parsed(arguments):
         "--calls", type=int, default=1_000_000, help="number in all, earlier runs included"
     )
     parser.add_argument("--kind", action="append", choices=KINDS)
-    parser.add_argument("--ledger", type=Path, default=Ledger().path)
+    parser.add_argument("--ledger", type=Path, default=LEDGER)
     parser.add_argument("--cursor", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -731,6 +732,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parsed(arguments)
     if options.cursor is None:
         return supervise(arguments)
+    from benchmarks.reliability.ledger import Ledger
+
     faulthandler.enable()
     # What would take all memory ends as an error, and not this machine.
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))

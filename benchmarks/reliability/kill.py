@@ -1,7 +1,7 @@
-"""Kill commands at random moments, fill their disks and run two at once, and compare what a rerun ends with.
+"""Kill commands, fill their disks and run two at once, and compare what a rerun ends with.
 
 Each run is a fork of a process that has imported everything, so that it takes seconds. Moments are
-random by a seed: a share of the processor time of an undisturbed run, or one of its writes of files.
+random by a seed: a share of the processor time of an undisturbed run, or one of its writes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from benchmarks.reliability.fuzz import LEDGER
 from benchmarks.reliability.ledger import Ledger
 
 # Arguments of each command, in a directory that holds the inputs; results are in `out`.
@@ -43,8 +44,9 @@ COMMANDS = {
 MODULES = (
     *("keras", "art", "foolbox", "keras_tuner", "matplotlib.figure", "jinja2", "sklearn", "scipy"),
     *("fd_keras", "fd_keras.evaluation", "fd_keras.refinement", "fd_keras.refinement.refine"),
-    *("fd_keras.evaluation.attacks", "fd_keras.export.check", "fd_keras.hardening", "fd_keras._pages"),
-    *("fd_keras.data.labelled_sources", "fd_keras_cli.app", "fd_keras_cli.models"),
+    *("fd_keras.evaluation.attacks", "fd_keras.export.check", "fd_keras.hardening"),
+    *("fd_keras._pages", "fd_keras.data.labelled_sources"),
+    *("fd_keras_cli.app", "fd_keras_cli.models"),
     *("fd_keras.refinement.plots", "fd_keras.evaluation.plots", "fd_keras.export.verification"),
 )  # fmt: skip
 # Names of files that are being written.
@@ -118,8 +120,8 @@ def _path(arguments):
 class Started:
     """A command in a process of its own, forked from this one."""
 
-    def __init__(self, home: Path, command: str, kill_at: int | None = None, before=None):
-        self.errors = home.parent / f"{home.name}.errors"
+    def __init__(self, home: Path, command: str, kill_at: int | None = None, tag: str = ""):
+        self.errors = home.parent / f"{home.name}{tag}.errors"
         reader, writer = os.pipe()
         self.began = time.monotonic()
         self.pid = os.fork()
@@ -132,8 +134,6 @@ class Started:
             os.setsid()
             os.close(reader)
             os.chdir(home)
-            if before is not None:
-                before()
             os.write(writer, str(run_here(command, self.errors, kill_at)).encode())
             code = 0
         except SystemExit as ended:
@@ -325,7 +325,7 @@ class Subject:
         if how == "two at once":
             runs = [Started(home, self.command)]
             time.sleep(rng.random() * 2)
-            runs.append(Started(home.with_name(home.name), self.command))
+            runs.append(Started(home, self.command, tag="-second"))
             ends = [run.wait()[:2] for run in runs]
             faults = [] if any(code == 0 for code, _ in ends) else [f"neither ended well: {ends}"]
             refused = [text for code, text in ends if code]
@@ -391,7 +391,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=20, help="of each command, in all")
     parser.add_argument("--disturbances", type=int, default=2, help="of each kind, in all")
     parser.add_argument("--command", action="append", choices=COMMANDS)
-    parser.add_argument("--ledger", type=Path, default=Ledger().path)
+    parser.add_argument("--ledger", type=Path, default=LEDGER)
     options = parser.parse_args(arguments)
     for module in MODULES:
         importlib.import_module(module)
@@ -406,15 +406,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _try(subject: Subject, ledger: Ledger, kills: int, disturbances: int) -> None:
     plan = [("kill", subject.name, kills, subject.killed)]
-    for how in DISTURBANCES:
-        plan.append(
-            (
-                "disturb",
-                f"{subject.name}, {how}",
-                disturbances,
-                lambda rng, how=how: subject.disturbed(how, rng),
-            )
+    plan += [
+        (
+            "disturb",
+            f"{subject.name}, {how}",
+            disturbances,
+            lambda rng, how=how: subject.disturbed(how, rng),
         )
+        for how in DISTURBANCES
+    ]
     for section, name, times, attempt in plan:
         entry = ledger.entry(section, name, tried=0, refused=0, left=0, faults=[])
         while entry["tried"] < times:

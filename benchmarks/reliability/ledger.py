@@ -8,7 +8,6 @@ from pathlib import Path
 from fd_keras._console import text_table
 from fd_keras._files import DocumentFormat
 
-RESULTS = Path(__file__).parents[1] / "results"
 DOCUMENT = DocumentFormat("fd_keras.reliability", 1, "reliability ledger")
 SECTIONS = ("fuzz", "kill", "disturb", "soak")
 
@@ -20,7 +19,7 @@ class Ledger:
         path: The JSON file; it need not exist.
     """
 
-    def __init__(self, path=RESULTS / "reliability.json"):
+    def __init__(self, path):
         self.path = Path(path)
         self.content = {section: {} for section in SECTIONS}
         if self.path.exists():
