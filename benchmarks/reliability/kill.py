@@ -41,14 +41,14 @@ COMMANDS = {
     "--logits --out out",
     "export": "model.keras --table liu2019 --out out",
 }  # fmt: skip
-MODULES = (
-    *("keras", "art", "foolbox", "keras_tuner", "matplotlib.figure", "jinja2", "sklearn", "scipy"),
-    *("fd_keras", "fd_keras.evaluation", "fd_keras.refinement", "fd_keras.refinement.refine"),
-    *("fd_keras.evaluation.attacks", "fd_keras.export.check", "fd_keras.hardening"),
-    *("fd_keras._pages", "fd_keras.data.labelled_sources"),
-    *("fd_keras_cli.app", "fd_keras_cli.models"),
-    *("fd_keras.refinement.plots", "fd_keras.evaluation.plots", "fd_keras.export.verification"),
-)  # fmt: skip
+# What a run imports, for the commands that need little and for the others.
+MODULES = ("scipy", "fd_keras", "fd_keras.data.labelled_sources", "fd_keras_cli.app")
+MORE_MODULES = (
+    *("art", "foolbox", "keras_tuner", "matplotlib.figure", "jinja2", "sklearn"),
+    *("fd_keras.evaluation.attacks", "fd_keras.evaluation.plots", "fd_keras.export.verification"),
+    *("fd_keras.hardening", "fd_keras.refinement.refine", "fd_keras.refinement.plots"),
+    *("fd_keras._pages", "fd_keras_cli.models"),
+)
 # Names of files that are being written.
 TEMPORARY = re.compile(r"\..*")
 # Audit events before a file is opened for writing, moved or removed.
@@ -393,11 +393,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--command", action="append", choices=COMMANDS)
     parser.add_argument("--ledger", type=Path, default=LEDGER)
     options = parser.parse_args(arguments)
-    for module in MODULES:
+    names = options.command or list(COMMANDS)
+    for module in (*MODULES, *(MORE_MODULES if set(names) - {"calibrate", "compress"} else ())):
         importlib.import_module(module)
     ledger = Ledger(options.ledger)
     with tempfile.TemporaryDirectory() as work:
-        for name in options.command or COMMANDS:
+        for name in names:
             _try(Subject(name, Path(work)), ledger, options.kills, options.disturbances)
     faults = sum(len(e["faults"]) for s in ("kill", "disturb") for e in ledger.content[s].values())
     print(f"{faults} faults; see {options.ledger}")

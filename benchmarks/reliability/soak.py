@@ -1,4 +1,4 @@
-"""Run four threads on images of changing sizes: memory, results and traces must stay as they are."""
+"""Run four threads on images of changing sizes: memory, results and traces stay as they are."""
 
 from __future__ import annotations
 
