@@ -657,12 +657,12 @@ def corpus() -> list[tuple[str, int]]:
 
 
 def _overdue(number, frame):
-    raise FaultError(f"no end after {SECONDS} s")
+    raise FaultError(f"no end after {SECONDS} s of processor time")
 
 
 def work(ledger, calls: int, kinds: list[str], cursor) -> None:
     """Fuzz until so many calls were made in all."""
-    signal.signal(signal.SIGALRM, _overdue)
+    signal.signal(signal.SIGPROF, _overdue)
     shares = sum(KINDS[kind][0] for kind in kinds)
     written = time.monotonic()
     with tempfile.TemporaryDirectory(dir=_memory()) as name:
@@ -673,12 +673,12 @@ def work(ledger, calls: int, kinds: list[str], cursor) -> None:
             for _ in range(max(1, min(CHUNK, KINDS[kind][0]))):
                 number = entry["calls"]
                 cursor[: _CURSOR.size] = _CURSOR.pack(kind.encode(), number)
-                signal.alarm(SECONDS)
+                signal.setitimer(signal.ITIMER_PROF, SECONDS)
                 try:
                     entry["refused"] += attempt(kind, number, Path(name))
                 except FaultError as error:
                     entry["faults"].append([number, str(error)])
-                signal.alarm(0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
                 entry["calls"] += 1
             if time.monotonic() - written > 5:
                 ledger.write()
