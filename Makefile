@@ -10,7 +10,7 @@ TEST_OPTIONS ?= -n auto --maxprocesses=4 --dist loadfile --durations=20
 # TensorFlow's start-up chatter would bury what the commands themselves say.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo docs test test-legacy lint package benchmarks corpus paper-table harden-cifar10 clean
+.PHONY: demo docs test test-legacy lint package fuzz kill soak benchmarks corpus paper-table harden-cifar10 clean
 
 demo: $(VENV)/.installed  ## train, attack, defend and export on packaged images
 	$(VENV)/bin/fd-keras demo --out $(DEMO_OUT)
@@ -33,6 +33,18 @@ package: $(VENV)/.installed  ## build the distributions into dist/, and check th
 
 benchmarks: $(VENV)/.installed  ## speed and memory against their goals; minutes, on an idle machine
 	$(VENV)/bin/python -m benchmarks.performance
+
+CALLS ?= 1000000
+fuzz: $(VENV)/.installed  ## call and load what is wrong until CALLS are made; resumes
+	$(VENV)/bin/python -m benchmarks.reliability.fuzz --calls $(CALLS)
+
+KILLS ?= 20
+kill: $(VENV)/.installed  ## kill each command KILLS times, fill its disk, run it twice at once; resumes
+	$(VENV)/bin/python -m benchmarks.reliability.kill --kills $(KILLS)
+
+MINUTES ?= 60
+soak: $(VENV)/.installed  ## four threads on images of changing sizes
+	$(VENV)/bin/python -m benchmarks.reliability.soak --minutes $(MINUTES)
 
 corpus: $(VENV)/.installed  ## apply, compress, calibrate and inspect over your files in DIR=...
 	$(VENV)/bin/python tests/helpers/corpus.py "$(DIR)"

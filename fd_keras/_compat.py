@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import builtins
+import json
+import os
 import re
 import textwrap
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+
+# Keras exports neither in both versions.
+from keras.src.saving.serialization_lib import enable_unsafe_deserialization, in_safe_mode
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -284,3 +292,130 @@ def reason_of(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     text = _CONFIGURATION.split(_CAUSE.split(text)[-1])[0]
     return textwrap.shorten(text, _LONGEST_REASON, placeholder=" ...")
+
+
+class ModelCodeError(ValueError):
+    """A saved model holds or names Python code, and was not loaded."""
+
+
+# Layers whose files hold Python's bytecode or pickles, or lead to other files that run.
+_CODE = ("Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer")
+# Operations of TensorFlow that Keras 2 finds by their names. Others read and write files, and
+# load libraries.
+_OPERATIONS = re.compile(
+    "(math|nn|image|linalg|signal|__operators__|bitwise|dtypes|compat.v1.(nn|image|math))[.].*|"
+    "(?!load|py_|numpy_func|print|function|init_scope)[a-z_0-9]+"
+)
+_OURS = ("keras", "fd_keras", "builtins")
+# Bytes of a configuration; an archive of little more than nothing can hold more.
+_LONGEST_CONFIGURATION = 1 << 28
+
+
+def load_model_file(path: str | os.PathLike[str], modules: Iterable[str] = ()) -> keras.Model:
+    """Load a ``.keras`` or ``.h5`` file, and run no Python code that it holds or names.
+
+    Keras 2 runs the code of an ``.h5`` file whatever its safe mode, and calls functions of any
+    module that a ``.keras`` file names. ``allow_code`` lets both versions run such code.
+
+    Args:
+        path: The file.
+        modules: Modules whose classes and functions may be used though they are not registered.
+
+    Raises:
+        ModelCodeError: It holds Python code, or names functions of other modules.
+        Exception: Keras cannot load it, for any other reason.
+
+    Example:
+        >>> import tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.keras")
+        >>> keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]).save(path)
+        >>> load_model_file(path).output_shape
+        (None, 3)
+    """
+    trusted = code_is_allowed()
+    if not trusted:
+        for config in _configurations(path):
+            _refuse_code(config, [module.partition(".")[0] for module in modules])
+    return keras.models.load_model(path, compile=False, safe_mode=not trusted)
+
+
+def allow_code() -> None:
+    """Let this process run Python code that models hold, also where they are cloned.
+
+    Example:
+        >>> callable(allow_code)  # for good: Keras has no way back
+        True
+    """
+    enable_unsafe_deserialization()
+
+
+def code_is_allowed() -> bool:
+    """Whether this thread may run Python code that models hold.
+
+    Example:
+        >>> code_is_allowed()
+        False
+    """
+    return in_safe_mode() is False
+
+
+def _configurations(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """What Keras builds a model from: of an archive, an HDF5 file, or one that is both."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if "config.json" in archive.namelist():
+                size = archive.getinfo("config.json").file_size
+                if size > _LONGEST_CONFIGURATION:
+                    raise ValueError(f"its configuration has {size} bytes")
+                yield json.loads(archive.read("config.json"))
+    if h5py.is_hdf5(path):
+        with h5py.File(path, "r") as file:
+            text = file.attrs.get("model_config")
+        if isinstance(text, (str, bytes)):
+            yield json.loads(text)
+
+
+def _refuse_code(config: Any, modules: Sequence[str]) -> None:
+    """Refuse a configuration that brings code, but for that of the given top-level modules."""
+    waiting = [config]  # no recursion: files may be nested deeper than Python's stack
+    while waiting:
+        entry = waiting.pop()
+        if isinstance(entry, list):
+            waiting += entry
+        elif isinstance(entry, dict):
+            waiting += entry.values()
+            if isinstance(entry.get("class_name"), str):
+                _check_class(entry, modules)
+
+
+def _check_class(entry: dict[str, Any], modules: Sequence[str]) -> None:
+    """Refuse one object of a configuration that is, holds or finds code that is not Keras' own."""
+    kind = entry["class_name"]
+    within = entry.get("config")
+    if kind.rpartition(".")[-1].rpartition(">")[-1] in _CODE:
+        name = within.get("name") if isinstance(within, dict) else None
+        raise ModelCodeError(
+            f"it holds a {kind.strip('_')}" + (f" layer named {name!r}." if name else ".")
+        )
+    if kind == "TFOpLambda":
+        function = within.get("function") if isinstance(within, dict) else None
+        if not isinstance(function, str) or not _OPERATIONS.fullmatch(function):
+            raise ModelCodeError(f"it calls the operation {function!r} of TensorFlow.")
+    module = entry.get("module")
+    if not isinstance(module, str) or module.partition(".")[0] in modules:
+        return
+    name = within if kind == "function" else kind
+    registered = entry.get("registered_name")
+    known = [key for key in (registered, name) if isinstance(key, str)]
+    if any(keras.saving.get_registered_object(key) is not None for key in known):
+        return
+    if module.partition(".")[0] not in _OURS:
+        raise ModelCodeError(
+            f"could not locate {name!r} of the module {module!r}: it is not decorated with "
+            "@keras.saving.register_keras_serializable(), or was not imported."
+        )
+    if kind == "function" and (
+        (module == "builtins" and hasattr(builtins, str(name)))
+        or re.match("keras[.](src|utils|saving|models|config)", module)
+    ):
+        raise ModelCodeError(f"it calls the function {name!r} of the module {module!r}.")

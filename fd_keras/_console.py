@@ -27,7 +27,7 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
-from fd_keras._checks import shown
+from fd_keras._checks import printable, shown
 
 # Typing alias: tells a bar how many more of its parts are done.
 Advance = Callable[[int], None]
@@ -190,7 +190,7 @@ def progress_bars(console: Console | None, *, unit: str | None = None) -> Iterat
     """
     text = Column(no_wrap=True, overflow="ellipsis", ratio=1 if unit else None)
     columns: list[ProgressColumn] = [
-        TextColumn("{task.description:<26}", table_column=text),
+        TextColumn("{task.description:<26}", table_column=text, markup=False),
         BarColumn(bar_width=16 if unit else 40),
         TaskProgressColumn(),
         TimeElapsedColumn(),
@@ -210,13 +210,14 @@ def bar(
 
     Args:
         progress: What ``progress_bars`` or ``overall_progress`` yields.
-        text: What is being done.
+        text: What is being done; names in it are shown as they are, control characters escaped.
         total: Number of parts; ``None`` for work that cannot say how far it is.
         weight: What a part is worth in an overall bar.
 
     Example:
         See ``progress_bars``.
     """
+    text = printable(text)
     if isinstance(progress, OverallProgress):
         overall = progress
         overall.update(overall.overall, description=text)

@@ -253,7 +253,8 @@ class DocumentFormat:
                 f"`{argument}` must not hold a null character. "
                 f"Received: {argument}={shown(os.fspath(path))}"
             )
-        text = Path(path).read_bytes()
+        with _naming(Path(path), Path(path)):
+            text = Path(path).read_bytes()
         try:
             return build(self.parse(text))
         except _INVALID as error:

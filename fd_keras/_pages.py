@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import importlib.resources
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,8 @@ PAGE_INK = "#1a2732"
 PAGE_SOFT = "#5b6876"
 PAGE_PAPER = "#fefdfe"
 _VARIABLES = {PAGE_INK: "var(--ink)", PAGE_SOFT: "var(--soft)", PAGE_PAPER: "var(--paper)"}
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _LIGHT = "--ink: #1b2733; --soft: #5a6875; --paper: #fff;"
 _DARK = "--ink: #e4eaf0; --soft: #9dabb8; --paper: #12181f;"
@@ -80,6 +81,7 @@ def environment() -> Any:
         loader=jinja2.PackageLoader("fd_keras"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -88,15 +90,11 @@ def environment() -> Any:
     return made
 
 
-def write_page(
-    path: str | os.PathLike[str], package: str, template: str, fields: dict[str, Any]
-) -> None:
-    """Fill a ``string.Template`` with HTML; only the demo's page still needs it."""
-    text = importlib.resources.files(package).joinpath(template).read_text(encoding="utf-8")
-    css = (importlib.resources.files("fd_keras") / "templates" / "pages.css").read_text()
-    page = Template(text).substitute(fields, style=_inks(":root") + css)
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+def _visible(value: Any) -> Any:
+    """Text without control characters, which no page may hold; what is HTML stays as it is."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), value)
 
 
 def picture_uri(pixels: npt.NDArray[np.generic]) -> str:

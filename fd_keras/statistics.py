@@ -203,7 +203,7 @@ class CoefficientStatistics:
         channels = int(pixels.shape[-1])
         if color_space == "ycbcr" and channels not in (1, 3):
             raise ValueError(
-                "color_space='ycbcr' needs images with 1 or 3 channels. "
+                "`color_space='ycbcr'` needs images with 1 or 3 channels. "
                 f"Received: images with {channels} channels"
             )
         blocks, mean, *rest = _moments(color_space, channels)(pixels)

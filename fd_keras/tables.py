@@ -116,7 +116,7 @@ class QuantizationTable:
         """
         if self.color_space == "ycbcr" and image_channels not in (1, 3):
             raise ValueError(
-                "color_space='ycbcr' needs images with 1 or 3 channels. "
+                "`color_space='ycbcr'` needs images with 1 or 3 channels. "
                 f"Received: images with {image_channels} channels"
             )
         if self.channels == image_channels:

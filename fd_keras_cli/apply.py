@@ -11,6 +11,7 @@ import typer
 from fd_keras_cli.console import print_next, quiet_libraries
 from fd_keras_cli.models import load_model, without_layer
 from fd_keras_cli.options import (
+    AllowCode,
     Images,
     MaxPixels,
     ModelOutput,
@@ -65,6 +66,7 @@ def apply(
     strip_layer: StripLayer = False,
     model_output: ModelOutput = None,
     modules: Modules = None,
+    allow_code: AllowCode = False,
     max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -93,7 +95,9 @@ def apply(
         classifier = None
         if model is not None:
             loaded, _ = without_layer(
-                load_model(model, modules or [], console), strip_layer, console
+                load_model(model, modules or [], console, allow_code=allow_code),
+                strip_layer,
+                console,
             )
             classifier = Classifier(
                 loaded,

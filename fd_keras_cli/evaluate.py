@@ -25,6 +25,7 @@ from fd_keras_cli.options import (
     DATASET_NAMES,
     FAMILY_NAMES,
     PROTOCOL_NAMES,
+    AllowCode,
     Classes,
     ImageKey,
     LabelKey,
@@ -137,6 +138,7 @@ def evaluate(
     workers: Workers = None,
     overwrite: Overwrite = False,
     modules: Modules = None,
+    allow_code: AllowCode = False,
     image_key: ImageKey = None,
     label_key: LabelKey = None,
     max_pixels: MaxPixels = None,
@@ -178,7 +180,9 @@ def evaluate(
             _check_baseline(text)
         attacks = chosen_protocol(protocol, attack or [], epsilon or [], limits)
         check_report(out, overwrite)
-        loaded, own = without_layer(load_model(model, modules or [], console), strip_layer, console)
+        loaded, own = without_layer(
+            load_model(model, modules or [], console, allow_code=allow_code), strip_layer, console
+        )
         settings: dict[str, Any] = {
             "value_range": value_range,
             "from_logits": None if probabilities is None else not probabilities,

@@ -20,6 +20,7 @@ from fd_keras_cli.console import (
 )
 from fd_keras_cli.options import (
     DATASET_NAMES,
+    AllowCode,
     ImageKey,
     ImageSize,
     MaxPixels,
@@ -123,6 +124,7 @@ def export(
     ] = "saved_model",
     warmup: Annotated[bool, typer.Option(help="Write warm-up requests for TF Serving.")] = False,
     modules: Modules = None,
+    allow_code: AllowCode = False,
     image_key: ImageKey = None,
     max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
@@ -164,7 +166,9 @@ def export(
         written = []
         with console.status("Exporting"):
             loaded, _ = without_layer(
-                load_model(model, modules or [], console), strip_layer, console
+                load_model(model, modules or [], console, allow_code=allow_code),
+                strip_layer,
+                console,
             )
             whole = protected(loaded, table, value_range, image_size)
             reading = {"image_key": image_key, "max_pixels": max_pixels}

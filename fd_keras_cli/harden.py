@@ -25,6 +25,7 @@ from fd_keras_cli.console import (
 )
 from fd_keras_cli.options import (
     DATASET_NAMES,
+    AllowCode,
     Classes,
     ImageKey,
     LabelKey,
@@ -162,6 +163,7 @@ def harden(
     classes: Classes = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 1,
     modules: Modules = None,
+    allow_code: AllowCode = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the training in --out.")
     ] = False,
@@ -216,6 +218,7 @@ def harden(
                 "output": model_output,
             },
             strip_layer=strip_layer,
+            allow_code=allow_code,
             max_benign_loss=max_benign_loss,
             max_validation_images=max_validation_images,
             out=out,
@@ -317,6 +320,7 @@ def _result(
     training: dict[str, Any],
     outputs: dict[str, Any],
     strip_layer: bool,
+    allow_code: bool,
     out: Path,
     **options: Any,
 ) -> HardenResult:
@@ -330,7 +334,9 @@ def _result(
             from fd_keras.presets import table_from_argument
             from fd_keras_cli.models import load_model, without_layer
         _check_out(out, path)
-        model, _ = without_layer(load_model(path, modules, console), strip_layer, console)
+        model, _ = without_layer(
+            load_model(path, modules, console, allow_code=allow_code), strip_layer, console
+        )
         classifier = Classifier(
             model, value_range=reader.value_range, class_names=reader.class_names, **outputs
         )

@@ -32,8 +32,13 @@ _REMEDIES = (
     ),
     (
         "Lambda",
-        "holds a Lambda layer, whose Python code Keras does not run from a file; replace it by a "
-        "layer such as Rescaling, or by a registered class whose module --import names",
+        "holds a Lambda layer, whose Python code is not run; pass --allow-code if you trust the "
+        "file, or replace the layer by one such as Rescaling, or by a registered class whose "
+        "module --import names",
+    ),
+    (
+        "it (holds|calls) ",
+        "holds or names code, which is not run; pass --allow-code if you trust the file",
     ),
     (
         "parent module .* cannot be imported|Unrecognized keyword arguments: .'batch_shape'",
@@ -44,7 +49,13 @@ _REMEDIES = (
 )
 
 
-def load_model(path: Path, modules: list[str], console: Console | None = None) -> Any:
+def load_model(
+    path: Path,
+    modules: list[str],
+    console: Console | None = None,
+    *,
+    allow_code: bool = False,
+) -> Any:
     """Load a ``.keras`` or ``.h5`` file, or wrap a SavedModel directory.
 
     Args:
@@ -52,16 +63,16 @@ def load_model(path: Path, modules: list[str], console: Console | None = None) -
             taken.
         modules: Python modules to import first; they register the model's own classes.
         console: Where to say which version was taken.
+        allow_code: Whether Python code in the file may run, in this process for good.
 
     Raises:
-        ValueError: There is no such model, it needs classes that no module registered, or it runs a
-            SavedModel outside of its file.
+        ValueError: There is no such model, it needs classes that no module registered, it runs a
+            SavedModel outside of its file, or it holds code that may not run.
 
     Example:
         >>> load_model(Path("model.keras"), [])  # doctest: +SKIP
     """
-    import keras
-
+    from fd_keras import _compat
     from fd_keras._compat import reason_of
     from fd_keras.export.archive import is_saved_model
     from fd_keras.export.wrapping import OutsideModelError
@@ -78,8 +89,10 @@ def load_model(path: Path, modules: list[str], console: Console | None = None) -
         return _wrapped(path, console)
     if not path.is_file():
         raise ValueError(f"`MODEL` does not exist. Received: {path}")
+    if allow_code:
+        _compat.allow_code()
     try:
-        return keras.models.load_model(path, compile=False)
+        return _compat.load_model_file(path, modules)
     except OutsideModelError as error:
         there = is_saved_model(error.directory)
         raise ValueError(

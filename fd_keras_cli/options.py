@@ -411,4 +411,13 @@ Modules = Annotated[
     typer.Option("--import", help="Python module that registers the model's own classes."),
 ]
 
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Run the Python code that MODEL holds, such as that of a Lambda layer: of files you "
+        "trust only.",
+    ),
+]
+
 Strict = Annotated[bool, typer.Option(help="Stop at the first unreadable image.")]

@@ -23,6 +23,7 @@ from fd_keras_cli.console import (
 from fd_keras_cli.options import (
     DATASET_NAMES,
     PROTOCOL_NAMES,
+    AllowCode,
     Classes,
     ImageKey,
     LabelKey,
@@ -134,6 +135,7 @@ def refine(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the search in --out; other files stay.")
     ] = False,
+    allow_code: AllowCode = False,
     image_key: ImageKey = None,
     label_key: LabelKey = None,
     max_pixels: MaxPixels = None,
@@ -185,6 +187,7 @@ def refine(
             seed=seed,
             cache_dir=cache,
             strip_layer=strip_layer,
+            allow_code=allow_code,
         )
     if result is None:
         echo("This worker has ended; the chief writes the result")
@@ -214,6 +217,7 @@ def _result(
     search: dict[str, Any],
     *,
     strip_layer: bool,
+    allow_code: bool,
     **options: Any,
 ) -> RefineResult | None:
     with quiet_libraries() as console:
@@ -227,7 +231,9 @@ def _result(
             from fd_keras_cli.models import image_shape, load_model, without_layer
         marked = (options["directory"] / SEARCHES.mark).exists()
         check_outputs(options["directory"], dict.fromkeys(_OUTPUTS, lambda path: marked))
-        model, _ = without_layer(load_model(path, [], console), strip_layer, console)
+        model, _ = without_layer(
+            load_model(path, [], console, allow_code=allow_code), strip_layer, console
+        )
         classifier = Classifier(
             model, value_range=value_range, class_names=reading["class_names"], **outputs
         )

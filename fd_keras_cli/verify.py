@@ -11,6 +11,7 @@ import typer
 from fd_keras_cli.console import check_target, echo, quiet_libraries
 from fd_keras_cli.options import (
     DATASET_NAMES,
+    AllowCode,
     ImageKey,
     ImageSize,
     MaxPixels,
@@ -51,6 +52,7 @@ def verify(
         ),
     ] = None,
     modules: Modules = None,
+    allow_code: AllowCode = False,
     image_key: ImageKey = None,
     max_pixels: MaxPixels = None,
     out: Annotated[
@@ -85,7 +87,9 @@ def verify(
             exported = found_export(exported)
         with console.status("Comparing"):
             loaded, _ = without_layer(
-                load_model(model, modules or [], console), strip_layer, console
+                load_model(model, modules or [], console, allow_code=allow_code),
+                strip_layer,
+                console,
             )
             whole = protected(loaded, table, value_range, image_size)
             reading = {"image_key": image_key, "max_pixels": max_pixels}

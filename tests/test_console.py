@@ -13,6 +13,7 @@ from fd_keras._console import (
     console_became_verbose,
     console_of,
     overall_progress,
+    progress_bars,
     text_table,
 )
 
@@ -52,6 +53,17 @@ def test_one_bar_shows_all_steps_and_the_time_left_in_one_line(width):
     assert any("left" in line for line in lines)
     # What stands between two escape sequences is at most one line.
     assert max(map(len, lines)) <= width + 8
+
+
+@pytest.mark.parametrize("bars", [overall_progress, progress_bars])
+def test_names_in_bars_are_neither_markup_nor_obeyed(bars):
+    output = io.StringIO()
+    console = Console(file=output, width=120, force_terminal=True, color_system="truecolor")
+    with bars(console) as progress, bar(progress, "[red]<b>\x1b]0;title\x07", 1) as advance:
+        progress.refresh()
+        advance(1)
+    assert "[red]<b>\\x1b]0;title\\x07" in output.getvalue()
+    assert "\x1b]0" not in output.getvalue()
 
 
 def test_a_bar_in_a_pipe_is_one_line_without_colours(monkeypatch):

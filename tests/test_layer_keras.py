@@ -555,7 +555,7 @@ def test_bad_arguments_are_refused(arguments, message):
     [
         ("liu2019", (8, 8), "`inputs` must be one image .*Received: inputs of shape (8, 8)"),
         ("liu2019", (1, 1, 8, 8, 3), "Received: inputs of shape (1, 1, 8, 8, 3)"),
-        ("jpeg", (1, 8, 8, 4), "color_space='ycbcr' needs .* Received: images with 4 channels"),
+        ("jpeg", (1, 8, 8, 4), "`color_space='ycbcr'` needs .* Received: images with 4 channels"),
         ("rgb2", (1, 8, 8, 3), "steps for 2 channels. Received: images with 3 channels"),
     ],
 )

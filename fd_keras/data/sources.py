@@ -508,12 +508,13 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with np.load(path) as archive:
             return {name: archive[name] for name in archive.files}
-    except OSError:
-        raise
     except MemoryError as error:
         raise OSError(errno.ENOMEM, "too little memory for its arrays", os.fspath(path)) from error
-    # On a broken archive, or another file, numpy, zipfile and zlib raise many types.
+    # On a broken archive, or another file, numpy, zipfile and zlib raise many types; where one
+    # leads to a place before its begin, the system refuses to go there.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
         raise ValueError(
             "`location` must be an intact .npz archive of numeric arrays. "
             f"Received: location={os.fspath(path)!r}"

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import keras
-
-from fd_keras._compat import reason_of
+from fd_keras._compat import load_model_file, reason_of
 from fd_keras._console import progress_bars
 from fd_keras._files import atomic_path
 from fd_keras.classifier import Classifier
@@ -115,7 +113,7 @@ def _attack(shard: AttackShard) -> dict[str, Any]:
 @functools.lru_cache(maxsize=1)
 def _bench(attackers: Attackers) -> Workbench:
     """The workbench of a worker, kept with its compiled attacks."""
-    model = keras.models.load_model(attackers.model, compile=False)
+    model = load_model_file(attackers.model)
     classifier = Classifier(model, **dict(attackers.settings))
     if classifier.fingerprint != attackers.fingerprint:
         raise ValueError(f"{attackers.model} is not the model that is evaluated")

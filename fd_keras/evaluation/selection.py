@@ -12,7 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from rich.console import Console
 
-from fd_keras._checks import callers_level, checked_labels, checked_whole
+from fd_keras._checks import callers_level, checked_labels, checked_whole, printable
 from fd_keras.classifier import Classifier
 from fd_keras.data.batches import described
 from fd_keras.data.labelled import (
@@ -180,7 +180,7 @@ def say_clean_accuracy(classifier: Classifier, selected: Selected, console: Cons
         f"Clean accuracy on all images read: {selected.clean_accuracy}",
         f"Used: {taken}, {selected.order}",
     ):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
 # Typing alias: an image, its label and its position in the data.

@@ -10,9 +10,9 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.saving.serialization_lib import in_safe_mode  # Keras exports no such function
 
 from fd_keras._checks import shown
+from fd_keras._compat import code_is_allowed
 from fd_keras.export.archive import is_saved_model
 from fd_keras.export.signatures import SERVING
 
@@ -163,7 +163,7 @@ class SavedModelLayer(keras.layers.Layer):
     ) -> SavedModelLayer:
         """Make the layer from its config, but not in safe mode, as ``keras.layers.TFSMLayer``."""
         directory = config["directory"]
-        if (in_safe_mode() if safe_mode is None else safe_mode) is not False:
+        if safe_mode is not False and not (safe_mode is None and code_is_allowed()):
             raise OutsideModelError(
                 f"the model runs the SavedModel {directory!r}, whose operations can read and "
                 "write files, so that it is not loaded in safe mode. If you trust it, wrap it "

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from fd_keras._checks import callers_level, checked, checked_whole, shown
+from fd_keras._checks import callers_level, checked, checked_whole, printable, shown
 from fd_keras._console import Advance, bar, console_became_verbose, console_of, progress_bars
 from fd_keras._files import DocumentFormat, RunDirectory
 from fd_keras.classifier import Classifier
@@ -325,12 +325,11 @@ def _say_clean_accuracy(
         warnings.warn(str(check["detail"]), ClassifierWarning, stacklevel=callers_level())
     if console is not None:
         share = f"{right} of {count} images ({100 * right / count:.1f} %)"
-        console.print(
-            f"Assumed: outputs are {classifier.assumption}", highlight=False, soft_wrap=True
-        )
-        console.print(
-            f"Clean accuracy on all validation images: {share}", highlight=False, soft_wrap=True
-        )
+        for line in (
+            f"Assumed: outputs are {classifier.assumption}",
+            f"Clean accuracy on all validation images: {share}",
+        ):
+            console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def _without_names(config: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from fd_keras._checks import shown, validate_value_range
-from fd_keras._compat import reason_of
+from fd_keras._compat import load_model_file, reason_of
 from fd_keras._console import Readable, text_table
 from fd_keras._files import DocumentFormat, locked
 from fd_keras.evaluation.accuracies import VALIDATION, accuracy_row, check_rows
@@ -261,7 +261,7 @@ def _checked_content(content: Mapping[str, Any]) -> tuple[tuple[float, float], d
 def _loaded_model(path: Path) -> keras.Model:
     path.stat()  # a missing file is an OSError here, not a ValueError of Keras
     try:
-        return keras.models.load_model(path, compile=False)
+        return load_model_file(path)
     except Exception as error:  # Keras raises whatever zipfile or a model's own code raises
         raise ValueError(
             f"`directory` holds no model that Keras can load ({reason_of(error)}). Received: {path}"

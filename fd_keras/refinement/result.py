@@ -208,13 +208,17 @@ class RefineResult(Readable):
 
     @classmethod
     def _from_content(cls, content: Mapping[str, Any]) -> RefineResult:
-        return cls(
+        result = cls(
             _defence(content["best"]),
             [_defence(point) for point in content["front"]],
             [_defence(baseline) for baseline in content["baselines"]],
             [_trial(trial) for trial in content["trials"]],
             content["settings"],
         )
+        if not (result.best.table and result.best.validation):
+            raise ValueError("its best entry lacks a table or accuracies")
+        result.to_markdown()  # which needs the settings
+        return result
 
 
 def pareto_front(points: Sequence[Any], objective: Objective = "all") -> list[Any]:
@@ -286,8 +290,8 @@ def _defence_content(defence: ScoredDefence) -> dict[str, Any]:
 
 def _defence(content: Mapping[str, Any]) -> ScoredDefence:
     return ScoredDefence(
-        content["name"],
-        content["family"],
+        _text(content["name"]),
+        _text(content["family"]),
         _accuracies(content["test"]),
         content["validation"] and _accuracies(content["validation"]),
         content["table"] and QuantizationTable.from_dict(content["table"]),
@@ -308,8 +312,22 @@ def _trial_content(trial: Trial) -> dict[str, Any]:
 def _trial(content: Mapping[str, Any]) -> Trial:
     table = content["table"] and QuantizationTable.from_dict(content["table"])
     fixed = {key: content[key] for key in ("number", "status", "values", "metrics")}
+    if type(fixed["number"]) is not int or not all(
+        isinstance(fixed[key], Mapping) for key in ("values", "metrics")
+    ):
+        raise TypeError(f"a trial is {shown(fixed)}")
     return Trial(**fixed, table=table, validation=_accuracies(content["validation"]))
 
 
 def _accuracies(counts: Mapping[str, Sequence[int]]) -> Accuracies:
-    return Accuracies({name: (correct, count) for name, (correct, count) in counts.items()})
+    found = {name: (correct, count) for name, (correct, count) in counts.items()}
+    for name, pair in found.items():
+        if any(type(number) is not int for number in pair) or not 0 <= pair[0] <= pair[1] > 0:
+            raise ValueError(f"its accuracy {shown(name)} is {shown(pair)}")
+    return Accuracies(found)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a name is {shown(value)}")
+    return value

@@ -1,14 +1,18 @@
 """``fd-keras evaluate`` on a model and data made for it."""
 
+import io
 import json
 import sys
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
+from rich.console import Console
 
 import fd_keras_cli
 from fd_keras.evaluation import Protocol, bim, protocols
+from fd_keras_cli.console import print_error, print_note
 
 pytest.importorskip("art", reason="ART is not installed")
 
@@ -145,3 +149,35 @@ def test_errors_are_one_line_and_leave_nothing(run, files, monkeypatch, argument
     assert message in err
     assert "Traceback" not in err
     assert not (files / "out").exists()
+
+
+def test_names_of_classes_are_text_in_pages_and_terminals(run, files):
+    """Folders of others name the classes: neither markup of rich nor of HTML."""
+    names = ["[red]<script>alert(1)<", "[link=x]\x1b[31m&amp;"]
+    for number, name in enumerate(names):
+        (files / "data" / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = np.full((8, 8, 3), 100 + 10 * number + i, np.uint8)
+            Image.fromarray(pixels).save(files / "data" / name / f"[red]<b>{i}.png")
+        (files / "data" / name / "[bold]<i>\x1b[7m.png").write_bytes(b"no image")
+    (files / "classes.txt").write_text("\n".join(names))
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(2))
+    model.set_weights([np.tile([[-1.0, 1.0]], (192, 1)), np.array([106.0, -106.0]) * 192])
+    model.save(files / "[red]<model>.keras")
+    code, printed, errors = run(
+        *(files / "[red]<model>.keras", files / "data"),
+        *("--classes", files / "classes.txt"),
+        *("--logits", "--out", files / "[red]<out>", "--cache", files / "cache"),
+    )
+    assert code == 0, errors
+    assert "[red]<out>/report.html" in printed
+    assert "\x1b" not in printed
+    for tell in (print_error, print_note):
+        output = io.StringIO()
+        tell(f"{names[0]} {names[1]}", Console(file=output, color_system=None))
+        assert "[red]<script>alert(1)< [link=x]\\x1b[31m&amp;" in output.getvalue()
+    page = (files / "[red]<out>" / "report.html").read_text(encoding="utf-8")
+    assert "[red]&lt;script&gt;alert(1)&lt;" in page
+    assert "<script" not in page
+    assert "\x1b" not in page

@@ -40,7 +40,7 @@ WRITERS = {
 REMEDIES = {
     "class": "holds classes or functions that Keras does not know: decorate them with",
     "function": "holds classes or functions that Keras does not know: decorate them with",
-    "lambda": "holds a Lambda layer, whose Python code Keras does not run from a file; replace it",
+    "lambda": "holds a Lambda layer, whose Python code is not run; pass --allow-code if you trust",
     "cut": "cannot be loaded; the file may be damaged",
     "empty": "cannot be loaded; the file may be damaged",
     "weights": "holds weights alone; save the whole model with model.save",
