@@ -367,8 +367,9 @@ class _CellOutput:
             self.refresh()
 
     def refresh(self) -> None:
-        from IPython.display import display
+        import IPython.display
 
+        display: Any = IPython.display.display
         # The notebook's own console would make another output.
         page = Console(file=io.StringIO(), record=True, width=_CELL_WIDTH, force_jupyter=False)
         with self._lock:

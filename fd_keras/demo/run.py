@@ -154,7 +154,8 @@ def run_demo(
     # Certified tables are for images that were encoded with them.
     tables = [preset_table(name) for name in PRESETS if name != "certified"]
     data = test.images, test.labels
-    encoders = [tables[0], certified_table(_CERTIFIED), "bits:4"]
+    certified = certified_table(_CERTIFIED)
+    encoders = [tables[0], certified, "bits:4"]
     with tempfile.TemporaryDirectory() as cache:
         judge = functools.partial(
             evaluate, classifier, data, seed=seed, cache_dir=cache, verbose=console or 0
@@ -168,8 +169,8 @@ def run_demo(
         pages += [out / f"{name}.json", found.to_html(out / f"{name}.html")]
     right = test[np.flatnonzero(classifier.correct(*data))[:_SHOWN_IMAGES]]
     one = _attacked(classifier, "one pass", right.images, right.labels, tables[0])
-    stored = np.float32(encode(right.images, encoders[1]))
-    two = _attacked(classifier, "two passes", stored, right.labels, encoders[1])
+    stored = np.float32(encode(right.images, certified))
+    two = _attacked(classifier, "two passes", stored, right.labels, certified)
     left = {_name(table): _left(one, FeatureDistillation(table)) for table in tables}
     protected = protect(classifier.model, FeatureDistillation(tables[0]))
     checks = tuple(_proven(protected, one.attacked, right.labels, out, console))
@@ -232,8 +233,8 @@ def _ranking(report: EvaluationReport, left: Mapping[str, float]) -> str:
     return (
         f"Under gray-box {_SHOWN.name}, {right[searched]:.1%} are right behind {searched} and "
         f"{right[jpeg]:.1%} behind {jpeg}, as they leave {left[searched]:.0%} and {left[jpeg]:.0%} "
-        f"of what the attack changed: their steps for brightness are {first:.0f} and {other:.0f} on "
-        f"average, and these images have no colour, for which {searched} has steps of "
+        f"of what the attack changed: their steps for brightness are {first:.0f} and {other:.0f} "
+        f"on average, and these images have no colour, for which {searched} has steps of "
         f"{tables[0].steps[1:].mean():.0f}. "
         + (
             "The less a table leaves here, the more is right."
