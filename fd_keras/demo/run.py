@@ -72,6 +72,7 @@ class _Pass(NamedTuple):
     """Images ``(n, 32, 32, 1)`` as they are before and under an attack, and both distilled."""
 
     title: str
+    table: str
     before: Images
     attacked: Images
     untouched: Images
@@ -205,7 +206,8 @@ def _attacked(
     """Attack images without knowledge of the layer, and distil them."""
     attacked = _SHOWN.generate(art_classifier(classifier.model), before, labels)
     layer = FeatureDistillation(table)
-    return _Pass(title, before, attacked, np.asarray(layer(before)), np.asarray(layer(attacked)))
+    distilled = (np.asarray(layer(images)) for images in (before, attacked))
+    return _Pass(title, _name(table), before, attacked, *distilled)
 
 
 def _name(table: QuantizationTable) -> str:
@@ -287,6 +289,7 @@ def _strips(
         strips.append(
             {
                 "title": shown.title,
+                "table": shown.table,
                 "pictures": pictures,
                 "left": picture_uri(128 + _AMPLIFIED * change),
                 "what": f"up to {largest:.0f} grey levels" if largest else "nothing",
