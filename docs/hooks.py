@@ -70,7 +70,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
     parts = _CODE.split(markdown)  # every second part is code
     for index in range(0, len(parts), 2):
-        text = _DISPLAYED.sub(lambda m: convert(m[1], display="block"), parts[index])
+        text = _DISPLAYED.sub(
+            lambda m: f"<div>{convert(m[1], display='block')}</div>", parts[index]
+        )
         parts[index] = _INLINE.sub(lambda m: f"<span>{convert(m[1])}</span>", text)
     return _LINK.sub(led, "".join(parts))  # together again: the text of a link may be code
 

@@ -6,6 +6,7 @@ import functools
 import html
 import io
 import textwrap
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any, TypeVar, cast
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     Progress,
@@ -33,6 +35,7 @@ from fd_keras._checks import printable, shown
 Advance = Callable[[int], None]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Bars = TypeVar("Bars", bound=Progress)
 
 
 # A rule below the heads and nothing else, so that a table survives any terminal, log or diff.
@@ -40,6 +43,8 @@ _RULE = box.Box("    \n    \n----\n    \n    \n    \n    \n    \n", ascii=True)
 _WIDE = 10_000
 _GAP = "   "
 _LONGEST_REPR = 160
+_CELL_WIDTH = 100
+_REFRESH_PERIOD = 0.25
 
 # Seconds over which the speed of an overall bar is measured: its steps differ.
 _SPEED_PERIOD = 600.0
@@ -166,10 +171,8 @@ def overall_progress(console: Console | None) -> Iterator[OverallProgress]:
         TimeElapsedColumn(),
         _TimeLeftColumn(),
     ]
-    shown_on = console or Console(quiet=True)
-    with OverallProgress(
-        *columns, console=shown_on, expand=True, speed_estimate_period=_SPEED_PERIOD
-    ) as progress:
+    options = {**_console_options(console), "speed_estimate_period": _SPEED_PERIOD}
+    with _in_cell(OverallProgress(*columns, expand=True, **options)) as progress:
         yield progress
         progress.update(progress.overall, description="Done")
         progress.finish()
@@ -197,8 +200,8 @@ def progress_bars(console: Console | None, *, unit: str | None = None) -> Iterat
     ]
     if unit is not None:
         columns += [_RateColumn(unit), _TimeLeftColumn()]
-    shown_on = console or Console(quiet=True)
-    with Progress(*columns, console=shown_on, expand=unit is not None) as progress:
+    options = _console_options(console)
+    with _in_cell(Progress(*columns, expand=unit is not None, **options)) as progress:
         yield progress
 
 
@@ -321,6 +324,68 @@ def _fitting(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) 
 
 def _cell(text: str, markdown: bool) -> Text:
     return Text(text.replace("|", "\\|") if markdown else text, no_wrap=True)
+
+
+def _console_options(console: Console | None) -> dict[str, Any]:
+    # A bar that is merely quiet would still take what the block prints away.
+    return {"console": console or Console(quiet=True), "disable": console is None}
+
+
+def _in_cell(progress: Bars) -> Bars:
+    """Show bars in the output of the cell where the console is a notebook."""
+    if progress.console.is_jupyter:
+        progress.live = cast(Live, _CellOutput(progress))
+    return progress
+
+
+class _CellOutput:
+    """An output of a notebook's cell that is replaced as bars go on; stands for ``rich.live.Live``.
+
+    rich's own needs ipywidgets, and what it shows is not kept in the notebook.
+    """
+
+    auto_refresh = True
+
+    def __init__(self, progress: Progress) -> None:
+        self.console = progress.console
+        self._progress = progress
+        self._output: Any = None
+        self._lock = threading.RLock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def is_started(self) -> bool:
+        return self._thread.is_alive()
+
+    def start(self, refresh: bool = False) -> None:
+        self.refresh()
+        self._thread.start()
+
+    def stop(self) -> None:
+        if not self._over.is_set():
+            self._over.set()
+            self.refresh()
+
+    def refresh(self) -> None:
+        import IPython.display
+
+        display: Any = IPython.display.display
+        # The notebook's own console would make another output.
+        page = Console(file=io.StringIO(), record=True, width=_CELL_WIDTH, force_jupyter=False)
+        with self._lock:
+            page.print(self._progress.get_renderable())
+            text = page.export_text(clear=False).rstrip()
+            code = page.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+            shown_as = {"text/html": code, "text/plain": text}
+            if self._output is None:
+                self._output = display(shown_as, raw=True, display_id=True)
+            else:
+                self._output.update(shown_as, raw=True)
+
+    def _run(self) -> None:
+        while not self._over.wait(_REFRESH_PERIOD):
+            self.refresh()
 
 
 class _TimeLeftColumn(TimeRemainingColumn):

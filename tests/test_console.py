@@ -78,6 +78,38 @@ def test_a_bar_in_a_pipe_is_one_line_without_colours(monkeypatch):
     assert "100%" in output.getvalue()
 
 
+def test_a_bar_in_a_notebook_is_one_output_that_is_replaced(monkeypatch, capsys):
+    """rich's needed ipywidgets, and without them showed nothing but a warning."""
+    shown = []
+
+    class Handle:
+        def update(self, data, raw):
+            shown[-1] = data
+
+    def display(data, raw, display_id):
+        shown.append(data)
+        return Handle()
+
+    monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    with progress_bars(Console()) as progress, bar(progress, "Reading <b>", 2) as advance:
+        advance(1)
+        print("from the block")
+        progress.refresh()
+        assert "50%" in shown[0]["text/plain"]
+        advance(1)
+    assert len(shown) == 1
+    assert "100%" in shown[0]["text/plain"]
+    assert "Reading &lt;b&gt;" in shown[0]["text/html"]
+    # What is not to be shown takes nothing away either.
+    with progress_bars(None) as progress, bar(progress, "Reading", 2) as advance:
+        print("and from another")
+        advance(2)
+        assert progress.tasks[0].completed == 2
+    assert len(shown) == 1
+    assert capsys.readouterr().out == "from the block\nand from another\n"
+
+
 def test_verbose_is_a_number_or_a_console():
     console = Console()
     assert console_of(console) is console

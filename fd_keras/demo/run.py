@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 
 from fd_keras._checks import checked_whole
 from fd_keras._console import bar, progress_bars
 from fd_keras._extras import import_extra
+from fd_keras._pages import picture_uri, render_page
 from fd_keras.certification import certified_table
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages
@@ -26,11 +30,13 @@ from fd_keras.demo.digits import (
     load_digits,
     train_classifier,
 )
+from fd_keras.encoding import encode
 from fd_keras.evaluation import EvaluationReport, Protocol, art_classifier, bim, evaluate, fgsm, pgd
 from fd_keras.export import ExportCheck, export_saved_model, export_tflite, verify_export
 from fd_keras.layer import FeatureDistillation
 from fd_keras.presets import PRESETS, preset_table
 from fd_keras.protection import protect
+from fd_keras.tables import QuantizationTable
 
 PROTOCOL = Protocol(
     "demo",
@@ -52,9 +58,25 @@ TWO_PASSES = Protocol(
 _TWO_PASSES_IMAGES = 100
 _CERTIFIED = 8
 
-# The exported files are proven on images under this attack.
-_PROVEN_UNDER = bim(8, 2)
-_PROVEN_IMAGES = 100
+# The page's pictures show this attack, and the exported files are proven on images under it.
+_SHOWN = bim(8, 2)
+_SHOWN_IMAGES = 100
+_AMPLIFIED = 4
+_RANKED = "balanced", "jpeg:75"
+_STAGES = {"before": "benign", "attacked": "attacked", "distilled": "distilled"}
+
+Images = npt.NDArray[np.float32]
+
+
+class _Pass(NamedTuple):
+    """Images ``(n, 32, 32, 1)`` as they are before and under an attack, and both distilled."""
+
+    title: str
+    table: str
+    before: Images
+    attacked: Images
+    untouched: Images
+    distilled: Images
 
 
 @dataclass(frozen=True)
@@ -64,15 +86,23 @@ class DemoResult:
     Args:
         report: Accuracies of the classifier alone and behind each preset.
         two_passes: The same where the images are encoded before they are attacked.
+        left: How much of a gray-box attack each table leaves, of the change that the attack made:
+            the length of what is left along it, from 1 (all) to 0.
         checks: How the SavedModel and the TFLite file compare with Keras.
-        files: Everything that was written: both reports as pages and as JSON, the SavedModel's
-            version directory and the TFLite file.
+        files: Everything that was written: the demo's page, both reports as JSON and as pages, the
+            SavedModel's version directory and the TFLite file.
     """
 
     report: EvaluationReport
     two_passes: EvaluationReport
+    left: Mapping[str, float]
     checks: tuple[ExportCheck, ...]
     files: tuple[Path, ...]
+
+    @property
+    def ranking(self) -> str:
+        """Why two of the tables rank as they do, by what was measured; empty without these two."""
+        return _ranking(self.report, self.left)
 
 
 def run_demo(
@@ -92,9 +122,9 @@ def run_demo(
     compares the files with Keras on attacked images.
 
     Args:
-        out: Directory to write to; made if missing. ``report.html``, ``report.json``, both with
-            ``_two_passes``, and ``model.tflite`` are replaced, ``saved_model`` gets a further
-            version.
+        out: Directory to write to; made if missing. ``demo.html``, which shows all in short,
+            ``report.html``, ``report.json``, both with ``_two_passes``, and ``model.tflite`` are
+            replaced, ``saved_model`` gets a further version.
         seed: Seed of the split, the training and the attacks; sets Keras' global seed.
         epochs: Passes over the 1297 training images.
         test_images: Number of test images, at most 500.
@@ -125,21 +155,37 @@ def run_demo(
     # Certified tables are for images that were encoded with them.
     tables = [preset_table(name) for name in PRESETS if name != "certified"]
     data = test.images, test.labels
-    encoders = [tables[0], certified_table(_CERTIFIED), "bits:4"]
+    certified = certified_table(_CERTIFIED)
+    encoders = [tables[0], certified, "bits:4"]
     with tempfile.TemporaryDirectory() as cache:
         judge = functools.partial(
             evaluate, classifier, data, seed=seed, cache_dir=cache, verbose=console or 0
         )
         report = judge(tables, PROTOCOL)
         two_passes = judge(encoders, TWO_PASSES, passes=2, max_images=_TWO_PASSES_IMAGES)
-    pages = []
+    pages = [out / "demo.html"]
     for found, name in ((report, "report"), (two_passes, "report_two_passes")):
         found.settings["data"] = "scikit-learn's handwritten digits, enlarged to 32x32"
         found.to_json(out / f"{name}.json")
         pages += [out / f"{name}.json", found.to_html(out / f"{name}.html")]
+    right = test[np.flatnonzero(classifier.correct(*data))[:_SHOWN_IMAGES]]
+    one = _attacked(classifier, "one pass", right.images, right.labels, tables[0])
+    stored = np.float32(encode(right.images, certified))
+    two = _attacked(classifier, "two passes", stored, right.labels, certified)
+    left = {_name(table): _left(one, FeatureDistillation(table)) for table in tables}
     protected = protect(classifier.model, FeatureDistillation(tables[0]))
-    checks = tuple(_proven(protected, classifier, test, out, console))
-    return DemoResult(report, two_passes, checks, (*pages, *(Path(check.path) for check in checks)))
+    checks = tuple(_proven(protected, one.attacked, right.labels, out, console))
+    files = (*pages, *(Path(check.path) for check in checks))
+    result = DemoResult(report, two_passes, left, checks, files)
+    render_page(
+        pages[0],
+        "demo.html.j2",
+        rows=list(_rows(result)),
+        strips=_strips(classifier, [one, two], right.labels),
+        attack=_SHOWN.name,
+        result=result,
+    )
+    return result
 
 
 def _trained(data: LabelledImages, epochs: int, console: Console | None) -> keras.Model:
@@ -150,18 +196,117 @@ def _trained(data: LabelledImages, epochs: int, console: Console | None) -> kera
     return model
 
 
+def _attacked(
+    classifier: Classifier,
+    title: str,
+    before: Images,
+    labels: npt.NDArray[np.integer],
+    table: QuantizationTable,
+) -> _Pass:
+    """Attack images without knowledge of the layer, and distil them."""
+    attacked = _SHOWN.generate(art_classifier(classifier.model), before, labels)
+    layer = FeatureDistillation(table)
+    distilled = (np.asarray(layer(images)) for images in (before, attacked))
+    return _Pass(title, _name(table), before, attacked, *distilled)
+
+
+def _name(table: QuantizationTable) -> str:
+    return str(table.provenance["name"])
+
+
+def _left(one: _Pass, layer: FeatureDistillation) -> float:
+    change = one.attacked - one.before
+    left = np.asarray(layer(one.attacked)) - np.asarray(layer(one.before))
+    return float(np.vdot(left, change) / np.vdot(change, change))
+
+
+def _ranking(report: EvaluationReport, left: Mapping[str, float]) -> str:
+    rows = {name: report.grid.row(name, "gray-box", _SHOWN.name) for name in left}
+    right = {name: row["accuracy"] for name, row in rows.items() if row}
+    if not right.keys() >= set(_RANKED):
+        return ""
+    searched, jpeg = _RANKED
+    tables = [preset_table(name) for name in _RANKED]
+    first, other = (table.steps_for(1).mean() for table in tables)
+    follows = all(
+        (left[a] - left[b]) * (right[a] - right[b]) <= 0
+        for a, b in itertools.combinations(right, 2)
+    )
+    return (
+        f"Under gray-box {_SHOWN.name}, {right[searched]:.1%} are right behind {searched} and "
+        f"{right[jpeg]:.1%} behind {jpeg}, as they leave {left[searched]:.0%} and {left[jpeg]:.0%} "
+        f"of what the attack changed: their steps for brightness are {first:.0f} and {other:.0f} "
+        f"on average, and these images have no colour, for which {searched} has steps of "
+        f"{tables[0].steps[1:].mean():.0f}. "
+        + (
+            "The less a table leaves here, the more is right."
+            if follows
+            else "What is left does not explain the order of all tables."
+        )
+    )
+
+
+def _rows(result: DemoResult) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each attacker leaves of each defence, in one pass and then in two."""
+    attacks = [("benign", "none"), ("gray-box", _SHOWN.name), ("adaptive", "PGD-20 8/255")]
+    two = [("two-pass gray-box", _SHOWN.name), ("two-pass adaptive", "PGD-40 8/255")]
+    for report, columns in ((result.report, attacks), (result.two_passes, two)):
+        for threat_model, attack in columns:
+            title = threat_model if attack == "none" else f"{threat_model} {attack}"
+            yield (
+                title,
+                {
+                    row["defence"]: row
+                    for row in report.rows
+                    if (row["threat_model"], row["attack"]) == (threat_model, attack)
+                },
+            )
+
+
+def _strips(
+    classifier: Classifier, passes: list[_Pass], labels: npt.NDArray[np.integer]
+) -> list[dict[str, Any]]:
+    """One digit in every pass: the first that is right before both attacks, and misread after."""
+    answers = [
+        {stage: classifier.logits(getattr(shown, stage)).argmax(-1) for stage in _STAGES}
+        for shown in passes
+    ]
+    told = [(found["before"] == labels) & (found["attacked"] != labels) for found in answers]
+    index = int(np.logical_and.reduce(told).argmax())
+    strips = []
+    for shown, found in zip(passes, answers):
+        change = shown.distilled[index] - shown.untouched[index]
+        largest = float(np.abs(change).max())
+        pictures = [
+            {
+                "uri": picture_uri(getattr(shown, stage)[index]),
+                "stage": "stored" if stage == "before" and shown is passes[1] else title,
+                "named": CLASS_NAMES[found[stage][index]],
+                "right": bool(found[stage][index] == labels[index]),
+            }
+            for stage, title in _STAGES.items()
+        ]
+        strips.append(
+            {
+                "title": shown.title,
+                "table": shown.table,
+                "pictures": pictures,
+                "left": picture_uri(128 + _AMPLIFIED * change),
+                "what": f"up to {largest:.0f} grey levels" if largest else "nothing",
+            }
+        )
+    return strips
+
+
 def _proven(
     protected: keras.Model,
-    classifier: Classifier,
-    test: LabelledImages,
+    attacked: Images,
+    labels: npt.NDArray[np.integer],
     out: Path,
     console: Console | None,
 ) -> Iterator[ExportCheck]:
     """Export both formats, and compare them with Keras on attacked images."""
-    right = test[np.flatnonzero(classifier.correct(test.images, test.labels))[:_PROVEN_IMAGES]]
-    attacker = art_classifier(classifier.model)
-    attacked = _PROVEN_UNDER.generate(attacker, right.images, right.labels)
-    threat_model = f"gray-box {_PROVEN_UNDER.name}"
+    threat_model = f"gray-box {_SHOWN.name}"
     for title, export, path in (
         ("SavedModel", export_saved_model, out / "saved_model"),
         ("TFLite file", export_tflite, out / "model.tflite"),
@@ -169,8 +314,6 @@ def _proven(
         with progress_bars(console) as progress, bar(progress, f"Exporting a {title}"):
             # Proven below, on images that are attacked.
             file = export(protected, path, verify=False)
-            check = verify_export(
-                file, protected, attacked, right.labels, threat_model=threat_model
-            )
+            check = verify_export(file, protected, attacked, labels, threat_model=threat_model)
         check.raise_for_problems()
         yield check

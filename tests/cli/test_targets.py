@@ -81,6 +81,7 @@ WRITTEN = {
     "evaluate": ("report.html", ["no model", "no data"]),
     "evaluate figures": ("report.json", ["no model", "no data"]),
     "demo": ("report.html", []),
+    "demo page": ("demo.html", []),
     "demo export": ("model.tflite", []),
     "export": ("model.tflite", ["no model"]),
     "export int8": ("model_int8.tflite", ["no model", "--quantize", "int8"]),

@@ -1,9 +1,14 @@
 """A small run of the demo, and what it writes and prints."""
 
+import dataclasses
+import html
+import re
+
 import pytest
 
 import fd_keras
 from fd_keras import demo
+from fd_keras.demo import run as demo_run
 
 for module in ("art", "matplotlib", "ai_edge_litert"):
     pytest.importorskip(module, reason=f"{module} is not installed")
@@ -86,7 +91,7 @@ def test_exported_files_are_proven_on_attacked_images(result):
 
 
 def test_the_files_hold_what_was_found(result, out):
-    report, page, two_passes, two_passes_page, saved_model, tflite = result.files
+    short, report, page, two_passes, two_passes_page, saved_model, tflite = result.files
     assert fd_keras.EvaluationReport.from_json(report) == result.report
     assert fd_keras.EvaluationReport.from_json(two_passes) == result.two_passes
     assert "two-pass gray-box" in two_passes_page.read_text(encoding="utf-8")
@@ -95,14 +100,49 @@ def test_the_files_hold_what_was_found(result, out):
     for shown in ("gray-box", "adaptive", "zigzag15", "handwritten digits"):
         assert shown in text
     assert (saved_model, tflite) == (out / "saved_model" / "1", out / "model.tflite")
-    written = {path.name for path in result.files[:4]} | {"saved_model", tflite.name}
+    assert short.name == "demo.html"
+    written = {path.name for path in result.files[:5]} | {"saved_model", tflite.name}
     assert {path.name for path in out.iterdir()} == written
 
 
-def test_same_seed_gives_the_same_figures(result, tmp_path):
+def test_the_page_shows_one_pass_two_and_every_attacker(result):
+    text = html.unescape(result.files[0].read_text(encoding="utf-8"))
+    found = accuracies(result.report)
+    for threat_model, attack in (("gray-box", "BIM 8/255"), ("adaptive", "PGD-20 8/255")):
+        row = re.search(rf"<tr><th[^>]*>{threat_model} {attack}</th>(.*?)</tr>", text).group(1)
+        shown = [float(share) for share in re.findall(r">([\d.]+)<small>", row)]
+        defences = ("none", "liu2019", "zigzag15", "balanced", "soft8", "jpeg:75")
+        expected = [round(100 * found[name, threat_model, attack], 1) for name in defences]
+        assert shown == pytest.approx(expected)
+    assert "two-pass adaptive PGD-40 8/255" in text
+    one, two = re.findall(r"amplified 4 times<br>(.*?)</div>", text)
+    assert one.startswith("up to")
+    assert two == "nothing"
+    assert result.ranking in text
+    assert text.count('class="wrong"') >= 2  # both attacks, and perhaps what is distilled
+
+
+def test_why_tables_rank_as_they_do_follows_from_what_was_measured(result):
+    left, found = result.left, accuracies(result.report)
+    assert list(left) == ["liu2019", "zigzag15", "balanced", "soft8", "jpeg:75"]
+    for name in ("balanced", "jpeg:75"):
+        assert f"{left[name]:.0%}" in result.ranking
+        assert f"{found[name, 'gray-box', 'BIM 8/255']:.1%}" in result.ranking
+    assert left["balanced"] > left["jpeg:75"] > 0.2
+    same = dict.fromkeys(left, 0.5)
+    assert "The less a table leaves" in dataclasses.replace(result, left=same).ranking
+    against = {name: found[name, "gray-box", "BIM 8/255"] for name in left}
+    assert "does not explain" in dataclasses.replace(result, left=against).ranking
+
+
+def test_same_seed_gives_the_same_figures(result, tmp_path, monkeypatch):
+    """With one table, as attacks through each take most of the time."""
+    monkeypatch.setattr(demo_run, "PRESETS", ("liu2019",))
     again = demo.run_demo(tmp_path, epochs=8, test_images=COUNT)
-    assert again.report.rows == result.report.rows
+    kept = [row for row in result.report.rows if row["defence"] in ("none", "liu2019")]
+    assert again.report.rows == kept
     assert again.two_passes.rows == result.two_passes.rows
+    assert again.left["liu2019"] == result.left["liu2019"]
     for check, other in zip(again.checks, result.checks):
         assert check.keras_accuracy == other.keras_accuracy
 
@@ -120,7 +160,7 @@ def test_command_line_prints_what_the_run_found(result, monkeypatch, run, tmp_pa
     assert (seen["out"], seen["seed"]) == (tmp_path, 5)
     reports = result.report, result.two_passes
     shown = [part for report in reports for part in (report.table(), report.verdict)]
-    for part in (*shown, *map(str, result.checks)):
+    for part in (*shown, result.ranking, *map(str, result.checks)):
         assert part in printed
     assert "gray-box" in printed
     assert "adaptive" in printed

@@ -450,9 +450,10 @@ model = keras.saving.load_model(sys.argv[1])
 test = load_digits(1).test
 report = evaluate(
     model,
-    (test.images[:96], test.labels[:96]),
+    (test.images[:40], test.labels[:40]),
     ["liu2019", ["bits:2", "bits:4"], "slq"],
-    Protocol("p", "", (bim(8, 1, 20),), (pgd(8, 20),)),
+    Protocol("p", "", (bim(8, 2, 5),), (pgd(8, 5),)),
+    eot_draws=2,
     cache_dir=sys.argv[2],
 )
 report.to_json(sys.argv[3])
