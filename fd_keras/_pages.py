@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import importlib.resources
 import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -86,17 +84,6 @@ def environment() -> Any:
     made.filters["percent"] = lambda share: f"{100 * share:.1f}"
     made.globals["inks"] = _inks(":root")
     return made
-
-
-def write_page(
-    path: str | os.PathLike[str], package: str, template: str, fields: dict[str, Any]
-) -> None:
-    """Fill a ``string.Template`` with HTML; only the demo's page still needs it."""
-    text = importlib.resources.files(package).joinpath(template).read_text(encoding="utf-8")
-    css = (importlib.resources.files("fd_keras") / "templates" / "pages.css").read_text()
-    page = Template(text).substitute(fields, style=_inks(":root") + css)
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
 
 
 def picture_uri(pixels: npt.NDArray[np.generic]) -> str:
