@@ -91,10 +91,8 @@ def test_int8_is_exported_with_representative_images(run, model_file, images_fil
     assert (found["quantize"], found["images"], found["passed"]) == ("int8", 12, True)
 
 
-CUSTOM = """
-import keras
-
 def test_the_name_of_a_served_model_is_that_of_its_directory_and_warm_up(run, model_file, tmp_path):
+    pytest.importorskip("tensorflow_serving")
     out = ("--format", "saved_model", "--warmup", "--no-verify", "--out", tmp_path / "served")
     assert run("export", model_file, "--name", "classifier", *out)[0] == 0
     version = tmp_path / "served" / "classifier" / "1"
@@ -104,6 +102,9 @@ def test_the_name_of_a_served_model_is_that_of_its_directory_and_warm_up(run, mo
         assert code == 1
         assert "`--name` must be the name of one directory" in errors
 
+
+CUSTOM = """
+import keras
 
 class Twice(keras.layers.Layer):
     def call(self, inputs):

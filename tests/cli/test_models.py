@@ -62,6 +62,9 @@ def test_what_is_wrong_with_a_file_is_said_whole(name, tmp_path):
     assert REMEDIES[stem] in message
     if suffix == "keras":
         assert "must be a .keras" not in message
+    if stem == "notes":  # Keras' reason would be advice on its own functions
+        assert message.endswith(f"Received: {path}")
+        return
     reason = message.partition(f"Received: {path} ")[2]
     assert reason.startswith("(")
     assert reason[-2] in ".)'\"`("  # a whole sentence
@@ -94,7 +97,7 @@ def test_harden_takes_one_sigmoid_among_several_outputs(run, binary_file, tmp_pa
     code, _, err = run(*arguments)
     assert code == 1
     assert "`--model-output` must name one of the outputs of `MODEL`, which are 'cat' (None" in err
-    assert "Received: --model-output None" in err
+    assert "Received: no --model-output" in err
     code, _, err = run(*arguments, "--model-output", "cat", "--logits")
     assert code == 1
     assert "Pass --probabilities, or take off its sigmoid" in err
