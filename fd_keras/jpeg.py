@@ -352,9 +352,9 @@ class _Header:
     def _read_tables(self, data: bytes) -> None:
         while data:
             size = 128 if data[0] >> 4 else 64
-            values = np.frombuffer(data[1 : 1 + size], ">u2" if size == 128 else "u1")
-            if len(values) != BLOCK_SIZE**2:
+            if len(data) < 1 + size:
                 raise _HeaderError("holds a broken JPEG image, with an incomplete table")
+            values = np.frombuffer(data[1 : 1 + size], ">u2" if size == 128 else "u1")
             self.tables[data[0] & 15] = values.astype(np.float64)
             data = data[1 + size :]
 

@@ -325,6 +325,7 @@ def test_steps_of_16_bits():
         ([quantisation(0, [1] * 64), END], "without a scan"),
         ([scan(1)], "a scan before its frame"),
         ([b"\xff\xdb\x00\x04\x00\x01"], "incomplete table"),
+        ([b"\xff\xdb\x00\x04\x10\x01"], "incomplete table"),
         ([b"\xff\xc0\x00\x05\x08\x00\x08"], "broken frame header"),
         ([frame(), frame()], "broken frame header"),
     ],

@@ -73,7 +73,10 @@ _HEAD = """# Reliability
 
 What was tried to make fd_keras lose work, load half a file, crash or grow, and how often. A
 fault is anything but the result of an undisturbed run or an error that names what is wrong. Each
-command below goes on where it was left, and adds to these counts."""
+command below goes on where it was left, and adds to these counts.
+
+The goals are a million calls, twenty kills of each command, two of each disturbance and an hour
+of threads; the tables say what was reached so far."""
 _FUZZ = """## Fuzzed calls and files
 
 `make fuzz`: arguments, shapes, types and numbers that are not finite; tables, statistics,
