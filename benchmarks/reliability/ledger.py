@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 
 from fd_keras._console import text_table
-from fd_keras._files import DocumentFormat
+from fd_keras._files import DocumentFormat, atomic_path
 
 DOCUMENT = DocumentFormat("fd_keras.reliability", 1, "reliability ledger")
 SECTIONS = ("fuzz", "kill", "disturb", "soak")
@@ -32,7 +32,8 @@ class Ledger:
     def write(self):
         """Write both files."""
         DOCUMENT.write(self.path, self.content)
-        self.path.with_suffix(".md").write_text(self.page(), encoding="utf-8")
+        with atomic_path(self.path.with_suffix(".md")) as temporary:
+            temporary.write_text(self.page(), encoding="utf-8")
 
     def page(self):
         """All counts in Markdown."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.reliability import fuzz
+from benchmarks.reliability import fuzz, kill
 from benchmarks.reliability.ledger import Ledger
 
 ROOT = Path(__file__).parents[2]
@@ -82,4 +82,4 @@ def test_killed_and_disturbed_commands_end_as_undisturbed(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     ledger = json.loads((tmp_path / "ledger.json").read_text())
     assert ledger["kill"]["compress"]["tried"] == 1
-    assert len(ledger["disturb"]) == 3
+    assert len(ledger["disturb"]) == (3 if kill.can_mount() else 1)
