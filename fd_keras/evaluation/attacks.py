@@ -29,6 +29,8 @@ OnBatch = Callable[[int], None]
 _DLR_CLASSES = 3
 # Wrong classes that the standard AutoAttack aims at.
 _DLR_TARGETS = 9
+# In the place of FAB.
+_BOUNDARY = "LinfDeepFoolAttack"
 
 
 @dataclass(frozen=True)
@@ -441,8 +443,9 @@ def autoattack(epsilon: float, *, dlr: bool = True) -> Attack:
     That version has APGD on cross-entropy, APGD on the difference of logits ratio (DLR) aimed at
     the nine likeliest wrong classes, FAB aimed at these, and Square with 5000 queries; each attacks
     what withstood those before, from one start, and APGD's first step is ``2 * epsilon``. So does
-    this one, with two differences. ART has no FAB: DeepFool takes its place, whose result counts
-    only if it lies within the bound, which makes it weaker. And ART's targeted DLR compares the
+    this one, with two differences. ART has no FAB: Foolbox's DeepFool in the L-inf norm takes its
+    place, which like FAB seeks the nearest wrong class, but does not go back to the image on its
+    way; its result counts if it lies within the bound. And ART's targeted DLR compares the
     target with the best other class, not with the true one, and divides by the distance from the
     first to the third logit, not to the mean of the third and fourth.
 
@@ -461,7 +464,12 @@ def autoattack(epsilon: float, *, dlr: bool = True) -> Attack:
     References:
         Croce & Hein, "Reliable Evaluation of Adversarial Robustness", ICML 2020.
     """
-    parameters = {"eps": _unit(epsilon), "eps_step": 2 * _unit(epsilon), "targets": _DLR_TARGETS}
+    parameters = {
+        "eps": _unit(epsilon),
+        "eps_step": 2 * _unit(epsilon),
+        "targets": _DLR_TARGETS,
+        "boundary": _BOUNDARY,
+    }
     attack = Attack(f"AutoAttack {_text(epsilon)}", "AutoAttack", "inf", epsilon, parameters)
     return attack if dlr else attack.for_classes(2)
 

@@ -195,8 +195,8 @@ PROTOCOLS: dict[str, Protocol] = {
         _sweep(),
         Protocol(
             "autoattack",
-            "AutoAttack at 2 and 8 /255 (Croce & Hein, ICML 2020) with ART's parts: DeepFool in "
-            "the place of FAB.",
+            "AutoAttack at 2 and 8 /255 (Croce & Hein, ICML 2020) with ART's parts, and "
+            "Foolbox's L-inf DeepFool in the place of FAB.",
             gray_box=(autoattack(2), autoattack(8)),
             adaptive=(autoattack(2), autoattack(8), _UNBOUNDED),
         ),

@@ -107,10 +107,13 @@ def runner(
     import_libraries({family})
     if family in _ART_CLASSES and not (until_wrong and family in ITERATED):
         return _art_attack(family, parameters, classifier, batch_size).generate
-    low, high = classifier.clip_values.tolist()
     # Norms and step sizes of the others are those of pixels from 0 to 1, in any value range.
-    logits = tf.function(lambda x: classifier.model(low + (high - low) * x), reduce_retracing=True)
-    attack = _on_unit_pixels(family, parameters, logits)
+    low, high, logits = _range_and_unit_logits(classifier)
+    return _in_range(_on_unit_pixels(family, parameters, logits), low, high)
+
+
+def _in_range(attack: Callable[[tf.Tensor, Labels], FloatArray], low: float, high: float) -> Runner:
+    """An attack on pixels from 0 to 1 as one on those of a value range."""
 
     def run(images: FloatArray, labels: Labels) -> FloatArray:
         unit = np.clip((images - low) / (high - low), 0, 1).astype(np.float32)
@@ -158,9 +161,18 @@ def _on_unit_pixels(
     if family == "CW-Linf":
         search = CarliniLinf(logits, **arguments)
         return lambda images, labels: search(images, targets(target, logits(images), labels))
+    return _foolbox_attack(_FOOLBOX_CLASSES[family], arguments, logits, target)
+
+
+def _foolbox_attack(
+    name: str,
+    arguments: Mapping[str, Any],
+    logits: Callable[[tf.Tensor], tf.Tensor],
+    target: str | None = None,
+) -> Callable[[tf.Tensor, Labels], FloatArray]:
     foolbox = import_extra("foolbox", "evaluate")
     model = foolbox.TensorFlowModel(logits, bounds=(0, 1), device="")
-    attack = getattr(foolbox.attacks, _FOOLBOX_CLASSES[family])(**arguments)
+    attack = getattr(foolbox.attacks, name)(**arguments)
 
     def run(images: tf.Tensor, labels: Labels) -> FloatArray:
         if target is None:
@@ -177,6 +189,15 @@ def _on_unit_pixels(
     return run
 
 
+def _range_and_unit_logits(
+    classifier: Any,
+) -> tuple[float, float, Callable[[tf.Tensor], tf.Tensor]]:
+    """The value range, and the logits of pixels from 0 to 1."""
+    low, high = classifier.clip_values.tolist()
+    logits = tf.function(lambda x: classifier.model(low + (high - low) * x), reduce_retracing=True)
+    return low, high, logits
+
+
 def _art_attack(
     family: str, parameters: Mapping[str, Any], classifier: Any, batch_size: int
 ) -> Any:
@@ -188,6 +209,7 @@ def _art_attack(
     if family in _VERBOSE:
         arguments["verbose"] = False
     dlr, classes = arguments.pop("dlr", True), arguments.pop("targets", 0)
+    boundary = arguments.pop("boundary", None)
     attacks = import_extra("art.attacks.evasion", "evaluate")
     attack = getattr(attacks, _ART_CLASSES[family])(classifier, batch_size=batch_size, **arguments)
     if family == "AutoAttack":
@@ -200,7 +222,37 @@ def _art_attack(
             TargetedParts(part, classes) if getattr(part, "loss_type", None) == _DLR else part
             for part in parts
         ]
+        (deepfool,) = (n for n, p in enumerate(parts) if type(p) is attacks.DeepFool)
+        attack.attacks[deepfool] = NearestBoundary(boundary, classifier, batch_size)
     return attack
+
+
+class NearestBoundary:
+    """One of Foolbox's DeepFool attacks, as a part of ART's AutoAttack.
+
+    ART's own minimises the L2 norm, so that few of its results lie within an L-inf bound, and
+    takes the gradient of one class after the other in Python.
+
+    Args:
+        name: Foolbox's name of the attack.
+        classifier: ART's classifier.
+        batch_size: Number of images that are attacked at once.
+    """
+
+    targeted = False
+
+    def __init__(self, name: str, classifier: Any, batch_size: int) -> None:
+        low, high, logits = _range_and_unit_logits(classifier)
+        self.name = name
+        self._run = _in_range(_foolbox_attack(name, {}, logits), low, high)
+        self._batch_size = batch_size
+
+    def generate(self, x: FloatArray, y: npt.NDArray[np.floating], **_: Any) -> FloatArray:
+        """Attack images with one-hot labels."""
+        labels = y.argmax(axis=1)
+        starts = range(0, len(x), self._batch_size)
+        parts = [slice(start, start + self._batch_size) for start in starts]
+        return np.concatenate([self._run(x[part], labels[part]) for part in parts])
 
 
 class TargetedParts:

@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -24,7 +25,7 @@ from fd_keras.evaluation import (
     square,
 )
 from fd_keras.evaluation.classifiers import LogOdds
-from fd_keras.evaluation.runners import TargetedParts, runner
+from fd_keras.evaluation.runners import NearestBoundary, TargetedParts, runner
 
 pytest.importorskip("art", reason="ART is not installed")
 pytest.importorskip("foolbox", reason="Foolbox is not installed")
@@ -445,4 +446,25 @@ def test_autoattack_has_the_parts_of_the_standard_version(weights):
         assert (part.max_iter, part.nb_random_init) == (100, 1)
         assert part.eps_step == pytest.approx(2 * part.eps)
     assert (square_part.max_iter, square_part.nb_restarts) == (5000, 1)
-    assert type(deepfool_part).__name__ == "DeepFool"
+    assert deepfool_part.name == "LinfDeepFoolAttack"
+
+
+@pytest.mark.parametrize("value_range", [(0, 1), (0, 255), (-1, 1)])
+def test_autoattacks_deepfool_goes_to_the_nearest_boundary_in_linf(value_range):
+    """Of a linear model, that is known: the lead of a class, divided by the L1 norm of the weights
+    that take it away."""
+    low, high = value_range
+    weights = np.array([[2.0, -1.0], [0.5, 1.0]], np.float32)
+    classifier = art_classifier(
+        lambda x: tf.reshape((x - low) / (high - low), (-1, 2)) @ weights,
+        input_shape=(1, 2, 1),
+        value_range=value_range,
+    )
+    unit = np.float32([[0.6, 0.5], [0.3, 0.5]]).reshape(2, 1, 2, 1)
+    logits = unit.reshape(2, 2) @ weights
+    part = NearestBoundary("LinfDeepFoolAttack", classifier, 1)
+    attacked = part.generate(low + (high - low) * unit, np.eye(2)[logits.argmax(axis=1)])
+    moved = np.abs((attacked - low) / (high - low) - unit).max(axis=(1, 2, 3))
+    distances = np.abs(np.diff(logits)[:, 0]) / np.abs(np.diff(weights)).sum()
+    np.testing.assert_allclose(moved, 1.02 * distances, rtol=1e-3)  # Foolbox goes a little beyond
+    assert (classifier.predict(attacked).argmax(axis=1) != logits.argmax(axis=1)).all()
