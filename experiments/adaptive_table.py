@@ -44,7 +44,7 @@ def searched(classifier, sample, trials, arguments, console):
             cycle_spins=(4, GRIDS),
             quantizers=("soft",),
             adaptive=[pgd(EPSILON, ITERATIONS)],
-            adaptive_images=200,
+            adaptive_images=arguments.images,
             objective="adaptive",
         ),
         max_benign_loss=MAX_BENIGN_LOSS,
@@ -123,7 +123,7 @@ def page(results):
 def main():
     parser = argument_parser(__doc__, smoke=True)
     parser.add_argument("--images", type=int, default=IMAGES)
-    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=3)
     arguments = parsed(parser)
     trials, epochs = (2, 1) if arguments.smoke else (arguments.trials, arguments.epochs)
