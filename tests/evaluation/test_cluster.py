@@ -59,7 +59,7 @@ def test_workers_that_do_not_see_the_cache_are_named(
     client, classifier, data, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(ArrayStore, "keeps", lambda *_: False)
-    with pytest.raises(RuntimeError, match="3 of 3 parts .* FGSM 8/255, part 1: it is not in"):
+    with pytest.raises(RuntimeError, match="3 of 3 parts .* FGSM 8/255, part .: it is not in"):
         evaluate(classifier, data, ["liu2019"], PROTOCOL, cache_dir=tmp_path, client=client)
 
 
