@@ -222,8 +222,9 @@ def _art_attack(
             TargetedParts(part, classes) if getattr(part, "loss_type", None) == _DLR else part
             for part in parts
         ]
-        (deepfool,) = (n for n, p in enumerate(parts) if type(p) is attacks.DeepFool)
-        attack.attacks[deepfool] = NearestBoundary(boundary, classifier, batch_size)
+        if boundary is not None:  # it is missing from attacks that earlier versions described
+            (deepfool,) = (n for n, p in enumerate(parts) if type(p) is attacks.DeepFool)
+            attack.attacks[deepfool] = NearestBoundary(boundary, classifier, batch_size)
     return attack
 
 

@@ -449,6 +449,13 @@ def test_autoattack_has_the_parts_of_the_standard_version(weights):
     assert deepfool_part.name == "LinfDeepFoolAttack"
 
 
+def test_an_autoattack_that_an_earlier_version_described_still_runs():
+    parameters = {n: v for n, v in autoattack(8).parameters.items() if n != "boundary"}
+    classifier = art_classifier(lambda x: x[:, 0, :, 0], input_shape=(1, 4, 1), value_range=(0, 1))
+    parts = runner("AutoAttack", parameters, classifier, batch_size=4).__self__.attacks
+    assert type(parts[2]).__name__ == "DeepFool"
+
+
 @pytest.mark.parametrize("value_range", [(0, 1), (0, 255), (-1, 1)])
 def test_autoattacks_deepfool_goes_to_the_nearest_boundary_in_linf(value_range):
     """Of a linear model, that is known: the lead of a class, divided by the L1 norm of the weights
