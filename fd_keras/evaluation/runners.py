@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -211,13 +213,16 @@ def _art_attack(
     dlr, classes = arguments.pop("dlr", True), arguments.pop("targets", 0)
     boundary = arguments.pop("boundary", None)
     attacks = import_extra("art.attacks.evasion", "evaluate")
-    attack = getattr(attacks, _ART_CLASSES[family])(classifier, batch_size=batch_size, **arguments)
+    estimator = remembering(classifier) if family == "Square" else classifier
+    attack = getattr(attacks, _ART_CLASSES[family])(estimator, batch_size=batch_size, **arguments)
     if family == "AutoAttack":
         parts = [part for part in attack.attacks if dlr or getattr(part, "loss_type", None) != _DLR]
         for part in parts:
             once = {"nb_random_init", "nb_restarts"} & set(vars(part))
             # Unless told not to, each would draw bars for every batch.
             part.set_params(verbose=False, **dict.fromkeys(once, 1))
+            if isinstance(part, attacks.SquareAttack):
+                part._estimator = remembering(classifier)
         attack.attacks = [
             TargetedParts(part, classes) if getattr(part, "loss_type", None) == _DLR else part
             for part in parts
@@ -226,6 +231,42 @@ def _art_attack(
             (deepfool,) = (n for n, p in enumerate(parts) if type(p) is attacks.DeepFool)
             attack.attacks[deepfool] = NearestBoundary(boundary, classifier, batch_size)
     return attack
+
+
+def remembering(classifier: Any) -> Any:
+    """ART's classifier, with the outputs of the images that it was last asked for.
+
+    ART's Square asks three times for most images of a query: whether they are still right, for
+    their loss, and for the loss of what it tries, which is asked for again in the next query.
+
+    Args:
+        classifier: ART's classifier; it is not changed.
+
+    Returns:
+        A shallow copy, with a ``predict`` that remembers the images of its last four calls.
+
+    Example:
+        >>> from fd_keras.evaluation import art_classifier
+        >>> classifier = art_classifier(lambda x: tf.reshape(x, (-1, 2)), input_shape=(1, 2, 1))
+        >>> image = np.ones((1, 1, 2, 1), np.float32)
+        >>> bool((remembering(classifier).predict(image) == classifier.predict(image)).all())
+        True
+    """
+    calls: deque[dict[bytes, FloatArray]] = deque(maxlen=4)
+
+    def predict(x: FloatArray, batch_size: int = 128, **kwargs: Any) -> FloatArray:
+        keys = [image.tobytes() for image in x]
+        known = {key: call[key] for call in calls for key in keys if key in call}
+        asked = [number for number, key in enumerate(keys) if key not in known]
+        if asked:
+            outputs = classifier.predict(x[asked], batch_size=batch_size, **kwargs)
+            known.update(zip((keys[number] for number in asked), outputs))
+        calls.append(known)
+        return np.stack([known[key] for key in keys])
+
+    remembered = copy.copy(classifier)
+    remembered.predict = predict
+    return remembered
 
 
 class NearestBoundary:

@@ -475,3 +475,36 @@ def test_autoattacks_deepfool_goes_to_the_nearest_boundary_in_linf(value_range):
     distances = np.abs(np.diff(logits)[:, 0]) / np.abs(np.diff(weights)).sum()
     np.testing.assert_allclose(moved, 1.02 * distances, rtol=1e-3)  # Foolbox goes a little beyond
     assert (classifier.predict(attacked).argmax(axis=1) != logits.argmax(axis=1)).all()
+
+
+def test_square_asks_once_for_what_arts_own_asks_for_three_times(weights):
+    from art.attacks.evasion import SquareAttack
+
+    images, _ = random_batch((0, 1), count=6)
+    model = linear_model(100 * weights)
+    labels = predicted_classes(model, images)
+    asked = []
+
+    def counted(x):
+        tf.py_function(lambda rows: asked.append(int(rows)), [tf.shape(x)[0]], [])
+        return model(x)
+
+    def estimator():
+        return art_classifier(counted, input_shape=(16, 16, 3), value_range=(0, 1))
+
+    results, counts = [], []
+    for make in (
+        lambda: SquareAttack(estimator(), eps=2 / 255, max_iter=30, nb_restarts=1, verbose=False),
+        lambda: runner(
+            "Square",
+            {"eps": 2 / 255, "max_iter": 30, "nb_restarts": 1},
+            estimator(),
+            batch_size=128,
+        ).__self__,
+    ):
+        asked.clear()
+        np.random.seed(1)  # ART draws from the global generator
+        results.append(make().generate(images, labels))
+        counts.append(sum(asked))
+    np.testing.assert_array_equal(*results)
+    assert counts[1] < 0.5 * counts[0]
