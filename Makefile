@@ -52,13 +52,9 @@ corpus: $(VENV)/.installed  ## apply, compress, calibrate and inspect over your 
 paper-table: $(VENV)/.installed  ## every attack and defence on ../shared; resumes; hours
 	$(VENV)/bin/python -m experiments.paper_table
 
-HARDEN_RECIPES ?= fgsm-2 fgsm-4 fgsm-4-gentle fgsm-2-gentle-4-grids fgsm-2-no-layer
-HARDEN_PUBLISHED ?= fgsm-2-4-grids
-HARDEN_EPOCHS ?= 2
-HARDEN = $(VENV)/bin/python -m experiments.harden_cifar10 --epochs $(HARDEN_EPOCHS)
-harden-cifar10: $(VENV)/.installed  ## fine-tune ResNet-14 on ../shared and attack it; resumes; hours
-	$(HARDEN) --fast $(addprefix --recipe ,$(HARDEN_RECIPES))
-	$(HARDEN) --publish $(HARDEN_PUBLISHED)
+HARDEN_PLANS ?= soft-4-eps2-all certified-2-eps0-teacher
+harden-cifar10: $(VENV)/.installed  ## harden ResNet-14 on ../shared and attack it; resumes; hours
+	$(VENV)/bin/python -m experiments.harden_cifar10 $(addprefix --plan ,$(HARDEN_PLANS))
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -15,7 +15,7 @@ from importlib import metadata
 import numpy as np
 from rich.console import Console
 
-from experiments import cifar10, imagenet
+from experiments import cifar10, harden_cifar10, imagenet
 from experiments.harness import RESULTS, argument_parser, parsed, write_json, write_text
 from fd_keras import Classifier, FeatureDistillation, certify, encode
 from fd_keras._console import bar, progress_bars, text_table
@@ -31,7 +31,7 @@ AT_ONCE = 50
 def hardened():
     """ResNet-14 with the weights that hardening published."""
     model = cifar10.resnet14()
-    model.load_weights(str(RESULTS / "harden_cifar10.weights.h5"))
+    model.load_weights(str(harden_cifar10.weights_file(RESULTS, harden_cifar10.PUBLISHED[0])))
     return Classifier(model, value_range=(0, 1))
 
 

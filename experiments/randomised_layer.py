@@ -27,8 +27,7 @@ import tensorflow as tf
 from rich.console import Console
 from scipy import stats
 
-from experiments import cifar10
-from experiments.harden_cifar10 import NO_TABLE
+from experiments import cifar10, harden_recipes
 from experiments.harness import argument_parser, parsed, write_text
 from fd_keras import CoefficientStatistics, design_table, preset_table
 from fd_keras._console import text_table
@@ -297,7 +296,7 @@ def tables_of(names, others):
             statistics = CoefficientStatistics.from_data(others, color_space="ycbcr")
             tables[name] = design_table(statistics, EPSILON)
         else:
-            tables[name] = NO_TABLE if name == NONE else preset_table(name)
+            tables[name] = harden_recipes.TABLES["none"] if name == NONE else preset_table(name)
     return tables
 
 

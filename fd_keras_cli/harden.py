@@ -82,20 +82,20 @@ def harden(
     out: Annotated[Path, path_option("Directory of the training and its result; made if missing.")],
     table: Annotated[
         str, typer.Option(help="The table to stand behind: a preset's name or a JSON file.")
-    ] = "liu2019",
+    ] = "soft8",
     epsilon: Annotated[
         float,
         typer.Option(
             min=0,
             help="Largest change of a pixel by the attack on training images, in grey levels of "
-            "255: 4 means 4/255. 0: no attack.",
+            "255: 2 means 2/255. 0: no attack.",
         ),
-    ] = 4.0,
+    ] = 2.0,
     max_benign_loss: Annotated[
         float,
         typer.Option(min=0, max=1, help="Share of the images by which benign accuracy may fall."),
     ] = 0.01,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over TRAIN_DATA.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over TRAIN_DATA.")] = 12,
     attack_steps: Annotated[
         int,
         typer.Option(

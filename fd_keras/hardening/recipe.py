@@ -28,7 +28,7 @@ class Recipe:
 
     Args:
         epsilon: Largest change of a pixel by the attack, in grey levels of 255 whatever the
-            value range: 4 means 4/255. 0: no attack, the classifier only learns distilled images.
+            value range: 2 means 2/255. 0: no attack, the classifier only learns distilled images.
         attack_steps: Steps of the attack. 1: FGSM from a random start, with a step of 1.25
             epsilon. More: PGD, with steps of 2.5 epsilon divided by their number.
         attack_gradient: Surrogate gradient of rounding. ``"smooth"`` makes much stronger attacks
@@ -59,7 +59,7 @@ class Recipe:
         Learning", ICLR 2025 (learning the table).
     """
 
-    epsilon: float = 4.0
+    epsilon: float = 2.0
     attack_steps: int = 1
     attack_gradient: Gradient = "smooth"
     attacked_share: float = 0.5
@@ -139,7 +139,7 @@ class Training:
         128
     """
 
-    epochs: int = 5
+    epochs: int = 12
     batch_size: int = 128
     optimizer: Any = None
     augment: Augment | None = None
