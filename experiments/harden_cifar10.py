@@ -3,9 +3,9 @@
 Run: ``python -m experiments.harden_cifar10 --trained DIRECTORY [--plan NAME ...]`` reports on what
 ``experiments/harden_gpu.py`` has trained; without ``--trained``, ``fd_keras.harden`` trains each
 plan of ``experiments.harden_recipes`` first, in five minutes an epoch on two cores. It goes on
-where it was stopped, and rows of other plans stay in the JSON file. ``--autoattack N`` adds AutoAttack on
-the first N test images. ``--publish`` writes the weights and tables of ``PUBLISHED``. With
-``--smoke`` it takes a minute or two, and its figures mean nothing.
+where it was stopped, and rows of other plans stay in the JSON file. ``--autoattack N`` adds
+AutoAttack on the first N test images. ``--publish`` writes the weights and tables of ``PUBLISHED``.
+With ``--smoke`` it takes a minute or two, and its figures mean nothing.
 
 The first 500 of the 2000 lossless images are the validation split, which chooses each training's
 epoch and the published recipes; the others are the test split. Under attack, an image counts as
