@@ -495,12 +495,14 @@ def test_square_asks_once_for_what_arts_own_asks_for_three_times(weights):
     results, counts = [], []
     for make in (
         lambda: SquareAttack(estimator(), eps=2 / 255, max_iter=30, nb_restarts=1, verbose=False),
-        lambda: runner(
-            "Square",
-            {"eps": 2 / 255, "max_iter": 30, "nb_restarts": 1},
-            estimator(),
-            batch_size=128,
-        ).__self__,
+        lambda: (
+            runner(
+                "Square",
+                {"eps": 2 / 255, "max_iter": 30, "nb_restarts": 1},
+                estimator(),
+                batch_size=128,
+            ).__self__
+        ),
     ):
         asked.clear()
         np.random.seed(1)  # ART draws from the global generator
