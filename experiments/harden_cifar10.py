@@ -266,7 +266,8 @@ def page(results):
         "is that of `fd_keras.harden` but for random numbers (a test holds one against the other); "
         "the weights were attacked and evaluated by fd_keras. `wide` is N-FGSM, and "
         "`transferred_share` the part of a batch that is attacked on the undefended classifier; "
-        "`harden` has neither, because they win nothing that the others do not.",
+        "`harden` has neither: N-FGSM won nothing on the validation split, and the other, which "
+        "gains against attacks on the undefended classifier, is yet to come.",
         "",
         f"`python -m experiments.{FILE} --trained DIRECTORY`; {about['machine']}; "
         f"{about['versions']}.",
