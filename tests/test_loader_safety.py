@@ -157,9 +157,8 @@ def test_allowed_code_runs_through_a_whole_command(run, tmp_path):
     np.savez(tmp_path / "data.npz", x=images, y=model.predict(images, verbose=0).argmax(-1))
     arguments = [tmp_path / "model.keras", tmp_path / "data.npz", "--out", tmp_path / "out"]
     with SafeModeScope(None):  # takes the permission back, which no public function can
-        code, _, errors = run(
-            "harden", *arguments, "--epochs", "1", "--epsilon", "0", "--logits", "--allow-code"
-        )
+        settings = ("--epochs", "1", "--epsilon", "0", "--max-benign-loss", "1")
+        code, _, errors = run("harden", *arguments, *settings, "--logits", "--allow-code")
         assert code == 0, errors
     assert (tmp_path / "out" / "model.keras").exists()
     with pytest.raises(ValueError, match="holds no model that Keras can load .*Lambda"):
