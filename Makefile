@@ -52,9 +52,8 @@ corpus: $(VENV)/.installed  ## apply, compress, calibrate and inspect over your 
 paper-table: $(VENV)/.installed  ## every attack and defence on ../shared; resumes; hours
 	$(VENV)/bin/python -m experiments.paper_table
 
-HARDEN_PLANS ?= soft-4-eps2-all certified-2-eps0-teacher
 harden-cifar10: $(VENV)/.installed  ## harden ResNet-14 on ../shared and attack it; resumes; hours
-	$(VENV)/bin/python -m experiments.harden_cifar10 $(addprefix --plan ,$(HARDEN_PLANS))
+	$(VENV)/bin/python -m experiments.harden_cifar10
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -80,8 +80,6 @@ def training_data(count):
 def trained_here(name, validation, arguments, console):
     """The classifier of a plan, trained by ``fd_keras.harden``, and what is known of it."""
     plan = PLANS[name]
-    if plan.trials:
-        raise SystemExit(f"{name} has options that only experiments/harden_gpu.py knows")
     data = training_data(arguments.train_images)
     epochs = 1 if arguments.smoke else plan.epochs
     schedule = warm_up_cosine(LEARNING_RATE, len(data[1]) // 128 * epochs)
@@ -376,14 +374,19 @@ def published(name, model, out):
 
 def main():
     parser = argument_parser(__doc__, smoke=True)
-    parser.add_argument("--plan", action="append", choices=list(PLANS), help="default: all")
+    parser.add_argument(
+        "--plan", action="append", choices=list(PLANS), help="default: all, or PUBLISHED to train"
+    )
     parser.add_argument("--trained", type=pathlib.Path, help="what harden_gpu.py wrote")
     parser.add_argument("--train-images", type=int, help="fewer of them")
     parser.add_argument("--images", type=int, default=500, help="test images under attack")
     parser.add_argument("--autoattack", type=int, default=0, help="images for AutoAttack")
     parser.add_argument("--publish", action="store_true", help="write the published weights")
     arguments = parsed(parser)
-    names = arguments.plan or list(PLANS)
+    names = arguments.plan or list(PLANS if arguments.trained else PUBLISHED)
+    unknown = [name for name in names if PLANS[name].trials and not arguments.trained]
+    if unknown:
+        parser.error(f"only experiments/harden_gpu.py can train {', '.join(unknown)}")
     if arguments.smoke:
         arguments.train_images, arguments.images = 256, 8
         names = arguments.plan or ["soft-4-eps2"]

@@ -7,7 +7,6 @@ experiments.harden_speed`` on a machine that does nothing else. With ``--smoke``
 nothing.
 """
 
-import json
 import platform
 
 import keras
@@ -115,8 +114,9 @@ def main():
     results = {"machine": machine, "seconds": seconds}
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_json(arguments.out / f"{FILE}.json", results)
-    write_text(arguments.out / f"{FILE}.md", page(json.loads(json.dumps(results))))
-    print(page(results))
+    written = page(results)
+    write_text(arguments.out / f"{FILE}.md", written)
+    print(written)
 
 
 if __name__ == "__main__":
