@@ -438,16 +438,14 @@ def square(epsilon: float, queries: int = 1000) -> Attack:
 
 
 def autoattack(epsilon: float, *, dlr: bool = True) -> Attack:
-    """AutoAttack, as near to its standard version as ART has it.
+    """AutoAttack, as near to its standard version as ART and Foolbox have it.
 
     That version has APGD on cross-entropy, APGD on the difference of logits ratio (DLR) aimed at
     the nine likeliest wrong classes, FAB aimed at these, and Square with 5000 queries; each attacks
     what withstood those before, from one start, and APGD's first step is ``2 * epsilon``. So does
-    this one, with two differences. ART has no FAB: Foolbox's DeepFool in the L-inf norm takes its
+    this one, with one difference. ART has no FAB: Foolbox's DeepFool in the L-inf norm takes its
     place, which like FAB seeks the nearest wrong class, but does not go back to the image on its
-    way; its result counts if it lies within the bound. And ART's targeted DLR compares the
-    target with the best other class, not with the true one, and divides by the distance from the
-    first to the third logit, not to the mean of the third and fourth.
+    way; its result counts if it lies within the bound.
 
     Args:
         epsilon: Largest change of a pixel in grey levels of 255.
@@ -467,6 +465,7 @@ def autoattack(epsilon: float, *, dlr: bool = True) -> Attack:
     parameters = {
         "eps": _unit(epsilon),
         "eps_step": 2 * _unit(epsilon),
+        "dlr": "targeted",
         "targets": _DLR_TARGETS,
         "boundary": _BOUNDARY,
     }

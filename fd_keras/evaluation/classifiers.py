@@ -170,18 +170,22 @@ def _art_class() -> Any:
 
     class GraphClassifier(base):  # type: ignore[misc,valid-type]
         def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
-            # ART runs the loss eagerly, which takes longer than a small model. In one graph with
-            # the model, its last bits would differ, and with them signs of tiny gradients.
-            pixels = tf.convert_to_tensor(x, tf.float32)
-            with tf.GradientTape() as tape:
-                tape.watch(pixels)
-                loss = self._graph_loss(np.argmax(y, axis=1), self.model(pixels))
-            gradients = tape.gradient(loss, pixels)
+            # ART differentiates the model's graph from outside, which computes the gradients of
+            # its weights, too, and runs the loss eagerly.
+            labels = tf.constant(np.argmax(y, axis=1))
+            gradients = self._graph_gradient(tf.convert_to_tensor(x, tf.float32), labels)
             return gradients.numpy() if isinstance(x, np.ndarray) else gradients
 
         @functools.cached_property
-        def _graph_loss(self) -> Any:
-            return tf.function(self.loss_object, reduce_retracing=True)
+        def _graph_gradient(self) -> Any:
+            @tf.function(reduce_retracing=True)
+            def gradient(pixels: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(pixels)
+                    loss = self.loss_object(labels, self.model(pixels))
+                return tape.gradient(loss, pixels)
+
+            return gradient
 
         def class_gradient(
             self, x: Any, label: Any = None, training_mode: bool = False, **kwargs: Any

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from fd_keras._checks import shown
 from fd_keras._extras import import_extra
+from fd_keras.evaluation.classifiers import LogOdds
 from fd_keras.evaluation.descent import CarliniLinf, SignedSteps
 
 FloatArray = npt.NDArray[np.float32]
@@ -224,7 +225,9 @@ def _art_attack(
             if isinstance(part, attacks.SquareAttack):
                 part._estimator = remembering(classifier)
         attack.attacks = [
-            TargetedParts(part, classes) if getattr(part, "loss_type", None) == _DLR else part
+            Ascent(part, classifier, classes if part.loss_type == _DLR else None)
+            if isinstance(part, attacks.AutoProjectedGradientDescent)
+            else part
             for part in parts
         ]
         if boundary is not None:  # it is missing from attacks that earlier versions described
@@ -297,35 +300,129 @@ class NearestBoundary:
         return np.concatenate([self._run(x[part], labels[part]) for part in parts])
 
 
-class TargetedParts:
-    """A part of ART's AutoAttack, aimed at one class after the other.
+class Ascent:
+    """ART's APGD as the standard AutoAttack runs it.
 
-    The standard AutoAttack aims APGD on DLR at the nine likeliest wrong classes; ART's own
-    ``targeted`` would aim every part at every class.
+    An image that was misclassified at any step counts, not only where the last step is; ART looks
+    at that alone. DLR is aimed at the likeliest wrong classes, one after the other, with Croce &
+    Hein's formula; ART's own ``targeted`` would aim every part of AutoAttack at every class.
 
     Args:
         part: ART's attack.
-        classes: Number of classes, the likeliest first.
+        classifier: ART's classifier.
+        aims: Number of wrong classes that DLR is aimed at; ``None``: untargeted, on the log odds
+            of the wrong classes, which rank images as cross-entropy does.
     """
 
     targeted = False  # as AutoAttack sees it: any wrong class counts
 
-    def __init__(self, part: Any, classes: int) -> None:
-        part.set_params(targeted=True)
+    def __init__(self, part: Any, classifier: Any, aims: int | None) -> None:
         self.part = part
-        self.classes = classes
+        self.aims = aims
+        self._classifier = classifier
+        self._estimator = OnePass(classifier, _log_odds if aims is None else _targeted_dlr)
+        part._estimator = self._estimator
 
-    def generate(self, x: FloatArray, y: npt.NDArray[np.floating], **kwargs: Any) -> FloatArray:
+    def generate(self, x: FloatArray, y: npt.NDArray[np.floating], **_: Any) -> FloatArray:
         """Attack images with one-hot labels, each until it is misclassified."""
-        labels, count = y.argmax(axis=1), y.shape[1]
-        ranked = np.argsort(-self.part.estimator.predict(x), axis=1)
-        wrong = ranked[ranked != labels[:, np.newaxis]].reshape(len(x), count - 1)
         result, standing = np.array(x), np.arange(len(x))
-        for aims in wrong.T[: self.classes]:
-            one_hot = np.eye(count, dtype=np.float32)[aims[standing]]
-            result[standing] = self.part.generate(x=x[standing], y=one_hot, **kwargs)
-            found = self.part.estimator.predict(result[standing]).argmax(axis=1)
-            standing = standing[found == labels[standing]]
+        for goal in [y] if self.aims is None else self._goals(x, y):
+            parts = range(0, len(standing), self.part.batch_size)
+            for rows in [standing[start : start + self.part.batch_size] for start in parts]:
+                self._estimator.start(goal[rows])
+                self.part.generate(x=x[rows], y=goal[rows])
+                for row, image in self._estimator.fooled.items():
+                    result[rows[row]] = image
+            classes = self._classifier.predict(result[standing]).argmax(axis=1)
+            standing = standing[classes == y[standing].argmax(axis=1)]
             if not len(standing):
                 break
         return result
+
+    def _goals(self, x: FloatArray, y: npt.NDArray[np.floating]) -> list[npt.NDArray[np.floating]]:
+        """For one wrong class after the other, labels with a 1 at the true and -1 at that class."""
+        labels, count = y.argmax(axis=1), y.shape[1]
+        ranked = np.argsort(-self._classifier.predict(x), axis=1)
+        wrong = ranked[ranked != labels[:, np.newaxis]].reshape(len(x), count - 1)
+        return [y - np.eye(count, dtype=y.dtype)[aims] for aims in wrong.T[: self.aims]]
+
+
+class OnePass:
+    """ART's classifier for APGD, with a loss and its gradient from one pass through the model.
+
+    At every step, ART's APGD asks for the loss of where it went and then for the gradient there,
+    which takes a second pass, and its DLR takes one image after the other in Python.
+
+    Args:
+        classifier: ART's classifier.
+        loss: Function of labels and logits, both ``(batch, classes)``, that returns ``(batch,)``.
+
+    Attributes:
+        fooled: Images that were misclassified, by their row in the batch.
+    """
+
+    def __init__(self, classifier: Any, loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> None:
+        @tf.function(reduce_retracing=True)
+        def losses_and_gradients(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(images)
+                logits = classifier.model(images)
+                losses = loss(labels, logits)
+            return losses, tape.gradient(losses, images), tf.argmax(logits, axis=1)
+
+        self._classifier = classifier
+        self._graph = losses_and_gradients
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._classifier, name)
+
+    def start(self, labels: npt.NDArray[Any]) -> None:
+        """Forget earlier images; ``labels`` are those of the next batch."""
+        self._labels = labels
+        self.fooled: dict[int, FloatArray] = {}
+        self._passes: deque[dict[bytes, Any]] = deque(maxlen=3)
+
+    def predict(self, x: FloatArray, **_: Any) -> npt.NDArray[Any]:
+        """The labels: ART would leave out images that are misclassified, and there are none."""
+        return self._labels
+
+    def compute_loss(self, x: FloatArray, y: npt.NDArray[Any], reduction: str = "none") -> Any:
+        """Loss of each image, which ART asks for with ``reduction="none"`` alone."""
+        found = self._asked(x, y)
+        for row, (_, _, label) in enumerate(found):
+            if label != y[row].argmax():
+                self.fooled.setdefault(row, x[row].copy())
+        return np.array([loss for loss, _, _ in found])
+
+    def loss_gradient(self, x: FloatArray, y: npt.NDArray[Any]) -> FloatArray:
+        """Gradient of each image's own loss."""
+        return np.stack([gradient for _, gradient, _ in self._asked(x, y)])
+
+    def _asked(self, x: FloatArray, y: npt.NDArray[Any]) -> list[Any]:
+        """Loss, gradient and class of each image, as they are remembered or computed."""
+        keys = [image.tobytes() for image in x]
+        known = {key: one[key] for one in self._passes for key in keys if key in one}
+        new = [row for row, key in enumerate(keys) if key not in known]
+        if new:
+            images = tf.constant(x[new], tf.float32)
+            outputs = (part.numpy() for part in self._graph(images, tf.constant(y[new])))
+            known.update(zip((keys[row] for row in new), zip(*outputs)))
+        self._passes.append(known)
+        return [known[key] for key in keys]
+
+
+def _log_odds(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    return LogOdds().call(tf.argmax(labels, axis=1), logits)
+
+
+def _targeted_dlr(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Targeted DLR of labels with a 1 at the true class and -1 at the target.
+
+    References:
+        Croce & Hein, ICML 2020, eq. 7; with three classes, the third logit stands for the mean of
+        the third and fourth.
+    """
+    highest = tf.math.top_k(logits, min(4, logits.shape[-1])).values
+    scale = highest[:, 0] - tf.reduce_mean(highest[:, 2:], axis=1)
+    lead = tf.reduce_sum(tf.cast(labels, logits.dtype) * logits, axis=1)
+    return -lead / (scale + 1e-12)

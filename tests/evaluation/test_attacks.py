@@ -25,7 +25,7 @@ from fd_keras.evaluation import (
     square,
 )
 from fd_keras.evaluation.classifiers import LogOdds
-from fd_keras.evaluation.runners import NearestBoundary, TargetedParts, runner
+from fd_keras.evaluation.runners import Ascent, NearestBoundary, runner
 
 pytest.importorskip("art", reason="ART is not installed")
 pytest.importorskip("foolbox", reason="Foolbox is not installed")
@@ -408,30 +408,90 @@ def test_a_classifier_that_is_sure_still_shows_its_gradient(weights, scale):
     np.testing.assert_allclose(attacked, expected, atol=1e-6)
 
 
+class Part:
+    """In place of ART's APGD: asks for the losses of images that it is told."""
+
+    batch_size = 8
+
+    def __init__(self, moved):
+        self.moved, self.goals = list(moved), []
+
+    def generate(self, x, y):
+        self.goals.append(y.astype(int).tolist())
+        self._estimator.compute_loss(self.moved[len(self.goals) - 1][: len(x)], y)
+        self._estimator.compute_loss(x, y)  # where it ends
+
+
 def test_autoattack_aims_at_the_likeliest_wrong_classes_in_turn():
-    """Images that fell to one aim are not attacked again; the true class is no aim."""
-    aims = []
-
-    class Part:
-        class estimator:  # noqa: N801
-            @staticmethod
-            def predict(x):
-                return x[:, 0, :, 0]
-
-        def set_params(self, **kwargs):
-            assert kwargs == {"targeted": True}
-
-        def generate(self, x, y):
-            aims.append(y.argmax(axis=1).tolist())
-            moved = x.copy()
-            if len(aims) == 1:
-                moved[0, 0, 2, 0] = 9.0  # only the first image falls
-            return moved
-
+    """Images that fell to one aim are not attacked again; the true class is no aim; what was
+    misclassified on the way counts."""
     images = np.float32([[4, 1, 3, 2], [1, 2, 3, 4]]).reshape(2, 1, 4, 1)
-    attacked = TargetedParts(Part(), 2).generate(images, np.eye(4)[[0, 3]])
-    assert aims == [[2, 2], [1]]
-    assert attacked[:, 0, :, 0].argmax(axis=1).tolist() == [2, 3]
+    fallen = images.copy()
+    fallen[0, 0, 2, 0] = 9.0  # only the first image falls
+    part = Part([fallen, images[1:]])
+    classifier = art_classifier(lambda x: x[:, 0, :, 0], input_shape=(1, 4, 1))
+    attacked = Ascent(part, classifier, 2).generate(images, np.eye(4)[[0, 3]])
+    assert part.goals == [[[1, 0, -1, 0], [0, 0, -1, 1]], [[0, -1, 0, 1]]]
+    np.testing.assert_array_equal(attacked, [fallen[0], images[1]])
+
+
+@pytest.mark.parametrize("classes", [3, 4, 10])
+def test_targeted_dlr_is_that_of_the_paper(classes):
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(5, classes)).astype(np.float32)
+    labels, aims = np.arange(5) % classes, (np.arange(5) + 1) % classes
+    goal = np.eye(classes)[labels] - np.eye(classes)[aims]
+    model = art_classifier(lambda x: x[:, 0, :, 0], input_shape=(1, classes, 1))
+    estimator = Ascent(Part([]), model, 1)._estimator
+    estimator.start(goal)
+    found = estimator.compute_loss(logits.reshape(5, 1, classes, 1), goal)
+    highest = -np.sort(-logits, axis=1)
+    rows = np.arange(5)
+    expected = -(logits[rows, labels] - logits[rows, aims]) / (
+        highest[:, 0] - highest[:, 2:4].mean(axis=1)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_apgd_asks_once_for_losses_and_gradients(weights):
+    """ART's own asks three times at every step; what it does is the same."""
+    from art.attacks.evasion import AutoProjectedGradientDescent
+
+    images, _ = random_batch((0, 1), count=6)
+    model = linear_model(weights)
+    labels = predicted_classes(model, images)
+    one_hot = np.eye(CLASSES, dtype=np.float32)[labels]
+    asked = []
+
+    def counted(x):
+        tf.py_function(lambda rows: asked.append(int(rows)), [tf.shape(x)[0]], [])
+        return model(x)
+
+    def part():
+        estimator = art_classifier(counted, input_shape=(16, 16, 3), value_range=(0, 1))
+        arguments = {"eps": 2 / 255, "eps_step": 4 / 255, "max_iter": 20, "nb_random_init": 1}
+        return estimator, AutoProjectedGradientDescent(estimator, verbose=False, **arguments)
+
+    ends, counts = [], []
+    for wrapped in (False, True):
+        classifier, apgd = part()
+        if wrapped:
+            Ascent(apgd, classifier, None)._estimator.start(one_hot)
+        seen = []
+        compute = apgd.estimator.compute_loss
+
+        def noted(x, y, reduction, seen=seen, compute=compute):
+            seen.append(x.copy())
+            return compute(x=x, y=y, reduction=reduction)
+
+        apgd.estimator.compute_loss = noted
+        asked.clear()
+        np.random.seed(1)  # ART draws from the global generator
+        apgd.generate(images, one_hot)
+        ends.append(seen[-1])
+        counts.append(sum(asked))
+    np.testing.assert_allclose(*ends, atol=1e-6)
+    assert counts[1] <= 22 * len(images) < 0.6 * counts[0]
 
 
 def test_autoattack_has_the_parts_of_the_standard_version(weights):
@@ -439,10 +499,9 @@ def test_autoattack_has_the_parts_of_the_standard_version(weights):
     classifier = art_classifier(lambda x: x[:, 0, :, 0], input_shape=(1, 4, 1), value_range=(0, 1))
     generate = runner("AutoAttack", attack.parameters, classifier, batch_size=4)
     cross_entropy, targeted, deepfool_part, square_part = generate.__self__.attacks
-    assert (cross_entropy.loss_type, cross_entropy.targeted) == ("cross_entropy", False)
-    assert (targeted.part.loss_type, targeted.part.targeted) == ("difference_logits_ratio", True)
-    assert targeted.classes == 9
-    for part in (cross_entropy, targeted.part):
+    assert (cross_entropy.part.loss_type, cross_entropy.aims) == ("cross_entropy", None)
+    assert (targeted.part.loss_type, targeted.aims) == ("difference_logits_ratio", 9)
+    for part in (cross_entropy.part, targeted.part):
         assert (part.max_iter, part.nb_random_init) == (100, 1)
         assert part.eps_step == pytest.approx(2 * part.eps)
     assert (square_part.max_iter, square_part.nb_restarts) == (5000, 1)
