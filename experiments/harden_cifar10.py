@@ -262,10 +262,8 @@ def page(results):
         "`fd_keras.harden` takes five minutes an epoch on two cores. These were "
         f"trained on one {about['device']} by `experiments/harden_gpu.py`, whose step in PyTorch "
         "is that of `fd_keras.harden` but for random numbers (a test holds one against the other); "
-        "the weights were attacked and evaluated by fd_keras. `wide` is N-FGSM, and "
-        "`transferred_share` the part of a batch that is attacked on the undefended classifier; "
-        "`harden` has neither: N-FGSM won nothing on the validation split, and the other, which "
-        "gains against attacks on the undefended classifier, is yet to come.",
+        "the weights were attacked and evaluated by fd_keras. `wide` is N-FGSM, which `harden` "
+        "does not have: it won nothing on the validation split.",
         "",
         f"`python -m experiments.{FILE} --trained DIRECTORY`; {about['machine']}; "
         f"{about['versions']}.",

@@ -30,7 +30,6 @@ MOMENTUM = 0.9  # of SGD
 BLOCKS = ((32, 1), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))  # channels and stride
 TIE_OFFSET = 1 / 997
 CHECK_STEPS = 10
-TRANSFERRED_EPSILON = 4.0
 
 
 class Layer(torch.nn.Module):
@@ -280,11 +279,11 @@ class Job:
                 wide=recipe.get("wide", False),
             )
         ]
-        moved = math.ceil(recipe.get("transferred_share", 0) * BATCH)
+        moved = math.ceil(recipe["transferred_share"] * BATCH)
         if moved:
             mine = slice(count, count + moved)
             alone = functools.partial(self.original.logits, half=self.half)
-            parts.append(attacked(images[mine], labels[mine], alone, TRANSFERRED_EPSILON))
+            parts.append(attacked(images[mine], labels[mine], alone, recipe["transferred_epsilon"]))
         return [*parts, images[count + moved :]]
 
     @torch.no_grad()

@@ -67,8 +67,7 @@ TABLES = {
 class Plan:
     """How one classifier is trained.
 
-    ``trials`` are options that only the GPU's step has: ``wide``, N-FGSM instead of FGSM, and
-    ``transferred_share``, the part of a batch that is attacked on the undefended classifier.
+    ``trials`` are options that only the GPU's step has: ``wide``, N-FGSM instead of FGSM.
     """
 
     table: str
@@ -106,10 +105,7 @@ def _plans():
         add(table, 2, "n-fgsm", trials=wide)
         add(table, 2, "no-decay", decay=0)
         for epsilon in (2, 4):
-            add(
-                *(table, epsilon, "transferred-teacher-long"),
-                **{"epochs": LONG, "trials": moved, **teacher},
-            )
+            add(*(table, epsilon, "transferred-teacher-long"), epochs=LONG, **teacher, **moved)
     for table in ("round", "round-4", "soft"):
         for epsilon in (2, 4):
             add(table, epsilon)
@@ -119,7 +115,7 @@ def _plans():
     add("none", 0, "no-decay", decay=0)
     add("none", 0, "long", epochs=LONG)
     add("soft-4", 2, "no-average", averaging=0.0)
-    add("soft-4", 2, "transferred", trials=moved)
+    add("soft-4", 2, "transferred", **moved)
     add("soft-4", 2, "n-fgsm-teacher-long", epochs=LONG, trials=wide, **teacher)
     for radius in (1, 2):
         add(f"certified-{radius}", 0, "teacher", **teacher)

@@ -52,7 +52,7 @@ def step(table, policy, images, labels):
 def bare_passes(policy, images, labels):
     """Forward and backward through the classifier alone: to the weights, and to the pixels."""
     model = clone_classifier(grey_level_model(), dtype_policy=policy)
-    count = RECIPE.attacked_count(len(images))
+    count, _ = RECIPE.attacked_counts(len(images))
 
     def loss(x, y, training):
         logits = tf.cast(model(x, training=training), tf.float32)

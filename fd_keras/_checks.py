@@ -279,11 +279,12 @@ def whole_numbers(array: npt.NDArray[Any]) -> npt.NDArray[np.integer] | None:
     return wide.astype(np.int64)
 
 
-def validate_epsilon(epsilon: float) -> float:
+def validate_epsilon(epsilon: float, name: str = "epsilon") -> float:
     """Return ``epsilon`` as a float if it is the size of a perturbation in grey levels of 255.
 
     Args:
         epsilon: Candidate, from 0.1 to 255.
+        name: Of the argument, for the error.
 
     Raises:
         ValueError: ``epsilon`` is anything else.
@@ -295,9 +296,9 @@ def validate_epsilon(epsilon: float) -> float:
     value = _one_number(epsilon)
     if not SMALLEST_EPSILON <= value <= 255:
         raise ValueError(
-            f"`epsilon` must be one finite number of grey levels of 255, from {SMALLEST_EPSILON} "
+            f"`{name}` must be one finite number of grey levels of 255, from {SMALLEST_EPSILON} "
             "to 255: for 0.0078 of pixels from 0 to 1, write 2. "
-            f"Received: epsilon={shown(epsilon)}"
+            f"Received: {name}={shown(epsilon)}"
         )
     return value
 

@@ -110,8 +110,18 @@ def harden(
         ),
     ] = _SMOOTH,
     attacked_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Part of every batch that is attacked.")
+        float,
+        typer.Option(min=0, max=1, help="Part of every batch that is attacked through the table."),
     ] = 0.5,
+    transferred_share: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Part of every batch that is attacked on the original model, as attackers do who "
+            "have that one alone.",
+        ),
+    ] = 0.0,
     soft_labels: Annotated[
         float,
         typer.Option(
@@ -209,6 +219,7 @@ def harden(
                 "attack_steps": attack_steps,
                 "attack_gradient": attack_gradient.value,
                 "attacked_share": attacked_share,
+                "transferred_share": transferred_share,
                 "soft_labels": soft_labels,
                 "table_rate": 1.0 if learn_table else 0.0,
             },

@@ -73,7 +73,7 @@ CHECK_STEPS = 10
 
 # What is drawn in each batch. Other numbers than those of the published trainings would draw
 # other random starts.
-_AUGMENT, _START = 0, 2
+_AUGMENT, _START, _TRANSFERRED = 0, 2, 3
 
 
 class HardeningModel(keras.Model):
@@ -167,17 +167,8 @@ class HardeningModel(keras.Model):
         images, labels = _images_and_labels(data)
         if self._augment is not None:
             images = tf.ensure_shape(self._augment(images, self._drawn(_AUGMENT)), images.shape)
-        recipe, count, mixed = self.recipe, self._attacked_count(images), images
-        if recipe.attacks:
-            attacked = self._attacked(
-                self.classifier,
-                images[:count],
-                labels[:count],
-                steps=recipe.attack_steps,
-                gradient=recipe.attack_gradient,
-                seed=self._drawn(_START),
-            )
-            mixed = tf.concat([attacked, images[count:]], 0)
+        recipe, through, attacked = self.recipe, *self._counts(images)
+        mixed = self._attacked_in_part(images, labels, through, attacked)
         teacher = self._logits(self._original.model, images) if recipe.soft_labels else None
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
@@ -191,9 +182,9 @@ class HardeningModel(keras.Model):
         self._mean_loss.update_state(loss * replicas)
         right = _right(labels, logits)
         if recipe.attacks:
-            self._adaptive.update_state(right[:count])
+            self._adaptive.update_state(right[:through])
         if recipe.keeps_benign:
-            self._benign.update_state(right[count:])
+            self._benign.update_state(right[attacked:])
         return self._results(self._mean_loss, *([self._benign] if recipe.keeps_benign else []))
 
     def test_step(self, data: Any) -> dict[str, Any]:
@@ -223,6 +214,34 @@ class HardeningModel(keras.Model):
         """The named metrics, and the accuracy under attack if there is one."""
         shown = [*metrics, *([self._adaptive] if self.recipe.attacks else [])]
         return {metric.name: metric.result() for metric in shown}
+
+    def _attacked_in_part(
+        self, images: tf.Tensor, labels: tf.Tensor, through: Any, attacked: Any
+    ) -> tf.Tensor:
+        """A batch whose first images are attacked through the layer, the next on the original."""
+        recipe, parts = self.recipe, []
+        if recipe.attacks:
+            first = self._attacked(
+                self.classifier,
+                images[:through],
+                labels[:through],
+                steps=recipe.attack_steps,
+                gradient=recipe.attack_gradient,
+                seed=self._drawn(_START),
+            )
+            parts.append(first)
+        if recipe.transferred_share:
+            transferred = pgd(
+                images[through:attacked],
+                labels[through:attacked],
+                lambda x: self._logits(self._original.model, x),
+                epsilon=recipe.transferred_epsilon,
+                steps=recipe.attack_steps,
+                value_range=self.distillation.value_range,
+                seed=self._drawn(_TRANSFERRED),
+            )
+            parts.append(transferred)
+        return tf.concat([*parts, images[attacked:]], 0)
 
     def _attacked(
         self,
@@ -268,11 +287,11 @@ class HardeningModel(keras.Model):
     ) -> tf.Tensor:
         return self._original.logits_of(classifier(images, training=training))
 
-    def _attacked_count(self, images: tf.Tensor) -> Any:
-        if images.shape[0] is not None or not self.recipe.attacks:
-            return self.recipe.attacked_count(images.shape[0] or 0)
-        share = self.recipe.attacked_share * tf.cast(tf.shape(images)[0], tf.float32)
-        return tf.cast(tf.math.ceil(share), tf.int32)
+    def _counts(self, images: tf.Tensor) -> tuple[Any, Any]:
+        """Ends of the parts of a batch that are attacked: through the layer, and at all."""
+        count = tf.shape(images)[0] if images.shape[0] is None else images.shape[0]
+        through, transferred = self.recipe.attacked_counts(count)
+        return through, through + transferred
 
     def _drawn(self, number: int) -> tf.Tensor:
         """The seed of one of the things that are drawn in each batch, on each replica."""

@@ -24,7 +24,8 @@ class Recipe:
     """The attack on training images, and the loss on them.
 
     A part of every batch is attacked through the layer, with a surrogate gradient for rounding
-    (BPDA). The whole batch is then distilled, and the loss is its mean cross-entropy.
+    (BPDA), and, if wanted, another part on the original classifier alone. The whole batch is then
+    distilled, and the loss is its mean cross-entropy.
 
     Args:
         epsilon: Largest change of a pixel by the attack, in grey levels of 255 whatever the
@@ -33,7 +34,10 @@ class Recipe:
             epsilon. More: PGD, with steps of 2.5 epsilon divided by their number.
         attack_gradient: Surrogate gradient of rounding. ``"smooth"`` makes much stronger attacks
             than ``"straight-through"``, the identity's. Soft thresholding has its own gradient.
-        attacked_share: Part of every batch that is attacked, from 0 to 1.
+        attacked_share: Part of every batch that is attacked through the layer, from 0 to 1.
+        transferred_share: Part of every batch that is attacked by ``attack_steps`` steps on the
+            original classifier, from 0 to 1: what gray-box attackers do who have that one alone.
+        transferred_epsilon: Their largest change of a pixel, in grey levels of 255.
         soft_labels: Weight of the original classifier's probabilities in the targets, from 0 to
             1: knowledge distillation, with the original as the teacher. It sees the benign images
             without the layer.
@@ -44,7 +48,8 @@ class Recipe:
             averaging.
 
     Raises:
-        ValueError: A number is out of its range, or ``attack_gradient`` is unknown.
+        ValueError: A number is out of its range, both shares are more than a batch, or
+            ``attack_gradient`` is unknown.
 
     Example:
         >>> Recipe(epsilon=2, attack_steps=5).attacks
@@ -52,7 +57,8 @@ class Recipe:
 
     References:
         Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018
-        (PGD); Wong et al., "Fast is better than free", ICLR 2020 (FGSM from a random start);
+        (PGD); Tramèr et al., "Ensemble Adversarial Training", ICLR 2018 (attacks on another
+        classifier); Wong et al., "Fast is better than free", ICLR 2020 (FGSM from a random start);
         Athalye et al., "Obfuscated Gradients Give a False Sense of Security", ICML 2018 (BPDA);
         Das et al., "SHIELD", KDD 2018 (training on compressed images); Hinton et al., "Distilling
         the Knowledge in a Neural Network", arXiv:1503.02531; Salamah et al., "JPEG Inspired Deep
@@ -66,14 +72,24 @@ class Recipe:
     soft_labels: float = 0.0
     table_rate: float = 0.0
     averaging: float = 0.999
+    transferred_share: float = 0.0
+    transferred_epsilon: float = 4.0
 
     def __post_init__(self) -> None:
-        for name in ("attacked_share", "soft_labels", "averaging"):
+        for name in ("attacked_share", "transferred_share", "soft_labels", "averaging"):
             checked(name, getattr(self, name), 0, 1)
         checked("table_rate", self.table_rate)
         checked_whole("attack_steps", self.attack_steps, 1)
         if self.epsilon != 0:  # 0: no attack
             object.__setattr__(self, "epsilon", validate_epsilon(self.epsilon))
+        transferred = validate_epsilon(self.transferred_epsilon, "transferred_epsilon")
+        object.__setattr__(self, "transferred_epsilon", transferred)
+        if self._share + self.transferred_share > 1:
+            raise ValueError(
+                "`attacked_share` and `transferred_share` must not be more than 1 together. "
+                f"Received: attacked_share={self.attacked_share}, "
+                f"transferred_share={self.transferred_share}"
+            )
         if self.attack_gradient not in GRADIENTS:
             raise ValueError(
                 f"`attack_gradient` must be one of {GRADIENTS}. "
@@ -87,29 +103,41 @@ class Recipe:
 
     @property
     def attacks(self) -> bool:
-        """Whether any image is attacked."""
-        return self.epsilon > 0 and self.attacked_share > 0
+        """Whether any image is attacked through the layer."""
+        return self._share > 0
 
     @property
     def keeps_benign(self) -> bool:
         """Whether every batch has benign images, too."""
-        return not self.attacks or self.attacked_share < 1
+        return self._share + self.transferred_share < 1
 
-    def attacked_count(self, count: int) -> int:
-        """How many images of a batch are attacked.
+    @property
+    def _share(self) -> float:
+        return self.attacked_share if self.epsilon > 0 else 0.0
+
+    def attacked_counts(self, count: Any) -> tuple[Any, Any]:
+        """How many images of a batch are attacked: through the layer, and on the original.
 
         Args:
-            count: Number of images in the batch.
+            count: Number of images in the batch, or an integer tensor.
 
         Example:
-            >>> Recipe(attacked_share=0.5).attacked_count(7)
-            4
+            >>> Recipe(attacked_share=0.5, transferred_share=0.25).attacked_counts(7)
+            (4, 2)
         """
-        return math.ceil(self.attacked_share * count) if self.attacks else 0
+        through = _part(self._share, count)
+        both = _part(self._share + self.transferred_share, count)
+        return through, both - through
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON types."""
         return asdict(self)
+
+
+def _part(share: float, count: Any) -> Any:
+    if isinstance(count, int):
+        return math.ceil(share * count)
+    return tf.cast(tf.math.ceil(share * tf.cast(count, tf.float32)), tf.int32)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ RECIPES = {
     "fgsm": {},
     "pgd": {"attack_steps": 2, "attack_gradient": "straight-through"},
     "all attacked": {"attacked_share": 1.0, "soft_labels": 0.5},
+    "transferred": {"epsilon": 0, "transferred_share": 0.5},
+    "both": {"transferred_share": 0.25, "transferred_epsilon": 8},
 }
 
 
@@ -55,6 +57,41 @@ def test_attack_leaves_no_trace(digits, layer):
     assert np.abs(attacked - images).max() > 60
     for before, after in zip(model.get_weights(), training.classifier.get_weights()):
         np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["batch known", "batch unknown"])
+def test_parts_of_a_batch_are_attacked_on_their_own_classifiers(digits, layer, monkeypatch, known):
+    """The first through the layer, on the classifier in training; the next on the original alone;
+    the rest stays benign."""
+    model, train, _ = digits
+    recipe = Recipe(epsilon=2, transferred_share=0.25, transferred_epsilon=8)
+    training = HardeningModel(model, layer, recipe)
+    training.compile(keras.optimizers.SGD(0.0))
+    images, labels = train.images[:20].astype(np.float32), train.labels[:20]
+    seen = []
+    distil = training.distillation.call
+
+    def noted(x, **kwargs):
+        if not kwargs:
+            seen.append(x)
+        return distil(x, **kwargs)
+
+    monkeypatch.setattr(training.distillation, "call", noted)
+    # Without a gradient, its attack stays where it starts.
+    *others, kernel, bias = model.get_weights()
+    training.classifier.set_weights([*others, 0 * kernel, 0 * bias])
+
+    @tf.function(input_signature=[tf.TensorSpec((20 if known else None, *images.shape[1:]))])
+    def step(batch):
+        training.train_step((batch, tf.constant(labels)[: tf.shape(batch)[0]]))
+        return seen[-1]
+
+    moved = np.abs(step(images).numpy() - images).max(axis=(1, 2, 3))
+    assert (moved[:10] > 1.5).all()
+    assert (moved[:10] < 2.001).all()
+    assert (moved[10:15] > 7.99).all()
+    assert (moved[10:15] < 8.01).all()
+    assert not moved[15:].any()
 
 
 def test_batch_statistics_become_those_of_the_distilled_images(digits, layer):

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import tensorflow as tf
 
 from fd_keras.hardening import Recipe, Training
 
@@ -15,6 +16,9 @@ from fd_keras.hardening import Recipe, Training
         ({"attack_steps": 0}, "`attack_steps` must be a whole number"),
         ({"attack_gradient": "none"}, "`attack_gradient` must be one of"),
         ({"attacked_share": 1.5}, "`attacked_share` must lie between 0 and 1"),
+        ({"transferred_share": -0.5}, "`transferred_share` must lie between 0 and 1"),
+        ({"transferred_share": 0.6}, "must not be more than 1 together. .* transferred_share=0.6"),
+        ({"transferred_epsilon": 0.01}, "`transferred_epsilon` must be .* transferred_epsilon=0.0"),
         ({"soft_labels": -1}, "`soft_labels` must lie between 0 and 1"),
         ({"table_rate": -1}, "`table_rate` must"),
         ({"averaging": 1}, "`averaging` must be below 1"),
@@ -23,6 +27,21 @@ from fd_keras.hardening import Recipe, Training
 def test_bad_recipes(arguments, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**arguments)
+
+
+@pytest.mark.parametrize("count", [1, 7, 128])
+@pytest.mark.parametrize(
+    "shares", [(0.5, 0.25), (0.1, 0.2), (1.0, 0.0), (0.7, 0.3), (0.0, 1.0), (0.35, 0.65)]
+)
+def test_parts_of_a_batch_do_not_overlap(shares, count):
+    recipe = Recipe(attacked_share=shares[0], transferred_share=shares[1])
+    through, transferred = recipe.attacked_counts(count)
+    assert 0 <= through <= through + transferred <= count
+    assert [int(part) for part in recipe.attacked_counts(tf.constant(count))] == [
+        through,
+        transferred,
+    ]
+    assert Recipe(epsilon=0, attacked_share=1.0).attacked_counts(count) == (0, 0)
 
 
 @pytest.mark.parametrize(
