@@ -43,8 +43,9 @@ AUTOATTACK = 2.0
 AUTOATTACKED = (0.95, 1.0, None)  # what tables are chosen for; ``None``: the preset
 ITERATIONS = 40
 CHROMA = 2
-# Steps to choose from.
+# Steps to choose from, and those where even the smallest of them loses too much.
 STEPS = tuple(float(step) for step in np.round(2 * 1.08 ** np.arange(60), 1))
+SMALL_STEPS = tuple(float(step) for step in np.round(2 * 1.08 ** np.arange(-40.0, 0), 2))
 
 NONE = "no layer"
 FAMILIES = {
@@ -193,14 +194,18 @@ def chosen_step(subject, family, target):
     def kept(step):
         return subject.right(table_of(family, step), images, subject.chosen_on).mean() >= target
 
-    def found():
-        low, high = -1, len(STEPS)
+    def largest(steps):
+        low, high = -1, len(steps)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if kept(STEPS[middle]) else (low, middle)
-        if low < 0:
+            low, high = (middle, high) if kept(steps[middle]) else (low, middle)
+        return None if low < 0 else steps[low]
+
+    def found():
+        step = largest(STEPS) or largest(SMALL_STEPS)
+        if step is None:
             raise ValueError(f"no step of {family} keeps {target} of the images")
-        return np.array(STEPS[low])
+        return np.array(step)
 
     what = ["largest step", FAMILIES[family], CHROMA, list(STEPS), target]
     return float(subject.kept(what, subject.chosen_on, None, found))
