@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import keras
@@ -25,6 +26,7 @@ FloatArray = npt.NDArray[np.float32]
 # Typing alias: what an attacker puts in place of the gradient of a defence.
 Substitute = Gradient | Literal["half-step"]
 
+_NO_GRADIENT = "FdKerasNoGradient"
 _ATTACKER_SEED = 1_000_003
 _GRADIENT_IMAGES = 16
 
@@ -46,7 +48,8 @@ def art_classifier(
 
     Returns:
         An ``art.estimators.classification.TensorFlowV2Classifier`` that runs ``model`` and the
-        loss as graphs, and computes the gradients of each image's own class in one pass.
+        loss as graphs, computes the gradients of each image's own class in one pass, and none of
+        the weights.
 
     Raises:
         ImportError: ART is not installed.
@@ -67,17 +70,13 @@ def art_classifier(
             "`input_shape` must be the shape of one image, as `model` does not tell. "
             f"Received: input_shape={shown(input_shape)}"
         )
-    graph = tf.function(
-        lambda x: as_logits(
-            chosen_output(
-                model(x, training=False) if isinstance(model, keras.Model) else model(x),
-                None,
-                model,
-            ),
-            from_logits=True,
-        ),
-        input_signature=[tf.TensorSpec((None, *shape), tf.float32)],
-    )
+    known = isinstance(model, keras.Model)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *shape), tf.float32)])
+    def graph(images: tf.Tensor) -> tf.Tensor:
+        with _without_weight_gradients():
+            outputs = model(images, training=False) if known else model(images)
+            return as_logits(chosen_output(outputs, None, model), from_logits=True)
 
     def logits(images: Any, training: bool = False) -> tf.Tensor:  # ART passes it
         return graph(tf.convert_to_tensor(images, tf.float32))
@@ -89,6 +88,18 @@ def art_classifier(
         loss_object=LogOdds(),
         clip_values=(float(low), float(high)),
     )
+
+
+def _without_weight_gradients() -> Any:
+    """Context in which a graph is built whose backward pass stops where it reads a variable.
+
+    Whoever differentiates a graph from outside, as ART and Foolbox do, has the gradients of all
+    that it reads computed, although attacks need those of the images alone.
+    """
+    with suppress(KeyError):  # the module was reloaded
+        tf.RegisterGradient(_NO_GRADIENT)(lambda op, *_: [None] * len(op.inputs))
+    graph = tf.compat.v1.get_default_graph()
+    return graph.gradient_override_map({"ReadVariableOp": _NO_GRADIENT})
 
 
 class LogOdds(keras.losses.SparseCategoricalCrossentropy):
@@ -170,22 +181,18 @@ def _art_class() -> Any:
 
     class GraphClassifier(base):  # type: ignore[misc,valid-type]
         def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
-            # ART differentiates the model's graph from outside, which computes the gradients of
-            # its weights, too, and runs the loss eagerly.
-            labels = tf.constant(np.argmax(y, axis=1))
-            gradients = self._graph_gradient(tf.convert_to_tensor(x, tf.float32), labels)
+            # ART runs the loss eagerly, which takes longer than a small model. In one graph with
+            # the model, its last bits would differ, and with them signs of tiny gradients.
+            pixels = tf.convert_to_tensor(x, tf.float32)
+            with tf.GradientTape() as tape:
+                tape.watch(pixels)
+                loss = self._graph_loss(np.argmax(y, axis=1), self.model(pixels))
+            gradients = tape.gradient(loss, pixels)
             return gradients.numpy() if isinstance(x, np.ndarray) else gradients
 
         @functools.cached_property
-        def _graph_gradient(self) -> Any:
-            @tf.function(reduce_retracing=True)
-            def gradient(pixels: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-                with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    tape.watch(pixels)
-                    loss = self.loss_object(labels, self.model(pixels))
-                return tape.gradient(loss, pixels)
-
-            return gradient
+        def _graph_loss(self) -> Any:
+            return tf.function(self.loss_object, reduce_retracing=True)
 
         def class_gradient(
             self, x: Any, label: Any = None, training_mode: bool = False, **kwargs: Any

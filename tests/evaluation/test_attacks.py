@@ -341,6 +341,23 @@ def test_loss_gradients_are_arts_own(weights):
     np.testing.assert_allclose(classifier.loss_gradient(images, one_hot), expected, rtol=1e-5)
 
 
+def test_attackers_do_not_wait_for_gradients_of_weights(weights):
+    """What differentiates the model from outside gets the same gradient of the images."""
+    model = linear_model(weights)
+    classifier = art_classifier(model, value_range=(0, 1))
+    images = tf.constant(random_batch((0, 1))[0], tf.float32)
+    found = []
+    for logits in (model, classifier.model):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(images)
+            total = tf.reduce_sum(logits(images) ** 2)
+        (kernel,) = tape.watched_variables()
+        found.append((tape.gradient(total, images), tape.gradient(total, kernel)))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][1] is not None
+    assert found[1][1] is None
+
+
 def test_class_gradients_of_each_image(weights):
     """One pass for all; ART's own would make one per class."""
     classifier = art_classifier(linear_model(weights), value_range=(0, 1))
