@@ -30,15 +30,45 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--only", choices=PARTS, help="keep earlier results of other parts")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to test the command")
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="CHECKOUT",
+        help="a checkout of an earlier version, which is measured in turns with this one",
+    )
     arguments = parser.parse_args()
     chosen = [arguments.only] if arguments.only else PARTS
-    parts = {}
+    checkouts = [_ROOT] if arguments.before is None else [arguments.before.resolve(), _ROOT]
+    versions_of = {checkout: _revision(checkout) for checkout in checkouts}
+    parts = {checkout: {} for checkout in checkouts}
     for run in track(list(_runs(chosen, arguments.smoke)), description="Measuring"):
-        for part, found in _measured(*run, arguments.smoke).items():
-            earlier = parts.setdefault(part, {"rows": [], "not_run": []})
-            earlier["rows"] += found["rows"]
-            earlier["not_run"] += [x for x in found["not_run"] if x not in earlier["not_run"]]
-    _write(arguments, parts)
+        for checkout in checkouts:
+            found = _measured(*run, arguments.smoke, checkout)
+            _add(parts[checkout], found)
+    before = None
+    if arguments.before is not None:
+        before = {"revision": versions_of[checkouts[0]], "parts": parts[checkouts[0]]}
+    _write(arguments, parts[_ROOT], before)
+
+
+def _revision(checkout):
+    """The commit of a checkout; refuses what has no benchmark."""
+    if not (checkout / "benchmarks" / "performance" / "worker.py").is_file():
+        raise SystemExit(
+            "--before must be a checkout of an earlier version of this repository. "
+            f"Received: --before {checkout}"
+        )
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or checkout.name
+
+
+def _add(parts, found):
+    """Add what one process measured to what those before it did."""
+    for name, part in found.items():
+        earlier = parts.setdefault(name, {"rows": [], "not_run": []})
+        earlier["rows"] += part["rows"]
+        earlier["not_run"] += [x for x in part["not_run"] if x not in earlier["not_run"]]
 
 
 def _runs(chosen, smoke):
@@ -52,21 +82,28 @@ def _runs(chosen, smoke):
             yield [part], count
 
 
-def _measured(parts, threads, smoke):
+def _measured(parts, threads, smoke, checkout):
+    """What a process measures; of an earlier version that lacks a part, why not."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "results.json")
         command = [sys.executable, "-m", "benchmarks.performance.worker", *parts]
         command += ["--threads", str(threads), "--out", str(out), *["--smoke"] * smoke]
         environment = {**os.environ, **(_SYSTEM_MEMORY if "memory" in parts else {})}
+        # Before whatever version is installed, in the processes that a part starts, too.
+        environment["PYTHONPATH"] = str(checkout)
         process = subprocess.run(
-            command, cwd=_ROOT, env=environment, capture_output=True, text=True
+            command, cwd=checkout, env=environment, capture_output=True, text=True
         )
+        if process.returncode and checkout != _ROOT:
+            reason = process.stderr.strip().rpartition("\n")[2]
+            entry = {"what": "the version before", "reason": reason}
+            return {part: {"rows": [], "not_run": [entry]} for part in parts}
         if process.returncode:
             raise SystemExit(f"{' '.join(parts)} failed:\n{process.stderr[-4000:]}")
         return json.loads(out.read_text())
 
 
-def _write(arguments, parts):
+def _write(arguments, parts, before):
     # These import TensorFlow, which must not disturb the measurements.
     from benchmarks.performance.goals import judged
     from benchmarks.performance.page import write
@@ -85,7 +122,14 @@ def _write(arguments, parts):
         earlier = json.loads(target.read_text())
         if all(earlier[key] == value for key, value in about.items()):
             found = {**earlier["parts"], **found}
+            same = before and earlier.get("before", {}).get("revision") == before["revision"]
+            if same:
+                before["parts"] = {**earlier["before"]["parts"], **before["parts"]}
     result = {**about, "goals": judged(found), "parts": found}
+    if before is not None:
+        for goal, one in zip(result["goals"], judged(before["parts"])):
+            goal["before"] = one["figure"]
+        result["before"] = before
     with atomic_path(target) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n")
     write(arguments.out / "performance.html", result)

@@ -53,6 +53,7 @@ def write(path, result):
         path: HTML file to write.
         result: What ``performance.json`` holds.
     """
+    before = result.get("before", {"revision": None, "parts": {}})
     parts = [
         {
             "title": _TITLES[name],
@@ -61,13 +62,20 @@ def write(path, result):
             "table": _TABLES[name](found["rows"]),
             "more": _MORE[name](found["rows"]) if name in _MORE else None,
             "folded": name in ("baselines", "sizes"),
+            "before": _TABLES[name](before["parts"].get(name, {"rows": []})["rows"]),
             "not_run": found["not_run"],
             "date": found["date"],
         }
         for name, found in result["parts"].items()
     ]
     template = Path(__file__).with_name("page.html.j2")
-    fields = {**result, "parts": parts, "number": tables.number, "holds": tables.HOLDS}
+    fields = {
+        **result,
+        "before": before,
+        "parts": parts,
+        "number": tables.number,
+        "holds": tables.HOLDS,
+    }
     render_page(path, template, **fields)
 
 

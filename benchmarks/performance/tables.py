@@ -13,10 +13,12 @@ _STYLES = {True: "green", False: "red", None: "dim"}
 
 def goals_in_terminal(goals):
     """The goals as a table of rich."""
-    table = Table("", "goal", "reached", "", title="Goals")
+    compared = any("before" in goal for goal in goals)
+    table = Table("", "goal", *["before"] * compared, "reached", "", title="Goals")
     for goal in goals:
         verdict = f"[{_STYLES[goal['holds']]}]{HOLDS[goal['holds']]}"
-        table.add_row(goal["goal"], goal["limit"], number(goal["figure"]), verdict)
+        figures = [number(goal.get("before")) for _ in range(compared)] + [number(goal["figure"])]
+        table.add_row(goal["goal"], goal["limit"], *figures, verdict)
     return table
 
 

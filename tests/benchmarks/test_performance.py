@@ -15,11 +15,27 @@ from benchmarks.performance.pipeline import COMPUTING, FILES, place_of
 ROOT = Path(__file__).parents[2]
 
 
+_EARLIER_WORKER = """
+import json, sys
+rows = [{"name": "fd-keras --help", "seconds": 2.5, "threads": 2}]
+out = sys.argv[sys.argv.index("--out") + 1]
+open(out, "w").write(json.dumps({"startup": {"rows": rows, "not_run": []}}))
+"""
+
+
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     """The folder that a smoke run wrote to, and what it printed."""
     out = tmp_path_factory.mktemp("performance")
+    # An earlier version that has one part.
+    before = tmp_path_factory.mktemp("before")
+    worker = before / "benchmarks" / "performance" / "worker.py"
+    worker.parent.mkdir(parents=True)
+    worker.write_text(_EARLIER_WORKER)
+    for package in (worker.parent, worker.parents[1]):
+        (package / "__init__.py").touch()
     command = [sys.executable, "-m", "benchmarks.performance", "--smoke", "--out", str(out)]
+    command += ["--before", str(before)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout + process.stderr
@@ -49,6 +65,24 @@ def test_goals_are_judged_unless_their_extra_is_missing(smoke):
     }
     for goal in result["goals"]:
         assert (goal["figure"] is not None) or goal["part"] in incomplete, goal
+
+
+def test_goals_stand_beside_those_of_an_earlier_version(smoke):
+    result = json.loads((smoke[0] / "performance.json").read_text())
+    before = {goal["goal"]: goal["before"] for goal in result["goals"]}
+    assert before.pop("seconds of fd-keras --help") == 2.5
+    assert set(before.values()) == {None}
+    page = (smoke[0] / "performance.html").read_text()
+    assert "<summary>Before</summary>" in page
+    assert "2.500" in page
+    assert "before" in smoke[1]
+
+
+def test_an_earlier_version_must_be_a_checkout(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.performance", "--smoke", "--before", str(tmp_path)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "--before must be a checkout" in process.stderr
 
 
 def test_page_needs_no_other_file(smoke):
