@@ -161,6 +161,34 @@ def seed_random_layers(model: keras.Model, seed: int) -> list[Any]:
     return [generator._generator.state for generator in generators]
 
 
+def count_results_once(model: keras.Model) -> None:
+    """Let ``fit`` and ``evaluate`` take a metric's result from one replica.
+
+    Keras 2 adds up what the replicas return, although each returns the result of all of them,
+    where a step does not return all metrics of the model.
+
+    Args:
+        model: A model that overrides ``train_step`` or ``test_step``.
+
+    Example:
+        >>> count_results_once(keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]))
+    """
+    if _KERAS_2:
+        model.distribute_reduction_method = "first"
+
+
+def trains_on_several_machines() -> bool:
+    """Whether Keras' ``fit`` works under ``tf.distribute.MultiWorkerMirroredStrategy``.
+
+    Keras 3's does not, for any model: https://github.com/keras-team/keras/issues/20585.
+
+    Example:
+        >>> trains_on_several_machines() == keras.__version__.startswith("2.")
+        True
+    """
+    return _KERAS_2
+
+
 def stored_variables(variable: Any) -> tuple[Any, ...]:
     """The TensorFlow variables that hold a variable's value, one for each replica.
 

@@ -33,6 +33,7 @@ from fd_keras.hardening.model import (
 from fd_keras.hardening.recipe import Recipe, Training, warm_up_cosine
 from fd_keras.hardening.record import ADAPTIVE, BENIGN, FILES, Record
 from fd_keras.hardening.result import HardenResult, result_of
+from fd_keras.hardening.team import Team
 from fd_keras.layer import FeatureDistillation
 from fd_keras.tables import QuantizationTable
 
@@ -75,12 +76,14 @@ def harden(
     that loses least, and the result says so.
 
     It is ``HardeningModel`` with ``compile`` and ``fit``: mixed precision, ``tf.data``,
-    ``tf.distribute`` on one machine (call it in the strategy's scope) and callbacks work as in any
-    training; with ``MultiWorkerMirroredStrategy``, Keras 3's ``fit`` fails on any model. A
-    training that was killed goes on after its last whole epoch when it is started with the same
-    arguments and ``directory``: to the bit where the platform is deterministic and
-    ``train_data`` are arrays; a data set's own order and the counts of callbacks start anew. One
-    process at a time trains in a directory.
+    ``tf.distribute`` (call it in the strategy's scope) and callbacks work as in any training.
+    With ``MultiWorkerMirroredStrategy``, every process calls it with the same arguments, the first
+    one writes, and ``directory`` must be the same place for all; that needs Keras 2, as Keras 3's
+    ``fit`` fails there on any model. A training that was killed goes on after its last whole
+    epoch when it is started with the same arguments and ``directory``: to the bit where the
+    platform is deterministic and ``train_data`` are arrays; a data set's own order and the counts
+    of callbacks start anew. One process, or those of one strategy, trains in a directory at a
+    time.
 
     An attacker who knows layer and classifier has more than 10 steps, restarts, and attacks
     without gradients: ``fd_keras.evaluate`` has them.
@@ -112,9 +115,10 @@ def harden(
         The hardened classifier, its layer, and their accuracies.
 
     Raises:
-        ValueError: An argument does not fit, or ``directory`` holds another training, a damaged
-            one, files of other origin or links in the places of a training's files, or another
-            process trains there.
+        ValueError: An argument does not fit, processes that train together do not have the same
+            ``directory``, Keras cannot train on several machines, or ``directory`` holds another
+            training, a damaged one, files of other origin or links in the places of a training's
+            files, or another process trains there.
         OSError: ``directory`` cannot be written to; the last epoch that was is kept.
         TypeError: ``train_data``, ``layer``, ``recipe`` or ``training`` is of another type.
 
@@ -138,6 +142,7 @@ def harden(
     References:
         See ``Recipe``.
     """
+    team = Team.current()
     recipe = _settings("recipe", recipe, Recipe)
     training = _settings("training", training, Training)
     allowed = float(checked("max_benign_loss", max_benign_loss, 0, 1))
@@ -164,6 +169,7 @@ def harden(
         train,
         validation,
         seed,
+        team,
     )
     run.model.compile(optimizer=run.optimizer(), jit_compile=training.jit_compile)
     settings = {
@@ -182,12 +188,15 @@ def harden(
     }
     with ExitStack() as stack:
         home = None
-        if directory is not None:
+        if directory is not None and team.leads:
             claimed = _TRAININGS.claimed(directory, settings, overwrite=overwrite)
             home = stack.enter_context(claimed)
+        team.meet()  # nobody reads what the first process is about to delete
+        if directory is not None and not team.leads:
+            home = Path(directory)
         undefended = _correct_count(classifier, validation)
         _say_clean_accuracy(classifier, undefended, len(validation), console)
-        record = Record(home, undefended / len(validation) - allowed)
+        record = Record(home, undefended / len(validation) - allowed, writes=team.leads)
         run.fit(record, home, console)
         weights, table = record.best()
     hardened = clone_classifier(classifier.model)
@@ -213,6 +222,7 @@ class _Run:
     train: LabelledImages | Any
     validation: LabelledImages
     seed: int
+    team: Team
 
     def optimizer(self) -> Any:
         """A copy of the optimiser that was given, or the default."""
@@ -229,7 +239,10 @@ class _Run:
         validation = tf.data.Dataset.from_tensor_slices(
             (self.validation.images, self.validation.labels)
         ).batch(self.training.batch_size)
-        if not record.restore(self.model):
+        validation = self.team.shared_out(validation)
+        restored = record.restore(self.model)
+        self.team.check_same(len(record.epochs) if restored else -1)
+        if not restored:
             start = self.model.evaluate(validation, verbose=0, return_dict=True)
             record.begin({name: float(value) for name, value in start.items()}, self.model)
         if record.stopped or len(record.epochs) >= self.training.epochs:
@@ -238,12 +251,13 @@ class _Run:
         data = self.train
         if isinstance(data, LabelledImages):
             data = shuffled_batches(data, self.training.batch_size, self.seed, epoch)
+            data = self.team.shared_out(data)
         callbacks = [
             keras.callbacks.LambdaCallback(on_epoch_begin=lambda number, _: epoch.assign(number)),
             AverageWeights(),
             record,
         ]
-        if home is not None:
+        if home is not None and self.team.leads:
             callbacks.append(keras.callbacks.TensorBoard(str(home / _LOGS), write_graph=False))
         with _training_progress(console, self.training.epochs, self._batches()) as progress:
             self.model.fit(

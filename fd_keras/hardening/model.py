@@ -10,12 +10,17 @@ import numpy as np
 import tensorflow as tf
 
 from fd_keras._checks import shown
-from fd_keras._compat import descend, optimizer_variables, reason_of, seed_random_layers
+from fd_keras._compat import (
+    count_results_once,
+    descend,
+    optimizer_variables,
+    reason_of,
+    seed_random_layers,
+)
 from fd_keras.classifier import Classifier
 from fd_keras.evaluation.in_graph import pgd
 from fd_keras.hardening.layer import TrainingDistillation
-from fd_keras.hardening.objective import cross_entropy
-from fd_keras.hardening.recipe import Augment, Recipe
+from fd_keras.hardening.recipe import Augment, Recipe, cross_entropy
 from fd_keras.kernels import Gradient
 from fd_keras.layer import FeatureDistillation
 from fd_keras.protection import image_shape_of
@@ -151,6 +156,7 @@ class HardeningModel(keras.Model):
         self._mean_loss = keras.metrics.Mean(name="loss")
         self._benign = keras.metrics.Mean(name="benign_accuracy")
         self._adaptive = keras.metrics.Mean(name="adaptive_accuracy")
+        count_results_once(self)
         self(tf.zeros((1, *shape)))  # builds it, which restoring needs
 
     @property

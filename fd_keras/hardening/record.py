@@ -68,15 +68,17 @@ class Record(keras.callbacks.Callback):
     Args:
         directory: Where the state is kept. ``None``: nowhere.
         allowed: Smallest benign accuracy that is allowed, from 0 to 1.
+        writes: Whether this process keeps it there, or only goes on from it.
 
     Example:
         >>> Record(None, 0.9).best_epoch is None
         True
     """
 
-    def __init__(self, directory: Path | None, allowed: float) -> None:
+    def __init__(self, directory: Path | None, allowed: float, *, writes: bool = True) -> None:
         super().__init__()
         self._directory = directory
+        self._writes = writes
         self._allowed = allowed
         self._best: tuple[Sequence[npt.NDArray[Any]], QuantizationTable] | None = None
         self.start: Mapping[str, float] | None = None
@@ -133,7 +135,8 @@ class Record(keras.callbacks.Callback):
                 "another directory, or throw the training away with overwrite=True. "
                 f"Received: directory={os.fspath(self._directory)!r}"
             ) from error
-        self._write_history()
+        if self._writes:
+            self._write_history()
         return True
 
     def _restore(self, arrays: Arrays, model: HardeningModel) -> None:
@@ -157,12 +160,14 @@ class Record(keras.callbacks.Callback):
 
     def _save(self, model: HardeningModel) -> None:
         """Replace the state by that of now."""
-        if self._directory is None:
-            return
         self.stopped = bool(model.stop_training)
+        # On all processes of a strategy, as building the optimiser needs all of them.
+        state = list(_stored(model))
+        if self._directory is None or not self._writes:
+            return
         content = {"start": self.start, "epochs": self.epochs, "stopped": self.stopped}
         arrays: Arrays = {}
-        for name, first, stored in _stored(model):
+        for name, first, stored in state:
             array = np.asarray(stored)
             # Replicas share most variables, but not the statistics of batch normalisation.
             if name == first or array.tobytes() != arrays[first].tobytes():
