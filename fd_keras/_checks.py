@@ -208,6 +208,30 @@ def _rule(low: float, high: float, positive: bool, finite: bool) -> str:
     return "be " + " and ".join(filter(None, ("finite" if finite else "", sign)))
 
 
+def checked_together(**arrays: Array) -> tuple[Array, ...]:
+    """Return arrays in one shape, if they broadcast.
+
+    Args:
+        **arrays: By the names of the arguments that they are.
+
+    Raises:
+        ValueError: They do not broadcast.
+
+    Example:
+        >>> step, scale = checked_together(step=np.ones(2), scale=np.ones((3, 1)))
+        >>> step.shape, scale.shape
+        ((3, 2), (3, 2))
+    """
+    try:
+        return tuple(np.broadcast_arrays(*arrays.values()))
+    except ValueError:
+        shapes = ", ".join(f"{name} of shape {np.shape(array)}" for name, array in arrays.items())
+        *others, last = (f"`{name}`" for name in arrays)
+        raise ValueError(
+            f"{', '.join(others)} and {last} must have shapes that broadcast. Received: {shapes}"
+        ) from None
+
+
 def checked_whole(argument: str, value: Any, low: int, high: int | None = None) -> int:
     """Return ``value`` as an int if it is a whole number in a range.
 

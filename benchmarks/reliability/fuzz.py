@@ -442,6 +442,7 @@ _TYPES = [
     *("float32", "float32", "float32", "float64", "float16", "uint8", "uint8", "int32", "int64"),
     *("bool", "complex64", "O", "U3"),
 ]
+_SUMMABLE = 1e30
 _EXTREME = [math.nan, math.inf, -math.inf, 1e38, -1e300]
 
 
@@ -540,7 +541,8 @@ def call_layer(rng, folder):
     if result.shape != np.shape(images):
         raise FaultError(f"{np.shape(images)} became {result.shape}")
     if np.issubdtype(np.asarray(images).dtype, np.number):
-        whole = np.isfinite(np.asarray(images, np.float32)).all()
+        # Beyond that the sums of the DCT overflow, and what is not a number is right.
+        whole = (np.abs(np.asarray(images, np.float32)) < _SUMMABLE).all()
         if whole and not np.isfinite(result).all():
             raise FaultError("finite pixels became others")
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from fd_keras._checks import Array, checked
+from fd_keras._checks import Array, checked, checked_together
 
 # Beyond these, the distribution is as good as a constant with rare outliers, or uniform.
 SHAPE_RANGE = (0.2, 8.0)
@@ -32,7 +32,7 @@ def generalized_gaussian_shape(std: npt.ArrayLike, mean_abs: npt.ArrayLike) -> A
         Exponents, limited to 0.2 to 8. Where ``std`` is 0: 1, Laplace.
 
     Raises:
-        ValueError: A moment is negative or not finite.
+        ValueError: A moment is negative or not finite, or the two do not broadcast.
 
     Example:
         >>> generalized_gaussian_shape(np.sqrt([2, np.pi / 2]), 1.0).round(6)
@@ -41,7 +41,9 @@ def generalized_gaussian_shape(std: npt.ArrayLike, mean_abs: npt.ArrayLike) -> A
     References:
         Mallat, "A theory for multiresolution signal decomposition", IEEE PAMI 1989.
     """
-    std, mean_abs = np.broadcast_arrays(checked("std", std), checked("mean_abs", mean_abs))
+    std, mean_abs = checked_together(
+        std=checked("std", std), mean_abs=checked("mean_abs", mean_abs)
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(std > 0, mean_abs / std, np.sqrt(0.5))
     low, high = (np.full(ratio.shape, limit) for limit in SHAPE_RANGE)

@@ -68,7 +68,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from fd_keras._checks import Array, checked
+from fd_keras._checks import Array, checked, checked_together
 from fd_keras.dct import Quantizer, validate_quantizer
 from fd_keras.design.generalized_gaussian import SHAPE_RANGE, GeneralizedGaussian
 from fd_keras.design.perturbation import Perturbation, pixel_std
@@ -129,7 +129,7 @@ def removal_probability(
         See the module; Liu et al., CVPR 2019.
     """
     std = pixel_std(epsilon, perturbation)
-    return _removal(_broadcast(step, scale, shape, std), quantizer, _SUMMED_BORDERS, _NODES)
+    return _removal(_broadcast(step, scale, shape, epsilon=std), quantizer, _SUMMED_BORDERS, _NODES)
 
 
 def estimated_removal(
@@ -160,7 +160,7 @@ def estimated_removal(
         >>> bool(abs(estimated_removal(20.0, 6.0, 2.0, shape=0.5) - exact) < 0.001)
         True
     """
-    values = _broadcast(step, scale, shape, pixel_std(std, "gaussian"))
+    values = _broadcast(step, scale, shape, std=pixel_std(std, "gaussian"))
     return _removal(values, quantizer, _FEW_BORDERS, _FEW_NODES)
 
 
@@ -293,13 +293,13 @@ def empirical_distortion(
 
 
 def _broadcast(
-    step: npt.ArrayLike, scale: npt.ArrayLike, shape: npt.ArrayLike, *others: Array
+    step: npt.ArrayLike, scale: npt.ArrayLike, shape: npt.ArrayLike, **others: Array
 ) -> tuple[Array, ...]:
-    return np.broadcast_arrays(
-        checked("step", step, positive=True),
-        checked("scale", scale, finite=False),
-        checked("shape", shape, *SHAPE_RANGE),
-        *others,
+    return checked_together(
+        step=checked("step", step, positive=True),
+        scale=checked("scale", scale, finite=False),
+        shape=checked("shape", shape, *SHAPE_RANGE),
+        **others,
     )
 
 
@@ -315,7 +315,11 @@ def _checked_samples(coefficients: npt.ArrayLike) -> Array:
 
 def _per_band(name: str, value: Array, samples: Array) -> Array:
     bands = samples.shape[1:]
-    if np.broadcast_shapes(value.shape, bands) != bands:
+    try:
+        fits = np.broadcast_shapes(value.shape, bands) == bands
+    except ValueError:
+        fits = False
+    if not fits:
         raise ValueError(
             f"`{name}` must broadcast to the bands of `coefficients`, {bands}. "
             f"Received: {name} of shape {value.shape}"

@@ -356,6 +356,15 @@ def test_a_mean_counts_as_spread():
         (lambda: empirical_distortion(1, 3.0), "`coefficients` must be finite samples"),
         (lambda: empirical_distortion(1, [np.nan]), "`coefficients` must be finite samples"),
         (lambda: empirical_distortion([1, 2], [3.0, 4.0]), r"`step` must broadcast .* \(2,\)"),
+        (lambda: empirical_distortion([1, 2], np.ones((4, 3))), r"`step` must broadcast .* \(2,\)"),
+        (
+            lambda: removal_probability([1, 2], 1.0, [1, 2, 3]),
+            r"must have shapes that broadcast.*step of shape \(2,\).*epsilon of shape \(3,\)",
+        ),
+        (
+            lambda: generalized_gaussian_shape([1, 2], [1, 2, 3]),
+            r"`std` and `mean_abs` must have shapes that broadcast. Received: std of shape \(2,\)",
+        ),
         (
             lambda: empirical_removal_probability(1, [3.0, 4.0], [1, 2]),
             "`epsilon` must broadcast to the bands",
