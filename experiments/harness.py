@@ -11,10 +11,10 @@ CACHE = Path(__file__).parents[1] / ".cache" / "evaluation"
 RESULTS = Path("experiments/results")
 
 
-def argument_parser(description, *, cache=CACHE, smoke=False):
+def argument_parser(description, *, cache=CACHE, smoke=False, out=RESULTS):
     """A parser with ``--out``, with ``--cache`` unless it is ``None``, and with ``--smoke``."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
+    parser.add_argument("--out", type=Path, default=out, help="folder for the results")
     if cache is not None:
         parser.add_argument("--cache", type=Path, default=cache, help="what was computed before")
     if smoke:
@@ -26,7 +26,7 @@ def argument_parser(description, *, cache=CACHE, smoke=False):
 def parsed(parser):
     """The arguments; a smoke run may not overwrite published results."""
     arguments = parser.parse_args()
-    if getattr(arguments, "smoke", False) and arguments.out == RESULTS:
+    if getattr(arguments, "smoke", False) and arguments.out == parser.get_default("out"):
         parser.error("--smoke needs another --out: its figures are not to be kept")
     return arguments
 

@@ -576,9 +576,10 @@ def _by_channel(bands: tf.Tensor, channels: int) -> FloatArray:
 
 
 def _merged_provenance(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    # A provenance is whatever its author wrote, also in these two places.
     sources = [{k: v for k, v in p.items() if k != "images"} for p in (one, other)]
-    if sources[0] == sources[1]:
-        images = one.get("images", 0) + other.get("images", 0)
-        return {**sources[0], "images": images} if images else sources[0]
-    parts = [*one.get("parts", [dict(one)]), *other.get("parts", [dict(other)])]
-    return {"parts": parts}
+    counts = [p.get("images", 0) for p in (one, other)]
+    if sources[0] == sources[1] and all(isinstance(count, int) for count in counts):
+        return {**sources[0], "images": sum(counts)} if sum(counts) else sources[0]
+    listed = [p["parts"] if isinstance(p.get("parts"), list) else [dict(p)] for p in (one, other)]
+    return {"parts": [*listed[0], *listed[1]]}

@@ -149,6 +149,20 @@ def test_merge_keeps_where_the_data_came_from(crops):
     assert one.merge(two).merge(three).provenance == {"parts": [same, other]}
 
 
+@pytest.mark.parametrize(
+    ("provenance", "merged"),
+    [
+        ({"images": None}, {"parts": [{"images": None}] * 2}),
+        ({"images": "many"}, {"parts": [{"images": "many"}] * 2}),
+        ({"parts": 3}, {"parts": 3}),
+        ({"parts": None, "images": 2}, {"parts": None, "images": 4}),
+    ],
+)
+def test_any_provenance_is_merged(photos, provenance, merged):
+    statistics = CoefficientStatistics.from_data(photos).with_provenance(provenance)
+    assert statistics.merge(statistics).provenance == merged
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"format": "x"}'])
 def test_broken_file_is_named(tmp_path, content):
     (tmp_path / "broken.json").write_text(content)

@@ -3,7 +3,8 @@
 Statistics of JPEG images in TFRecord files, which are crops of scikit-learn's two photographs, are
 measured by clusters of one and of two workers, and by two plain processes that take half of the
 files each, every one with one thread. All are started, and have measured a file, before the
-clock runs. Run on an idle machine with two cores: ``python -m experiments.scale``; a few minutes.
+clock runs. Run on an idle machine with two cores, for a few minutes:
+``python -m benchmarks.cluster_scale``.
 """
 
 import os
@@ -32,6 +33,7 @@ IMAGES_IN_FILE = 128
 SIZE = 256
 ROUNDS = 3
 GOAL = 1.8
+RESULTS = Path("benchmarks/results")
 WAYS = ("1 worker", "2 workers", "2 processes")
 
 # A process that measures a file, then waits for files on its input and says when it is done.
@@ -208,7 +210,7 @@ def markdown(results):
 
 
 def main():
-    arguments = parsed(argument_parser(__doc__, cache=None, smoke=True))
+    arguments = parsed(argument_parser(__doc__, cache=None, smoke=True, out=RESULTS))
     counts, images, rounds = (FILES, IMAGES_IN_FILE, ROUNDS)
     if arguments.smoke:
         counts, images, rounds = (4, 8), 16, 1
@@ -220,7 +222,7 @@ def main():
         files = write_files(Path(folder), max(counts), images, rng)
         rows = measured(files, counts, rounds, progress)
     results = {
-        "command": "python -m experiments.scale",
+        "command": "python -m benchmarks.cluster_scale",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "distributed": distributed.__version__,
         "tensorflow": tf.__version__,

@@ -1,6 +1,6 @@
 """What the page on scale says of its figures."""
 
-from experiments.scale import GOAL, markdown
+from benchmarks.cluster_scale import GOAL, markdown
 
 
 def test_the_page_judges_the_largest_set():
@@ -12,7 +12,7 @@ def test_the_page_judges_the_largest_set():
         }
 
     results = {
-        "command": "python -m experiments.scale",
+        "command": "python -m benchmarks.cluster_scale",
         "machine": "some, 2 cores",
         "distributed": "1",
         "tensorflow": "2",
