@@ -54,6 +54,9 @@ _KEYS = {
     ),
 }
 
+# What entries are found and shown by.
+_TEXTS = ("name", "family", "defence", "attack", "threat_model")
+
 
 @dataclass(frozen=True, repr=False)
 class EvaluationReport:
@@ -330,6 +333,13 @@ def _check_entries(name: str, entries: Sequence[Any], keys: Sequence[str]) -> No
             raise ValueError(
                 f"`{name}[{number}]` must have the keys {missing} too. Received: {sorted(entry)}"
             )
+        for key in _TEXTS:
+            # A check may be about no defence.
+            if not isinstance(entry.get(key, ""), str) and (key, entry[key]) != ("defence", None):
+                raise ValueError(
+                    f"`{name}[{number}]` must have a text as {key}. Received: {key}="
+                    f"{shown(entry[key])}"
+                )
         if entry.get("threat_model", "benign") not in THREAT_MODELS:
             raise ValueError(
                 f"`{name}[{number}]` must have a threat_model of {list(THREAT_MODELS)}. "
