@@ -51,6 +51,8 @@ MORE_MODULES = (
 )
 # Names of files that are being written.
 TEMPORARY = re.compile(r"\..*")
+# What a search's oracle remembers of runs that were killed.
+_ORACLE_MEMORY = re.compile(r"/oracle\.json/(sha256|start_order/\d+)$")
 # Audit events before a file is opened for writing, moved or removed.
 WRITES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 SECONDS = 900
@@ -295,12 +297,13 @@ class Subject:
         if code:
             return [f"the rerun ended with {code}: {text[-600:]}"]
         found = parts_of(home)
-        # The state of a search's oracle may remember more of a run that was killed, which its
-        # checksum covers; its trials and its result may not differ.
+        # The state of a search's oracle may remember more of a run that was killed, such as that
+        # it started a trial once more, which its checksum covers; its trials and its result may
+        # not differ.
         changed = [
             name
             for name, part in self.whole.items()
-            if found.get(name) != part and not name.endswith("/oracle.json/sha256")
+            if found.get(name) != part and not _ORACLE_MEMORY.search(name)
         ]
         more = [name for name in found if name not in self.names and not _is_new(name)]
         faults = [f"differs: {changed[:5]}"] if changed else []
