@@ -240,8 +240,10 @@ class _Run:
             (self.validation.images, self.validation.labels)
         ).batch(self.training.batch_size)
         validation = self.team.shared_out(validation)
+        # Before it is read, which builds variables that all processes must build together.
+        self.team.check_same(int(record.kept))
         restored = record.restore(self.model)
-        self.team.check_same(len(record.epochs) if restored else -1)
+        self.team.check_same(len(record.epochs))
         if not restored:
             start = self.model.evaluate(validation, verbose=0, return_dict=True)
             record.begin({name: float(value) for name, value in start.items()}, self.model)

@@ -86,6 +86,11 @@ class Record(keras.callbacks.Callback):
         self.stopped = False
 
     @property
+    def kept(self) -> bool:
+        """Whether the directory holds a state."""
+        return self._directory is not None and (self._directory / _STATE).exists()
+
+    @property
     def best_epoch(self) -> int | None:
         """Number of the best epoch, from 0; the first one of equals."""
         ranks = [rank(figures, self._allowed) for figures in self.epochs]
@@ -124,7 +129,7 @@ class Record(keras.callbacks.Callback):
             OSError: It cannot be read.
             ValueError: It is damaged, or that of another model.
         """
-        if self._directory is None or not (self._directory / _STATE).exists():
+        if self._directory is None or not self.kept:
             return False
         try:
             with (self._directory / _STATE).open("rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -54,23 +55,24 @@ class Team:
         """Wait until all processes are here."""
         self.check_same(0)
 
-    def check_same(self, epochs: int) -> None:
-        """Refuse to train where the processes do not go on from the same epoch.
+    def check_same(self, value: int) -> None:
+        """Refuse to train where the processes do not go on from the same state.
 
         Args:
-            epochs: After how many epochs this process goes on; -1: it begins.
+            value: What tells of the state that this process goes on from.
 
         Raises:
-            ValueError: Another one goes on from another epoch.
+            ValueError: Another one goes on from another state.
         """
         if self.processes == 1:
             return
-        total = self._sum(tf.constant(epochs))
-        if int(total) != epochs * self.strategy.num_replicas_in_sync:
+        if int(self._sum(tf.constant(value))) != value * self.strategy.num_replicas_in_sync:
+            # A process that ends at once would take this error from the others.
+            with suppress(tf.errors.OpError):
+                self._sum(tf.constant(0))
             raise ValueError(
                 "`directory` must be the same place for all processes that train together. "
-                f"Received: a directory with {max(0, epochs)} epochs in this process, and with "
-                "others elsewhere"
+                "Received: directories with different states of a training"
             )
 
     def shared_out(self, data: tf.data.Dataset) -> tf.data.Dataset:

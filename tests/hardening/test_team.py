@@ -107,7 +107,7 @@ def test_a_killed_process_goes_on_from_the_last_epoch(alone, tmp_path):
 def test_processes_that_do_not_share_a_directory_are_refused(tmp_path):
     codes, texts, _ = together(tmp_path, [tmp_path / "run"] * 2, "killed")
     codes, texts, _ = together(tmp_path, [tmp_path / "run", tmp_path / "elsewhere"])
-    assert 0 not in codes
+    assert 0 not in codes, texts
     # The other one may end with it, before it can say so.
     assert any("`directory` must be the same place" in text for text in texts), texts
 
