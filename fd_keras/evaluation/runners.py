@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -258,14 +258,10 @@ def remembering(classifier: Any) -> Any:
     calls: deque[dict[bytes, FloatArray]] = deque(maxlen=4)
 
     def predict(x: FloatArray, batch_size: int = 128, **kwargs: Any) -> FloatArray:
-        keys = [image.tobytes() for image in x]
-        known = {key: call[key] for call in calls for key in keys if key in call}
-        asked = [number for number, key in enumerate(keys) if key not in known]
-        if asked:
-            outputs = classifier.predict(x[asked], batch_size=batch_size, **kwargs)
-            known.update(zip((keys[number] for number in asked), outputs))
-        calls.append(known)
-        return np.stack([known[key] for key in keys])
+        def outputs(rows: list[int]) -> FloatArray:
+            return np.asarray(classifier.predict(x[rows], batch_size=batch_size, **kwargs))
+
+        return np.stack(_recalled(calls, x, outputs))
 
     remembered = copy.copy(classifier)
     remembered.predict = predict
@@ -400,15 +396,25 @@ class OnePass:
 
     def _asked(self, x: FloatArray, y: npt.NDArray[Any]) -> list[Any]:
         """Loss, gradient and class of each image, as they are remembered or computed."""
-        keys = [image.tobytes() for image in x]
-        known = {key: one[key] for one in self._passes for key in keys if key in one}
-        new = [row for row, key in enumerate(keys) if key not in known]
-        if new:
-            images = tf.constant(x[new], tf.float32)
-            outputs = (part.numpy() for part in self._graph(images, tf.constant(y[new])))
-            known.update(zip((keys[row] for row in new), zip(*outputs)))
-        self._passes.append(known)
-        return [known[key] for key in keys]
+
+        def passed(rows: list[int]) -> Iterable[Any]:
+            outputs = self._graph(tf.constant(x[rows], tf.float32), tf.constant(y[rows]))
+            return zip(*(part.numpy() for part in outputs))
+
+        return _recalled(self._passes, x, passed)
+
+
+def _recalled(
+    calls: deque[dict[bytes, Any]], x: FloatArray, compute: Callable[[list[int]], Iterable[Any]]
+) -> list[Any]:
+    """What earlier calls or ``compute``, which takes the other rows, found for each image."""
+    keys = [image.tobytes() for image in x]
+    known = {key: call[key] for call in calls for key in keys if key in call}
+    new = [row for row, key in enumerate(keys) if key not in known]
+    if new:
+        known.update(zip((keys[row] for row in new), compute(new)))
+    calls.append(known)
+    return [known[key] for key in keys]
 
 
 def _log_odds(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

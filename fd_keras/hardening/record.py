@@ -165,10 +165,12 @@ class Record(keras.callbacks.Callback):
 
     def _save(self, model: HardeningModel) -> None:
         """Replace the state by that of now."""
+        if self._directory is None:
+            return
         self.stopped = bool(model.stop_training)
         # On all processes of a strategy, as building the optimiser needs all of them.
         state = list(_stored(model))
-        if self._directory is None or not self._writes:
+        if not self._writes:
             return
         content = {"start": self.start, "epochs": self.epochs, "stopped": self.stopped}
         arrays: Arrays = {}
