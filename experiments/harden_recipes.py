@@ -96,6 +96,7 @@ def _plans():
 
     teacher, all_of_them = {"soft_labels": 0.5}, {"attacked_share": 1.0}
     wide, moved = {"wide": True}, {"transferred_share": 0.25}
+    half = {"attacked_share": 0.25, "transferred_share": 0.5}
     for table in ("none", "soft-4"):
         for epsilon in (1, 2, 4):
             add(table, epsilon)
@@ -106,6 +107,7 @@ def _plans():
         add(table, 2, "no-decay", decay=0)
         for epsilon in (2, 4):
             add(*(table, epsilon, "transferred-teacher-long"), epochs=LONG, **teacher, **moved)
+        add(*(table, 2, "half-transferred-teacher-long"), epochs=LONG, **teacher, **half)
     for table in ("round", "round-4", "soft"):
         for epsilon in (2, 4):
             add(table, epsilon)
@@ -170,19 +172,29 @@ def named_variables(classifier):
     return {**found, "kernel": dense.kernel, "bias": dense.bias}
 
 
-def job(plan, benign):
-    """A plan in plain JSON types, with the benign accuracy of the undefended classifier."""
-    table = TABLES[plan.table]
-    layer = {
+def arrays_of(classifier):
+    """The ResNet-14's variables by name, as arrays."""
+    return {name: np.asarray(value) for name, value in named_variables(classifier).items()}
+
+
+def layer_of(table):
+    """What ``harden_gpu.Layer`` is built from, in plain JSON types; ``None`` for no layer."""
+    if table is None or table is TABLES["none"]:
+        return None
+    return {
         "steps": np.asarray(table.steps_for(3)).tolist(),
         "quantizer": table.quantizer,
         "offsets": grid_offsets(table.cycle_spins),
         "mix": (RGB_TO_YCBCR if table.color_space == "ycbcr" else np.eye(3)).tolist(),
         "shift": level_shift(table.color_space),
     }
+
+
+def job(plan, benign):
+    """A plan in plain JSON types, with the benign accuracy of the undefended classifier."""
     return {
         "recipe": {**plan.recipe.to_dict(), **(plan.trials or {})},
-        "table": None if plan.table == "none" else layer,
+        "table": layer_of(TABLES[plan.table]),
         "epochs": plan.epochs,
         "learning_rate": LEARNING_RATE,
         "weight_decay": plan.decay,
@@ -204,8 +216,7 @@ def pack(directory):
     images, classes = (part[:VALIDATION] for part in cifar10.images_and_labels())
     np.savez(directory / "validation.npz", images=images, labels=classes)
     model = cifar10.resnet14()
-    variables = named_variables(model)
-    np.savez(directory / "weights.npz", **{name: np.asarray(v) for name, v in variables.items()})
+    np.savez(directory / "weights.npz", **arrays_of(model))
     right = correct(model.predict(np.float32(images / 255), verbose=0), classes)
     benign = float(right.mean())
     write_json(directory / "jobs.json", {name: job(plan, benign) for name, plan in PLANS.items()})

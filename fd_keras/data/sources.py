@@ -446,6 +446,10 @@ def read_records(path: Path) -> Iterator[tuple[str, bytes]]:
         compressed = file.read(3) == b"\x1f\x8b\x08"
         index = size = 0
         records = tf.data.TFRecordDataset(os.fsencode(path), "GZIP" if compressed else "")
+        # There is nothing to tune, and a worker with one thread waits .3 s for the tuner to end.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        records = records.with_options(options)
         try:
             for record in records.as_numpy_iterator():
                 yield f"{path}#{index}", record
