@@ -36,7 +36,7 @@ RECIPES = (
     *("soft-4-eps4-transferred-teacher-long", "none-eps4-transferred-teacher-long"),
     "round-4-eps2",
 )
-ORIGINAL = "original.npz"
+ORIGINAL, UNDEFENDED = "original.npz", "undefended"
 PARTS = ("APGD-CE, straight-through", "APGD-CE", "APGD-T", "FAB-T", "Square")
 
 
@@ -77,8 +77,9 @@ def table_of_row(row):
 def hardened_cells():
     """Cells of classifiers that were trained."""
     for epsilon in EPSILONS:
-        alone = {"recipe": "undefended", "table": None, "weights": ORIGINAL}
-        yield {"name": f"undefended-at-{epsilon:g}", **alone, "epsilon": epsilon}
+        alone = {"recipe": UNDEFENDED, "table": None, "weights": ORIGINAL}
+        if epsilon != UNTRAINED:  # that one is among the others
+            yield {"name": f"undefended-at-{epsilon:g}", **alone, "epsilon": epsilon}
         for recipe in RECIPES:
             yield {
                 "name": f"{recipe}-at-{epsilon:g}",
@@ -148,68 +149,37 @@ def results(attacked, trained):
 def page(found):
     """The results as Markdown."""
     cells = found["cells"]
-    untrained = [cell for cell in cells if "family" in cell]
-    untrained.sort(key=lambda cell: (-(cell["target"] or 0), [*_order()].index(cell["family"])))
-    hardened = {}
-    for cell in cells:
-        if "recipe" in cell:
-            hardened.setdefault(cell["recipe"], {})[cell["epsilon"]] = cell
-    epsilons = sorted(EPSILONS)
     lines = [
         "# AutoAttack behind quantisers and on hardened classifiers",
         "",
         f"ResNet-14 on {cells[0]['images']} lossless CIFAR-10 images that chose nothing, all of "
-        "which the undefended classifier gets right. Standard AutoAttack in L-inf (APGD-CE and "
-        "targeted APGD of 100 steps, targeted FAB of 100, Square with 5000 queries; torchattacks "
-        "3.5.1), each part on the images that withstood those before. It goes through the layer: "
-        "with the true gradient of soft thresholding, and for rounding with a smooth surrogate "
-        "gradient, after APGD-CE with the identity's (BPDA). Right under attack: right both benign "
-        "and attacked. In %, in brackets 95 % intervals.",
+        "which the undefended classifier gets right. AutoAttack in L-inf through the layer: APGD "
+        "on cross-entropy and targeted APGD of 100 steps, targeted FAB of 100 and Square with 5000 "
+        "queries, each on the images that withstood those before (torchattacks 3.5.1). The "
+        "gradient of soft thresholding is the true one; that of rounding a smooth surrogate's, "
+        "after APGD with the identity's (BPDA). Right under attack: right both benign and "
+        "attacked. In %, in brackets 95 % intervals.",
         "",
         f"Attacked on one {found['device']} by `experiments/autoattack_gpu.py`; counted with "
-        "fd_keras' layer and Keras.",
+        f"fd_keras' layer and Keras. {_square(cells)}",
         "",
         "## Nothing trained",
         "",
         "Tables of [quantizers.md](quantizers.md): the largest step that keeps a benign accuracy "
         "on other images.",
         "",
-        text_table(
-            ["chosen for", "layer", "luma step", "benign", f"AutoAttack {UNTRAINED:g}/255"],
-            [
-                [
-                    *(str("" if cell["step"] is None else cell[key]) for key in ("target",)),
-                    cell["family"],
-                    str(cell["step"] or ""),
-                    quantizers.percent([cell["benign"], cell["images"]]),
-                    quantizers.percent([cell["right"], cell["images"]]),
-                ]
-                for cell in untrained
-            ],
-            markdown=True,
-        ),
+        _untrained_table(cells),
         "",
         "## Hardened classifiers",
         "",
         "Recipes of [harden_cifar10.md](harden_cifar10.md).",
         "",
-        text_table(
-            ["recipe", "benign", *(f"AutoAttack {epsilon:g}/255" for epsilon in epsilons)],
-            [
-                [
-                    recipe,
-                    quantizers.percent([one["benign"], one["images"]]),
-                    *(_cell(by_epsilon.get(epsilon)) for epsilon in epsilons),
-                ]
-                for recipe, by_epsilon in hardened.items()
-                for one in [next(iter(by_epsilon.values()))]
-            ],
-            markdown=True,
-        ),
+        _hardened_table(cells),
         "",
         "## What each part leaves",
         "",
-        "Images right after each part, as PyTorch counts them, and in the end as fd_keras does.",
+        "Images that are right after each part, as PyTorch counts them, and in the end as fd_keras "
+        "does.",
         "",
         text_table(
             ["cell", "benign", *PARTS, "fd_keras"],
@@ -219,21 +189,79 @@ def page(found):
                     *(str(cell["counts"].get(part, "")) for part in ("benign", *PARTS)),
                     str(cell["right"]),
                 ]
-                for cell in [*untrained, *(c for c in cells if "recipe" in c)]
+                for cell in [*_untrained(cells), *(c for c in cells if "recipe" in c)]
             ],
             markdown=True,
         ),
+        "",
+        f"`python -m experiments.{FILE} --attacked ATTACKED --trained TRAINED`; "
+        f"TensorFlow {found['tensorflow']}.",
         "",
     ]
     return "\n".join(lines)
 
 
-def _order():
-    return (quantizers.NONE, *quantizers.FAMILIES, quantizers.PRESET)
+def _square(cells):
+    """What is to be said of the last part where it is missing."""
+    whole = [cell["counts"] for cell in cells if "Square" in cell["counts"]]
+    if len(whole) == len(cells):
+        return ""
+    found = sum(counts["FAB-T"] - counts["Square"] for counts in whole)
+    return (
+        f"The machine's time ended before Square in {len(cells) - len(whole)} of {len(cells)} "
+        f"cells, those without a number in its column. In the {len(whole)} others, it found "
+        f"{found or 'no'} image{'' if found == 1 else 's'} that the parts before had not."
+    )
 
 
-def _cell(cell):
-    return quantizers.percent([cell["right"], cell["images"]]) if cell else ""
+def _untrained(cells):
+    families = (quantizers.NONE, *quantizers.FAMILIES, quantizers.PRESET)
+
+    def place(cell):
+        return -(cell["target"] or 0), families.index(cell["family"])
+
+    return sorted((cell for cell in cells if "family" in cell), key=place)
+
+
+def _untrained_table(cells):
+    rows = [
+        [
+            "" if cell["step"] is None else str(cell["target"]),
+            cell["family"],
+            str(cell["step"] or ""),
+            _percent(cell, "benign"),
+            _percent(cell, "right"),
+        ]
+        for cell in _untrained(cells)
+    ]
+    heads = ["chosen for", "layer", "luma step", "benign", f"AutoAttack {UNTRAINED:g}/255"]
+    return text_table(heads, rows, markdown=True)
+
+
+def _hardened_table(cells):
+    by_recipe = {}
+    for cell in cells:
+        if "recipe" in cell or cell["family"] == quantizers.NONE:
+            by_recipe.setdefault(cell.get("recipe", UNDEFENDED), {})[cell["epsilon"]] = cell
+    epsilons = sorted({epsilon for found in by_recipe.values() for epsilon in found})
+    rows = [
+        [
+            recipe,
+            _percent(next(iter(found.values())), "benign"),
+            *(_percent(found[e], "right") if e in found else "" for e in epsilons),
+        ]
+        for recipe, found in sorted(by_recipe.items(), key=lambda item: _place(item[0]))
+    ]
+    heads = ["recipe", "benign", *(f"AutoAttack {epsilon:g}/255" for epsilon in epsilons)]
+    return text_table(heads, rows, markdown=True)
+
+
+def _place(recipe):
+    return (UNDEFENDED, *RECIPES).index(recipe)
+
+
+def _percent(cell, what):
+    return quantizers.percent([cell[what], cell["images"]])
 
 
 def main():
@@ -246,7 +274,7 @@ def main():
         pack(arguments.pack, arguments.trained)
     if arguments.attacked:
         cells = results(arguments.attacked, arguments.trained)
-        found = {"device": cells[0]["device"], "cells": cells}
+        found = {"device": cells[0]["device"], "tensorflow": tf.__version__, "cells": cells}
         write_json(arguments.out / f"{FILE}.json", found)
         write_text(arguments.out / f"{FILE}.md", page(found))
 

@@ -3,9 +3,9 @@
 Run: ``python -m experiments.harden_cifar10 --trained DIRECTORY [--plan NAME ...]`` reports on what
 ``experiments/harden_gpu.py`` has trained; without ``--trained``, ``fd_keras.harden`` trains each
 plan of ``experiments.harden_recipes`` first, in five minutes an epoch on two cores. It goes on
-where it was stopped, and rows of other plans stay in the JSON file. ``--autoattack N`` adds
-AutoAttack on the first N test images. ``--publish`` writes the weights and tables of ``PUBLISHED``.
-With ``--smoke`` it takes a minute or two, and its figures mean nothing.
+where it was stopped, and rows of other plans stay in the JSON file. ``--publish`` writes the
+weights and tables of ``PUBLISHED``. With ``--smoke`` it takes a minute or two, and its figures mean
+nothing. AutoAttack is in ``experiments.autoattack``.
 
 The first 500 of the 2000 lossless images are the validation split, which chooses each training's
 epoch and the published recipes; the others are the test split. Under attack, an image counts as
@@ -40,7 +40,7 @@ from fd_keras._console import progress_bars, text_table
 from fd_keras._files import atomic_path
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages
-from fd_keras.evaluation import PROTOCOLS, autoattack, pgd
+from fd_keras.evaluation import PROTOCOLS, pgd
 from fd_keras.evaluation.accuracies import accuracy_row, wilson_interval
 from fd_keras.evaluation.defences import defence, no_defence
 from fd_keras.evaluation.store import ArrayStore
@@ -52,7 +52,6 @@ from fd_keras.plots import PALETTE, NamedPoint, empty_figure, place_names
 FILE = "harden_cifar10"
 GRAY_BOX = tuple(a for a in PROTOCOLS["evademl-cifar10"].gray_box if a.family in ("FGSM", "BIM"))
 ADAPTIVE = tuple(pgd(level, 40) for level in (1, 2, 4))
-AUTOATTACK = autoattack(2)
 SOURCES = ("on this classifier", "on the undefended one")
 UNDEFENDED, LAYER_ONLY = "undefended", "layer only, soft-4"
 ADAPTIVE_IMAGES = 300
@@ -184,8 +183,7 @@ class Reporter:
                     for bench, source in zip((own, theirs), SOURCES):
                         rows.append(row(images, bench, "gray-box", f", {source}"))
                 else:
-                    limit = ADAPTIVE_IMAGES if attack in ADAPTIVE else self._arguments.autoattack
-                    images = AttackedImages(self._selection, attack, layer).first(limit)
+                    images = AttackedImages(self._selection, attack, layer).first(ADAPTIVE_IMAGES)
                     rows.append(row(images, own, "adaptive"))
         return rows
 
@@ -248,7 +246,8 @@ def page(results):
         cells = [name, str(entry.get("epochs", "")), _cell(by_attack["none"])]
         rows.append(cells + [_cell(by_attack.get(a)) for a in [*gray, *(a.name for a in ADAPTIVE)]])
     lines += [text_table(heads, rows, markdown=True), ""]
-    lines += _strongest(results["recipes"]) + _two_passes(results["recipes"])
+    lines += ["AutoAttack through the table: [autoattack.md](autoattack.md).", ""]
+    lines += _two_passes(results["recipes"])
     lines += ["## Recipes", ""]
     for name, entry in results["recipes"].items():
         if "settings" in entry:
@@ -270,20 +269,6 @@ def page(results):
         "",
     ]
     return "\n".join(lines)
-
-
-def _strongest(entries):
-    """AutoAttack, where it was run."""
-    rows = [
-        [name, str(row["count"]), _cell(row)]
-        for name, entry in entries.items()
-        for row in entry["rows"]
-        if row["attack"] == AUTOATTACK.name
-    ]
-    if not rows:
-        return []
-    heads = ["recipe", "images", AUTOATTACK.name]
-    return ["## AutoAttack through the table", "", text_table(heads, rows, markdown=True), ""]
 
 
 def _two_passes(entries):
@@ -378,7 +363,6 @@ def main():
     parser.add_argument("--trained", type=pathlib.Path, help="what harden_gpu.py wrote")
     parser.add_argument("--train-images", type=int, help="fewer of them")
     parser.add_argument("--images", type=int, default=500, help="test images under attack")
-    parser.add_argument("--autoattack", type=int, default=0, help="images for AutoAttack")
     parser.add_argument("--publish", action="store_true", help="write the published weights")
     arguments = parsed(parser)
     names = arguments.plan or list(PLANS if arguments.trained else PUBLISHED)
@@ -415,8 +399,6 @@ def main():
         with atomic_path(path.with_suffix(".png")) as temporary:
             trade_off(results).savefig(temporary, dpi=110)
 
-    extra = (AUTOATTACK,) if arguments.autoattack else ()
-    attacks = (*GRAY_BOX, *ADAPTIVE, *extra)
     for name, table in ((UNDEFENDED, TABLES["none"]), (LAYER_ONLY, TABLES["soft-4"])):
         if name not in results["recipes"]:
             keep(name, {"rows": reporter.rows(name, grey_level_model(), table)})
@@ -430,7 +412,7 @@ def main():
         plan, table = PLANS[name], TABLES[PLANS[name].table]
         entry = {"table": table.name, "settings": plan.text(), "epsilon": plan.options["epsilon"]}
         entry |= {"epochs": plan.epochs, **about}
-        entry["rows"] = reporter.rows(name, model, table, attacks)
+        entry["rows"] = reporter.rows(name, model, table)
         if name.startswith("certified"):
             entry["two_passes"] = reporter.two_passes(model, table)
         keep(name, entry)

@@ -98,23 +98,27 @@ def distil(
     quantizer: Quantizer = "round",
     method: DctMethod = "matmul",
     gradient: Gradient = "straight-through",
+    value_range: tuple[float, float] = (0, 255),
 ) -> tf.Tensor:
     """Quantise the blockwise DCT of images, averaged over shifted block grids.
 
     Args:
-        pixels: float32 ``(batch, height, width, channels)`` on the 0..255 scale. Any height
+        pixels: float32 ``(batch, height, width, channels)`` in ``value_range``. Any height
             and width: incomplete blocks are completed by repeating the edge, or before soft
             thresholding by mirroring the image at it.
-        steps: float32 ``(channels, 8, 8)``, positive, in the order of ``color_space``.
+        steps: float32 ``(channels, 8, 8)``, positive, in the order of ``color_space``; for pixels
+            from 0 to 255, whatever ``value_range``.
         color_space: Colour space in which the DCT is quantised.
         cycle_spins: Number of block grids.
         quantizer: ``"round"`` or ``"soft"``, as for ``QuantizationTable``.
         method: ``"matmul"``: products with constant matrices, without a transpose, as TFLite
             builtins. ``"signal"``: ``tf.signal.dct`` and ``idct``, as a reference.
         gradient: Gradient that replaces that of rounding; soft thresholding has its own.
+        value_range: Pixel values of black and white.
 
     Returns:
-        float32 of the shape of ``pixels``, not clipped. Any size may be 0.
+        float32 of the shape of ``pixels`` and in ``value_range``, but not clipped. Any size may
+        be 0.
 
     Example:
         >>> image = tf.fill((1, 16, 16, 3), 77.0)
@@ -129,7 +133,11 @@ def distil(
     # What soft thresholding removes has no DC, and so no level shift.
     shift = 0.0 if soft else level_shift(color_space)
     if soft:
-        steps = steps * tf.constant(_THRESHOLDS, tf.float32)
+        # What is removed scales with the pixels, so that the thresholds are scaled instead.
+        low, high = value_range
+        steps = steps * tf.constant(_THRESHOLDS * ((high - low) / 255), tf.float32)
+    else:
+        pixels = to_grey_levels(pixels, *value_range)
     straight = gradient == "straight-through" and not soft
     seen = tf.stop_gradient(pixels) if straight else pixels
     total: Any = None
@@ -141,7 +149,8 @@ def distil(
     mean = total * (1 / cycle_spins) if cycle_spins > 1 else total
     if soft:
         return pixels - mean
-    return _straight_through(pixels, mean) if straight else mean
+    mean = _straight_through(pixels, mean) if straight else mean
+    return from_grey_levels(mean, *value_range)
 
 
 def to_grey_levels(values: tf.Tensor, low: float, high: float) -> tf.Tensor:

@@ -32,8 +32,6 @@ from fd_keras.kernels import (
     Gradient,
     clip_straight_through,
     distil,
-    from_grey_levels,
-    to_grey_levels,
 )
 from fd_keras.presets import TableLike, as_table
 from fd_keras.statistics import CoefficientStatistics
@@ -183,22 +181,22 @@ class FeatureDistillation(keras.layers.Layer):
         _check_images(inputs)
         inputs = tf.convert_to_tensor(inputs)
         self._check_input(inputs)
-        low, high = self.value_range
         x = tf.cast(inputs, tf.float32)
         if inputs.shape.rank == 3:
             x = x[tf.newaxis]
         if self.data_format == "channels_first":
             x = tf.transpose(x, (0, 2, 3, 1))
         x = distil(
-            to_grey_levels(x, low, high),
+            x,
             tf.convert_to_tensor(self.steps),
             color_space=self.color_space,
             cycle_spins=self.cycle_spins,
             quantizer=self.quantizer,
             method=self.dct_method,
             gradient=self.gradient,
+            value_range=self.value_range,
         )
-        x = clip_straight_through(from_grey_levels(x, low, high), low, high)
+        x = clip_straight_through(x, *self.value_range)
         if self.data_format == "channels_first":
             x = tf.transpose(x, (0, 3, 1, 2))
         if inputs.shape.rank == 3:

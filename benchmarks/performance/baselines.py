@@ -41,7 +41,9 @@ def _layers(images, scale):
     yield from c.in_modes("layer and gradient", c.gradient_of(layer, True), images)
     smooth = c.built("liu2019", gradient="smooth")
     yield from c.in_modes("layer and smooth gradient", c.gradient_of(smooth, True), images)
-    yield from c.in_modes("layer, pixels from 0 to 1", c.built(value_range=(0, 1)), images / 255)
+    yield from c.in_modes(c.UNIT, c.built(value_range=(0, 1)), images / 255)
+    soft = c.built("liu2019", quantizer="soft", value_range=(0, 1))
+    yield from c.in_modes(c.UNIT_SOFT, soft, images / 255)
     for table, color in (("liu2019", "RGB"), ("jpeg", "YCbCr")):
         for spins in (1, 2, 4):
             if (color, spins) != ("RGB", 1):

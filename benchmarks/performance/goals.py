@@ -85,6 +85,11 @@ def _in_graph(name):
     return lambda parts: _milliseconds(parts, name, setting="graph") / _layer(parts)
 
 
+def _unit_soft(parts):
+    times = [_milliseconds(parts, name, setting="graph") for name in (c.UNIT_SOFT, c.UNIT)]
+    return times[0] / times[1]
+
+
 def _with_one_image(name):
     """A baseline's time for one image, in the layer's, both in their best setting."""
 
@@ -171,6 +176,7 @@ GOALS = [
     Goal(
         "time of soft thresholding, in that of rounding", 1, False, _in_graph(c.SOFT), "baselines"
     ),
+    Goal("the same, pixels from 0 to 1", 1, False, _unit_soft, "baselines"),
     Goal("the same in LiteRT, one thread", 1, False, _soft_share, "tflite"),
     Goal("peak extra memory, in inputs", 3, False, _memory, "memory"),
     Goal("% of MobileNetV2's latency, float32", 6, False, _share("float32"), "tflite"),

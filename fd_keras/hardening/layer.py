@@ -15,8 +15,6 @@ from fd_keras.kernels import (
     Gradient,
     clip_straight_through,
     distil,
-    from_grey_levels,
-    to_grey_levels,
 )
 from fd_keras.layer import FeatureDistillation
 from fd_keras.tables import QuantizationTable
@@ -69,14 +67,15 @@ class TrainingDistillation(keras.layers.Layer):
             gradient: What stands for the gradient of rounding; soft thresholding has its own.
         """
         pixels = distil(
-            to_grey_levels(tf.cast(images, tf.float32), *self.value_range),
+            tf.cast(images, tf.float32),
             self._steps(),
             color_space=self._table.color_space,
             cycle_spins=self._table.cycle_spins,
             quantizer=self._table.quantizer,
             gradient=gradient,
+            value_range=self.value_range,
         )
-        return clip_straight_through(from_grey_levels(pixels, *self.value_range), *self.value_range)
+        return clip_straight_through(pixels, *self.value_range)
 
     @property
     def gradients(self) -> tuple[Gradient, ...]:
