@@ -39,7 +39,7 @@ def main():
     arguments = parser.parse_args()
     chosen = [arguments.only] if arguments.only else PARTS
     checkouts = [_ROOT] if arguments.before is None else [arguments.before.resolve(), _ROOT]
-    versions_of = {checkout: _revision(checkout) for checkout in checkouts}
+    revision = _revision(checkouts[0]) if arguments.before is not None else None
     parts = {checkout: {} for checkout in checkouts}
     for run in track(list(_runs(chosen, arguments.smoke)), description="Measuring"):
         for checkout in checkouts:
@@ -47,7 +47,7 @@ def main():
             _add(parts[checkout], found)
     before = None
     if arguments.before is not None:
-        before = {"revision": versions_of[checkouts[0]], "parts": parts[checkouts[0]]}
+        before = {"revision": revision, "parts": parts[checkouts[0]]}
     _write(arguments, parts[_ROOT], before)
 
 
