@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,14 @@ _LIMITS = {
 
 # Tables that a search starts from, besides the presets.
 _DESIGN_EPSILONS = (1.0, 2.0, 4.0)
-# Soft thresholding moves all coefficients by half a step: it costs as much with smaller ones.
-_GENTLE_STEPS: dict[Quantizer, tuple[float, ...]] = {
-    "round": (5.0, 8.0, 12.0, 18.0, 26.0, 38.0),
-    "soft": (4.0, 6.0, 8.0, 12.0, 16.0, 24.0),
+# Luma steps, factor for chroma and growth of the step from the tenth band on, which random searches
+# end near again and again. Soft thresholding moves all coefficients by half a step: it costs as
+# much with smaller ones, and flat tables like ``soft8`` leave most under adaptive attacks.
+_GENTLE: dict[Quantizer, tuple[tuple[float, ...], float, float]] = {
+    "round": ((5.0, 8.0, 12.0, 18.0, 26.0, 38.0), 3.0, 1 / 3),
+    "soft": ((8.0, 10.0, 12.0, 14.0, 17.0, 20.0), 2.0, 0.0),
 }
-_GENTLE_CHROMA = 3.0
+_GENTLE_BANDS = 10
 
 
 def band_space(
@@ -220,9 +222,9 @@ def starting_points(
 ) -> list[dict[str, Any]]:
     """Points of ``band_space`` near presets, near tables of step 1, and near six gentle tables.
 
-    There are such for each quantiser, except that presets round. The gentle ones have nearly equal
-    steps, three times as large for Cb and Cr, and the largest number of block grids: random
-    searches end there again and again, at any strength.
+    There are such for each quantiser, except that presets round. The gentle ones have the largest
+    number of block grids and nearly equal steps, three times as large for Cb and Cr; for soft
+    thresholding equal ones, twice as large.
 
     Args:
         statistics: Those of the space.
@@ -249,8 +251,7 @@ def starting_points(
             except ValueError:
                 continue  # no such table exists for these images
             tables.append(table)
-        steps = _GENTLE_STEPS[quantizer]
-        tables += [_gentle_table(step, measured, spins, quantizer) for step in steps]
+        tables += _gentle_tables(measured, spins, quantizer)
     points = [
         band_values(table, found, cycle_spins=cycle_spins, quantizers=quantizers)
         for table in tables
@@ -267,13 +268,17 @@ def _band_steps(
     return steps
 
 
-def _gentle_table(
-    step: float, statistics: CoefficientStatistics, cycle_spins: int, quantizer: Quantizer
-) -> QuantizationTable:
+def _gentle_tables(
+    statistics: CoefficientStatistics, cycle_spins: int, quantizer: Quantizer
+) -> Iterator[QuantizationTable]:
     ranks = rank_bands(statistics.std)
-    steps = _band_steps(ranks, as_bands=10, as_step=step, delta=step / 3, dc_step=step)
-    steps[1:] *= _GENTLE_CHROMA
-    return QuantizationTable(steps, statistics.color_space, cycle_spins, quantizer=quantizer)
+    sizes, chroma, growth = _GENTLE[quantizer]
+    for size in sizes:
+        steps = _band_steps(
+            ranks, as_bands=_GENTLE_BANDS, as_step=size, delta=growth * size, dc_step=size
+        )
+        steps[1:] *= chroma
+        yield QuantizationTable(steps, statistics.color_space, cycle_spins, quantizer=quantizer)
 
 
 def _by_color_space(statistics: Statistics) -> dict[ColorSpace, CoefficientStatistics]:
