@@ -1,10 +1,9 @@
-"""A table of soft thresholds for attackers who know it: search, then gradient, without training.
+"""A table of soft thresholds for attackers who know it, without training.
 
 Images of ``../shared``; those that ResNet-14 alone gets right are split alternately into a
-validation and a test split by ``refine`` and ``learn_table``. Keras Tuner searches thresholds,
-split and grids by the accuracy under PGD through the table; ``learn_table`` descends from a flat
-table. Run: ``python -m experiments.adaptive_table``; finished parts stay in
-the JSON file and in ``--cache``. ``--smoke`` takes a minute, and its figures mean nothing.
+validation and a test split by ``refine``. Keras Tuner searches thresholds, split and grids by the
+accuracy under PGD through the table. Run: ``python -m experiments.adaptive_table``; finished parts
+stay in the JSON file and in ``--cache``. ``--smoke`` takes a minute, and its figures mean nothing.
 """
 
 import dataclasses
@@ -16,7 +15,7 @@ from rich.console import Console
 from experiments.harness import argument_parser, parsed, write_json, write_text
 from experiments.networks import classifier_and_data, in_order
 from experiments.quantizers import Subject, percent, table_of
-from fd_keras import QuantizationTable, learn_table, refine
+from fd_keras import QuantizationTable, refine
 from fd_keras._console import text_table
 from fd_keras.evaluation import Protocol, fgsm, pgd
 from fd_keras.evaluation.selection import select
@@ -29,7 +28,7 @@ ITERATIONS = 10  # while choosing; figures are of experiments.quantizers' PGD
 # less than 3 points of accuracy on all images.
 MAX_BENIGN_LOSS = 0.05
 GRIDS = 16
-FLAT = 14.0  # luma step that learning starts from
+FLAT = 14.0  # luma step of the table beside it
 IMAGES = 2000
 TRIALS = 16
 
@@ -52,23 +51,6 @@ def searched(classifier, sample, trials, arguments, console):
         baselines=(),
         max_images=arguments.images,
         directory=arguments.cache / FILE,
-        cache_dir=arguments.cache,
-        verbose=console,
-    )
-    return result.table
-
-
-def learnt(classifier, sample, start, epochs, arguments, console):
-    """The table that gradient descent makes of another one."""
-    result = learn_table(
-        classifier,
-        sample,
-        pgd(EPSILON, ITERATIONS),
-        start,
-        max_benign_loss=MAX_BENIGN_LOSS,
-        epochs=epochs,
-        learning_rate=0.04,
-        max_images=arguments.images,
         cache_dir=arguments.cache,
         verbose=console,
     )
@@ -126,9 +108,8 @@ def main():
     parser = argument_parser(__doc__, smoke=True)
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--trials", type=int, default=TRIALS)
-    parser.add_argument("--epochs", type=int, default=3)
     arguments = parsed(parser)
-    trials, epochs = (2, 1) if arguments.smoke else (arguments.trials, arguments.epochs)
+    trials = 2 if arguments.smoke else arguments.trials
     if arguments.smoke:
         arguments.images = min(arguments.images, 40)
     console = Console(stderr=True)
@@ -155,7 +136,6 @@ def main():
 
     keep(f"flat, luma {FLAT:g}, {GRIDS} grids", lambda: flat)
     keep("searched", lambda: searched(classifier, sample, trials, arguments, console))
-    keep("learnt from flat", lambda: learnt(classifier, sample, flat, epochs, arguments, console))
 
 
 if __name__ == "__main__":
