@@ -27,6 +27,8 @@ from fd_keras._console import text_table
 
 FILE = "autoattack"
 IMAGES = 500
+# A change of a pixel is kept in so many parts of epsilon, so that what comes back is small.
+LEVELS = 127
 UNTRAINED = 2.0  # epsilon of cells without training, grey levels of 255
 EPSILONS = (2.0, 4.0, 1.0)  # of hardened classifiers, in the order in which they are run
 RECIPES = (
@@ -99,11 +101,12 @@ def pack(directory, trained):
     for recipe in RECIPES:
         if (trained / f"{recipe}.npz").exists():
             shutil.copy(trained / f"{recipe}.npz", directory)
-    write_json(directory / "cells.json", [*untrained_cells(), *hardened_cells()])
+    cells = [{**cell, "levels": LEVELS} for cell in (*untrained_cells(), *hardened_cells())]
+    write_json(directory / "cells.json", cells)
 
 
 def behind(cell, trained):
-    """A function from images in [0, 1] to classes, and the table."""
+    """A cell's classifier behind its layer: a function from images in [0, 1] to classes."""
     classifier = cifar10.resnet14()
     if cell["weights"] != ORIGINAL:
         with np.load(trained / cell["weights"]) as archive:
@@ -126,7 +129,7 @@ def counted(cell, changes, images, labels, trained):
     """How many images are right, and how many are and stay so under attack."""
     classes = behind(cell, trained)
     benign = classes(images / 255) == labels
-    step = cell["epsilon"] / 255 / np.abs(changes).max(initial=1)
+    step = cell["epsilon"] / 255 / cell["levels"]
     attacked = np.clip(images / 255 + step * changes, 0, 1)
     return int(benign.sum()), int((benign & (classes(attacked) == labels)).sum())
 

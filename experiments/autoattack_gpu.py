@@ -8,7 +8,7 @@ neither TensorFlow nor fd_keras:
 
 1. ``python -m experiments.autoattack --pack DIRECTORY`` writes images, weights and cells.
 2. ``python experiments/autoattack_gpu.py DIRECTORY OUT`` attacks, anywhere: all cells that are not
-   in OUT, and whose weights are there.
+   complete in OUT, and whose weights are there.
 3. ``python -m experiments.autoattack --attacked OUT`` reports.
 """
 
@@ -25,9 +25,8 @@ from harden_gpu import Layer, Weights, no_layer
 
 STEPS = 100
 QUERIES = 5000
-# A change is kept in so many parts of epsilon, so that a cell is small.
-LEVELS = 127
 SEED = 1
+LAST = "Square"  # the last part
 
 
 class Behind(torch.nn.Module):
@@ -61,7 +60,7 @@ def parts(cell, directory, device, steps, queries):
     yield "APGD-T", torchattacks.APGDT(model, steps=steps, n_classes=10, **settings)
     fab = torchattacks.FAB(model, steps=steps, multi_targeted=True, n_classes=10, **settings)
     yield "FAB-T", fab
-    yield "Square", torchattacks.Square(model, n_queries=queries, **settings)
+    yield LAST, torchattacks.Square(model, n_queries=queries, **settings)
 
 
 def right(model, images, labels):
@@ -77,17 +76,23 @@ def attacked(cell, directory, data, device, steps=STEPS, queries=QUERIES):
     changes = torch.zeros(images.shape, dtype=torch.int8, device=device)
     withstood = right(model, images, labels)
     counts = {"benign": int(withstood.sum())}
-    unit = cell["epsilon"] / 255 / LEVELS
+    levels = cell["levels"]
+    unit = cell["epsilon"] / 255 / levels
     for name, attack in parts(cell, directory, device, steps, queries):
         left = withstood.nonzero().flatten()
         if len(left):
             found = attack(images[left], labels[left])
-            change = ((found - images[left]) / unit).round().clamp(-LEVELS, LEVELS)
+            change = ((found - images[left]) / unit).round().clamp(-levels, levels)
             still = right(model, (images[left] + unit * change).clamp(0, 1), labels[left])
             changes[left] = change.to(torch.int8)
             withstood[left] = still
         counts[name] = int(withstood.sum())
         yield changes.cpu().numpy().transpose(0, 2, 3, 1), counts
+
+
+def complete(path):
+    """Whether all parts of a cell have run."""
+    return path.exists() and LAST in json.loads(path.read_text())["counts"]
 
 
 def work(number, directory, out, queue, deadline, count, limits):
@@ -128,7 +133,7 @@ def main():
     spawned = torch.multiprocessing.get_context("spawn")
     queue = spawned.Queue()
     for cell in cells:
-        done = (arguments.out / f"{cell['name']}.json").exists()
+        done = complete(arguments.out / f"{cell['name']}.json")
         ready = (arguments.directory / cell["weights"]).exists()
         if cell["name"].startswith(arguments.only or "") and ready and not done:
             queue.put(cell)

@@ -35,6 +35,9 @@ def test_changes_in_parts_of_epsilon_are_added_to_the_images(tmp_path, monkeypat
     benign, right = autoattack.counted(cell, unchanged, images, labels, tmp_path)
     assert benign == right > 4
     # Grey, whatever the image: no longer in epsilon, but all of them are of one class.
-    grey = np.round((127.5 - images) * 127 / 128)
+    grey = np.round((127.5 - images) * autoattack.LEVELS / 128)
     _, right = autoattack.counted({**cell, "epsilon": 128.0}, grey, images, labels, tmp_path)
     assert right < benign
+    # A hundredth of that moves no pixel by more than 1.3 grey levels.
+    _, right = autoattack.counted({**cell, "epsilon": 1.28}, grey, images, labels, tmp_path)
+    assert right == benign
