@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from experiments import cifar10, quantizers
-from experiments.harden_recipes import PLANS, TABLES, arrays_of, layer_of, named_variables
+from experiments.harden_recipes import PLANS, TABLES, arrays_of, layer_of, load_arrays
 from experiments.harness import CACHE, RESULTS, argument_parser, parsed, write_json, write_text
 from experiments.networks import classifier_and_data
 from fd_keras import FeatureDistillation, preset_table
@@ -61,19 +61,22 @@ def untrained_cells():
         yield {
             "name": name,
             **{key: row[key] for key in ("family", "target", "step")},
-            "table": layer_of(table_of_row(row)),
+            "table": layer_of(table_of(row)),
             "weights": ORIGINAL,
             "epsilon": UNTRAINED,
         }
 
 
-def table_of_row(row):
-    """The table of a row of ``experiments.quantizers``."""
-    if row["family"] == quantizers.NONE:
+def table_of(cell):
+    """The table of a cell, or of a row of ``experiments.quantizers``; ``None`` for no layer."""
+    if "recipe" in cell:
+        table = None if cell["recipe"] == UNDEFENDED else TABLES[PLANS[cell["recipe"]].table]
+        return None if table is TABLES["none"] else table
+    if cell["family"] == quantizers.NONE:
         return None
-    if row["family"] == quantizers.PRESET:
+    if cell["family"] == quantizers.PRESET:
         return preset_table(quantizers.PRESET)
-    return quantizers.table_of(row["family"], row["step"])
+    return quantizers.table_of(cell["family"], cell["step"])
 
 
 def hardened_cells():
@@ -109,13 +112,8 @@ def behind(cell, trained):
     """A cell's classifier behind its layer: a function from images in [0, 1] to classes."""
     classifier = cifar10.resnet14()
     if cell["weights"] != ORIGINAL:
-        with np.load(trained / cell["weights"]) as archive:
-            for name, value in named_variables(classifier).items():
-                value.assign(archive[name])
-        table = TABLES[PLANS[cell["recipe"]].table]
-        table = None if table is TABLES["none"] else table
-    else:
-        table = table_of_row(cell) if "family" in cell else None
+        load_arrays(classifier, trained / cell["weights"])
+    table = table_of(cell)
     layer = FeatureDistillation(table, value_range=(0, 1)) if table else (lambda images: images)
 
     @tf.function

@@ -13,6 +13,7 @@ neither TensorFlow nor fd_keras:
 """
 
 import argparse
+import copy
 import json
 import pathlib
 import time
@@ -32,10 +33,10 @@ LAST = "Square"  # the last part
 class Behind(torch.nn.Module):
     """A classifier behind a layer, for images from 0 to 1."""
 
-    def __init__(self, cell, directory, device, gradient="smooth"):
+    def __init__(self, cell, directory, device):
         super().__init__()
         self.layer = Layer(cell["table"]).to(device) if cell["table"] else no_layer
-        self.gradient = gradient
+        self.gradient = "smooth"
         with np.load(directory / cell["weights"]) as archive:
             self._weights = Weights(dict(archive), device)
         for value in self._weights.tensors.values():
@@ -47,14 +48,13 @@ class Behind(torch.nn.Module):
         return self._weights.logits(self.layer(255 * images, self.gradient), half=False)
 
 
-def parts(cell, directory, device, steps, queries):
+def parts(model, cell, steps, queries):
     """The name and the attack of each part, in the order in which they run."""
-    epsilon = cell["epsilon"] / 255
-    model = Behind(cell, directory, device)
-    settings = {"eps": epsilon, "seed": SEED}
+    settings = {"eps": cell["epsilon"] / 255, "seed": SEED}
     if cell["table"] and not model.layer.soft:
         # BPDA with the identity's gradient; the others take the smooth stand-in's.
-        straight = Behind(cell, directory, device, "straight-through")
+        straight = copy.copy(model)
+        straight.gradient = "straight-through"
         yield "APGD-CE, straight-through", torchattacks.APGD(straight, steps=steps, **settings)
     yield "APGD-CE", torchattacks.APGD(model, steps=steps, **settings)
     yield "APGD-T", torchattacks.APGDT(model, steps=steps, n_classes=10, **settings)
@@ -78,7 +78,7 @@ def attacked(cell, directory, data, device, steps=STEPS, queries=QUERIES):
     counts = {"benign": int(withstood.sum())}
     levels = cell["levels"]
     unit = cell["epsilon"] / 255 / levels
-    for name, attack in parts(cell, directory, device, steps, queries):
+    for name, attack in parts(model, cell, steps, queries):
         left = withstood.nonzero().flatten()
         if len(left):
             found = attack(images[left], labels[left])

@@ -31,7 +31,7 @@ from experiments.harden_recipes import (
     TABLES,
     VALIDATION,
     grey_level_model,
-    named_variables,
+    load_arrays,
     training_images,
 )
 from experiments.harness import argument_parser, parsed, write_json, write_text
@@ -109,9 +109,7 @@ def trained_here(name, validation, arguments, console):
 def trained_elsewhere(name, directory):
     """The classifier of a plan as ``experiments/harden_gpu.py`` left it."""
     classifier = cifar10.resnet14()
-    with np.load(directory / f"{name}.npz") as archive:
-        for variable, value in named_variables(classifier).items():
-            value.assign(archive[variable])
+    load_arrays(classifier, directory / f"{name}.npz")
     found = json.loads((directory / f"{name}.json").read_text())
     (best,) = (h for h in found["history"] if h["epoch"] == found["best_epoch"])
     about = {"trained_with": "experiments/harden_gpu.py", "device": found["device"]}
@@ -134,7 +132,7 @@ class Reporter:
         self._all = LabelledImages(images, labels, (0.0, 255.0))
         self._selection = self._all[chosen]
 
-    def rows(self, name, model, table, attacks=(*GRAY_BOX, *ADAPTIVE)):
+    def rows(self, name, model, table):
         """Every accuracy of a classifier behind its table, each with its threat model."""
         classifier = Classifier(model, value_range=(0, 255), from_logits=True)
         layer = no_defence() if table is TABLES["none"] else defence(table)
@@ -177,7 +175,7 @@ class Reporter:
                     count=self.seen,
                 )
             ]
-            for attack in attacks:
+            for attack in (*GRAY_BOX, *ADAPTIVE):
                 if attack in GRAY_BOX:
                     images = AttackedImages(self._selection, attack)
                     for bench, source in zip((own, theirs), SOURCES):

@@ -177,6 +177,13 @@ def arrays_of(classifier):
     return {name: np.asarray(value) for name, value in named_variables(classifier).items()}
 
 
+def load_arrays(classifier, path):
+    """Give a ResNet-14 the variables in an archive, as ``arrays_of`` names them."""
+    with np.load(path) as archive:
+        for name, value in named_variables(classifier).items():
+            value.assign(archive[name])
+
+
 def layer_of(table):
     """What ``harden_gpu.Layer`` is built from, in plain JSON types; ``None`` for no layer."""
     if table is None or table is TABLES["none"]:
