@@ -48,6 +48,28 @@ def _until_done(
     return result
 
 
+class _AnyBatch:
+    """A step as one graph for batches of all sizes.
+
+    ``tf.function`` alone would build one for the first size and another one for all others.
+
+    Args:
+        step: Function of a state, and of tensors that are not of single images.
+    """
+
+    def __init__(self, step: Callable[..., State]) -> None:
+        self._step = step
+        self._graphs: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, state: State, *others: tf.Tensor) -> State:
+        image = tuple(state["point"].shape[1:])
+        if image not in self._graphs:
+            states = {n: tf.TensorSpec((None, *v.shape[1:]), v.dtype) for n, v in state.items()}
+            signature = [states, *(tf.TensorSpec(value.shape, value.dtype) for value in others)]
+            self._graphs[image] = tf.function(self._step, input_signature=signature)
+        return self._graphs[image](state, *others)
+
+
 @dataclass(frozen=True)
 class SignedSteps:
     """BIM and PGD that leave an image as soon as it is misclassified.
@@ -57,16 +79,15 @@ class SignedSteps:
     classifier is the one that counts, and not for images that must fool another one behind a
     defence.
 
+    Bounds and numbers of steps are given with the images, so that one graph serves them all.
+
     Args:
         logits: Differentiable function of images from 0 to 1 that returns ``(batch, classes)``.
-        eps: Largest change of a pixel.
-        eps_step: Change of a pixel in one step.
-        max_iter: Number of steps.
-        num_random_init: Number of random starts; 0: one start, at the image itself.
 
     Example:
-        >>> attack = SignedSteps(lambda x: tf.reshape(x, (-1, 2)), 0.25, 0.0625, 9)
-        >>> attack(tf.constant([[[[0.5], [0.4]]]]), np.array([0])).ravel().round(4)
+        >>> attack = SignedSteps(lambda x: tf.reshape(x, (-1, 2)))
+        >>> image = tf.constant([[[[0.5], [0.4]]]])
+        >>> attack(image, np.array([0]), eps=0.25, eps_step=0.0625, max_iter=9).ravel().round(4)
         array([0.4375, 0.4625], dtype=float32)
 
     References:
@@ -74,39 +95,49 @@ class SignedSteps:
     """
 
     logits: Logits
-    eps: float
-    eps_step: float
-    max_iter: int
-    num_random_init: int = 0
 
     def __call__(
-        self, images: tf.Tensor, labels: npt.NDArray[np.integer]
+        self,
+        images: tf.Tensor,
+        labels: npt.NDArray[np.integer],
+        *,
+        eps: float,
+        eps_step: float,
+        max_iter: int,
+        num_random_init: int = 0,
     ) -> npt.NDArray[np.float32]:
         """Attack a batch.
 
         Args:
             images: float32 ``(batch, height, width, channels)`` from 0 to 1.
             labels: True classes ``(batch,)``.
+            eps: Largest change of a pixel.
+            eps_step: Change of a pixel in one step.
+            max_iter: Number of steps.
+            num_random_init: Number of random starts; 0: one start, at the image itself.
 
         Returns:
             Attacked images.
         """
         result = np.array(images)
         standing = np.arange(len(result))
-        for _ in range(max(1, self.num_random_init)):
+        stride, last = tf.constant(eps_step, tf.float32), tf.constant(max_iter, tf.int32)
+        for _ in range(max(1, num_random_init)):
             benign = tf.gather(images, standing)
-            noise = self.eps if self.num_random_init else 0.0
+            noise = eps if num_random_init else 0.0
             start = benign + np.float32(np.random.uniform(-noise, noise, benign.shape))
             state = {
                 "point": tf.clip_by_value(start, 0, 1),
-                "lowest": tf.maximum(benign - self.eps, 0),
-                "highest": tf.minimum(benign + self.eps, 1),
+                "lowest": tf.maximum(benign - eps, 0),
+                "highest": tf.minimum(benign + eps, 1),
                 "label": tf.constant(labels[standing], tf.int64),
                 "count": tf.zeros(len(standing), tf.int32),
                 "done": tf.zeros(len(standing), tf.bool),
             }
-            result[standing] = _until_done(self._step, state, "point")
-            if self.num_random_init > 1:
+            result[standing] = _until_done(
+                lambda state: self._step(state, stride, last), state, "point"
+            )
+            if num_random_init > 1:
                 classes = self.logits(tf.constant(result[standing])).numpy().argmax(axis=-1)
                 standing = standing[classes == labels[standing]]
             if not len(standing):
@@ -114,10 +145,10 @@ class SignedSteps:
         return result
 
     @cached_property
-    def _step(self) -> Any:
-        return tf.function(self._stepped, reduce_retracing=True)
+    def _step(self) -> _AnyBatch:
+        return _AnyBatch(self._stepped)
 
-    def _stepped(self, state: State) -> State:
+    def _stepped(self, state: State, stride: tf.Tensor, last: tf.Tensor) -> State:
         point = state["point"]
         with tf.GradientTape() as tape:
             tape.watch(point)
@@ -126,14 +157,14 @@ class SignedSteps:
         gradient = tape.gradient(odds, point)
         # ART, too, counts what is not a number as zero.
         signs = tf.sign(tf.where(tf.math.is_nan(gradient), 0.0, gradient))
-        moved = point + self.eps_step * signs
+        moved = point + stride * signs
         moved = tf.clip_by_value(moved, state["lowest"], state["highest"])
         wrong = lead(scores, state["label"]) < -_MARGIN
         count = state["count"] + 1
         return {
             "point": tf.where(_like(wrong, point), point, moved),
             "count": count,
-            "done": wrong | (count >= self.max_iter),
+            "done": wrong | (count >= last),
         }
 
 
@@ -210,8 +241,8 @@ class CarliniLinf:
         return _until_done(self._step, state, "best")
 
     @cached_property
-    def _step(self) -> Any:
-        return tf.function(self._stepped, reduce_retracing=True)
+    def _step(self) -> _AnyBatch:
+        return _AnyBatch(self._stepped)
 
     def _stepped(self, state: State) -> State:
         point, const, tau = (state[name] for name in ("point", "const", "tau"))

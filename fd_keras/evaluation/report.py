@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -123,7 +123,7 @@ class EvaluationReport:
 
     def _repr_html_(self) -> str:
         models = self.grid.threat_models or [BENIGN]
-        tables = (html_table(*_cells(self.grid, model, ": ")) for model in models)
+        tables = (html_table(*_cells(self.grid, model, ": ", _percent)) for model in models)
         failed = [check for check in self.checks if not check["passed"]]
         alarm = f"<p><b>{len(failed)} sanity checks failed</b></p>" if failed else ""
         return f"{alarm}<p>{html.escape(self.verdict)}</p>{''.join(tables)}"
@@ -140,7 +140,9 @@ class EvaluationReport:
         sizes = {name: found["bytes_per_image"] for name, found in stored.items() if found}
         return verdict(self.grid, self.checks, sizes)
 
-    def table(self, format: Literal["text", "markdown"] = "text") -> str:
+    def table(
+        self, format: Literal["text", "markdown"] = "text", *, intervals: bool = False
+    ) -> str:
         """Accuracies in percent by defence and attack, one table for each threat model.
 
         A last table says what each attack did to the undefended classifier: how often it reached
@@ -148,6 +150,7 @@ class EvaluationReport:
 
         Args:
             format: ``"text"`` or ``"markdown"``.
+            intervals: Whether each accuracy is followed by its 95 % interval in brackets.
 
         Raises:
             ValueError: There is no such format.
@@ -170,7 +173,8 @@ class EvaluationReport:
                 f"`format` must be 'text' or 'markdown'. Received: format={shown(format)}"
             )
         models = self.grid.threat_models or [BENIGN]
-        blocks = [_block(self.grid, model, format == "markdown") for model in models]
+        cell = _with_interval if intervals else _percent
+        blocks = [_block(self.grid, model, format == "markdown", cell) for model in models]
         if self.grid.effects:
             blocks.append(_effects(self.grid.effects, format == "markdown"))
         counts = [row["count"] for row in self.rows]
@@ -270,20 +274,22 @@ class EvaluationReport:
         return Path(path)
 
 
-def _block(grid: AccuracyGrid, threat_model: str, markdown: bool) -> str:
+def _block(
+    grid: AccuracyGrid, threat_model: str, markdown: bool, cell: Callable[[Row | None], str]
+) -> str:
     """One table; its first column is benign, and every head says the threat model."""
-    columns, body = _cells(grid, threat_model, ": " if markdown else "\n")
+    columns, body = _cells(grid, threat_model, ": " if markdown else "\n", cell)
     return text_table(columns, body, markdown=markdown, width=_TEXT_WIDTH)
 
 
 def _cells(
-    grid: AccuracyGrid, threat_model: str, between: str
+    grid: AccuracyGrid, threat_model: str, between: str, cell: Callable[[Row | None], str]
 ) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of one table."""
     columns = [pair for pair in grid.columns if pair[0] in (BENIGN, threat_model)]
     heads = [model if model == BENIGN else f"{model}{between}{attack}" for model, attack in columns]
     body = [
-        [name, *(_percent(grid.row(name, *column)) for column in columns)]
+        [name, *(cell(grid.row(name, *column)) for column in columns)]
         for name in grid.shown(threat_model)
     ]
     return ["accuracy\nin %", *heads], body
@@ -398,3 +404,10 @@ def _check_pictures(pictures: Sequence[Mapping[str, Any]]) -> None:
                 "(height, width, channels) with 1 or 3 channels. Received: "
                 f"{[(array.shape, str(array.dtype)) for array in arrays]}"
             )
+
+
+def _with_interval(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    low, high = row["interval"]
+    return f"{_percent(row)} [{100 * low:.0f}-{100 * high:.0f}]"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -111,12 +112,12 @@ def runner(
     if family in _ART_CLASSES and not (until_wrong and family in ITERATED):
         return _art_attack(family, parameters, classifier, batch_size).generate
     # Norms and step sizes of the others are those of pixels from 0 to 1, in any value range.
-    low, high, logits = _range_and_unit_logits(classifier)
-    return _in_range(_on_unit_pixels(family, parameters, logits), low, high)
+    return _in_range(_on_unit_pixels(family, parameters, classifier), classifier)
 
 
-def _in_range(attack: Callable[[tf.Tensor, Labels], FloatArray], low: float, high: float) -> Runner:
-    """An attack on pixels from 0 to 1 as one on those of a value range."""
+def _in_range(attack: Callable[[tf.Tensor, Labels], FloatArray], classifier: Any) -> Runner:
+    """An attack on pixels from 0 to 1 as one on those of a classifier's value range."""
+    low, high = classifier.clip_values.tolist()
 
     def run(images: FloatArray, labels: Labels) -> FloatArray:
         unit = np.clip((images - low) / (high - low), 0, 1).astype(np.float32)
@@ -154,17 +155,31 @@ def targets(target: str, logits: npt.NDArray[np.floating], labels: Labels) -> np
 
 
 def _on_unit_pixels(
-    family: str, parameters: Mapping[str, Any], logits: Callable[[tf.Tensor], tf.Tensor]
+    family: str, parameters: Mapping[str, Any], classifier: Any
 ) -> Callable[[tf.Tensor, Labels], FloatArray]:
     """An attack on pixels from 0 to 1; it returns images that it cannot attack as they are."""
     arguments = dict(parameters)
     target = arguments.pop("target", None)
+    logits = _unit_logits(classifier)
     if family in ITERATED:
-        return SignedSteps(logits, **arguments)
+        steps = _made_once(classifier, "signed steps", lambda: SignedSteps(logits))
+        return functools.partial(steps, **arguments)
     if family == "CW-Linf":
-        search = CarliniLinf(logits, **arguments)
+        key = family, *sorted(arguments.items())
+        search = _made_once(classifier, key, lambda: CarliniLinf(logits, **arguments))
         return lambda images, labels: search(images, targets(target, logits(images), labels))
     return _foolbox_attack(_FOOLBOX_CLASSES[family], arguments, logits, target)
+
+
+def _made_once(classifier: Any, key: Hashable, make: Callable[[], Any]) -> Any:
+    """What ``make`` returns, kept with ART's classifier: its graphs take longer than small models.
+
+    An attack is made anew for every batch of images.
+    """
+    made = vars(classifier).setdefault("_fd_keras_made", {})
+    if key not in made:
+        made[key] = make()
+    return made[key]
 
 
 def _foolbox_attack(
@@ -192,13 +207,16 @@ def _foolbox_attack(
     return run
 
 
-def _range_and_unit_logits(
-    classifier: Any,
-) -> tuple[float, float, Callable[[tf.Tensor], tf.Tensor]]:
-    """The value range, and the logits of pixels from 0 to 1."""
+def _unit_logits(classifier: Any) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The logits of pixels from 0 to 1."""
     low, high = classifier.clip_values.tolist()
-    logits = tf.function(lambda x: classifier.model(low + (high - low) * x), reduce_retracing=True)
-    return low, high, logits
+
+    def make() -> Any:
+        return tf.function(
+            lambda x: classifier.model(low + (high - low) * x), reduce_retracing=True
+        )
+
+    return _made_once(classifier, "unit logits", make)
 
 
 def _art_attack(
@@ -283,9 +301,8 @@ class NearestBoundary:
     targeted = False
 
     def __init__(self, name: str, classifier: Any, batch_size: int) -> None:
-        low, high, logits = _range_and_unit_logits(classifier)
         self.name = name
-        self._run = _in_range(_foolbox_attack(name, {}, logits), low, high)
+        self._run = _in_range(_foolbox_attack(name, {}, _unit_logits(classifier)), classifier)
         self._batch_size = batch_size
 
     def generate(self, x: FloatArray, y: npt.NDArray[np.floating], **_: Any) -> FloatArray:
@@ -358,7 +375,6 @@ class OnePass:
     """
 
     def __init__(self, classifier: Any, loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> None:
-        @tf.function(reduce_retracing=True)
         def losses_and_gradients(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(images)
@@ -367,7 +383,9 @@ class OnePass:
             return losses, tape.gradient(losses, images), tf.argmax(logits, axis=1)
 
         self._classifier = classifier
-        self._graph = losses_and_gradients
+        self._graph = _made_once(
+            classifier, loss, lambda: tf.function(losses_and_gradients, reduce_retracing=True)
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._classifier, name)

@@ -23,8 +23,10 @@ from fd_keras.evaluation.runners import ITERATED, targets
 from fd_keras.evaluation.store import ArrayStore
 from fd_keras.kernels import GRADIENTS
 
-# Images per file: what a killed process loses, and what memory must hold.
-_CHUNK = 16
+# Images that are attacked at once and kept in one file: what a killed process loses, and what
+# memory must hold. Small images are attacked more at a time, for the same number of pixels.
+_CHUNKS = 16, 64
+_PIXELS = 16 * 224 * 224
 
 # Typing alias: has images attacked elsewhere, and yields how many at a time are in the store.
 Attackers = Callable[["Workbench", Sequence["AttackedImages"]], Iterator[int]]
@@ -220,9 +222,8 @@ class Workbench:
             images: Attacked.
             index: Its position.
         """
-        start = index // _CHUNK * _CHUNK
-        chunk = replace(images, images=images.images[start : start + _CHUNK])
-        return np.asarray(self._pixels(chunk)[index - start])
+        number, place = divmod(index, chunk_size(images.images))
+        return np.asarray(self._pixels(list(_chunks(images))[number])[place])
 
     def distances(self, images: AttackedImages) -> npt.NDArray[np.floating]:
         """Largest change of a pixel of each image, in grey levels, ``(n,)``."""
@@ -263,7 +264,7 @@ class Workbench:
 
         def compute() -> FloatArray:
             defended = defence(255 * self._pixels(chunk)) / 255
-            return self.classifier.logits(defended, batch_size=_CHUNK)
+            return self.classifier.logits(defended, batch_size=len(defended))
 
         return self.store.array(parts, compute)
 
@@ -335,9 +336,25 @@ class Workbench:
         return self.eot_draws if random and chunk.attacker == "adaptive" else 1
 
 
+def chunk_size(images: LabelledImages) -> int:
+    """How many images are attacked at once: 64 up to 112x112 pixels, 16 from 224x224 on.
+
+    Args:
+        images: All of one size.
+
+    Example:
+        >>> chunk_size(LabelledImages(np.zeros((1, 224, 224, 3)), np.array([0]), (0, 1)))
+        16
+    """
+    least, most = _CHUNKS
+    height, width = images.images.shape[1:3]
+    return min(most, max(least, _PIXELS // (height * width)))
+
+
 def _chunks(images: AttackedImages) -> Iterator[AttackedImages]:
-    for start in range(0, len(images.images), _CHUNK):
-        yield replace(images, images=images.images[start : start + _CHUNK])
+    size = chunk_size(images.images)
+    for start in range(0, len(images.images), size):
+        yield replace(images, images=images.images[start : start + size])
 
 
 def _gradients(images: AttackedImages) -> tuple[Substitute, ...]:

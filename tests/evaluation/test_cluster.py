@@ -9,7 +9,7 @@ import pytest
 
 from fd_keras.classifier import Classifier
 from fd_keras.distribution import connected
-from fd_keras.evaluation import Protocol, evaluate, fgsm, pgd
+from fd_keras.evaluation import Protocol, evaluate, fgsm, pgd, workbench
 from fd_keras.evaluation.defences import CANDIDATES, defence
 from fd_keras.evaluation.store import ArrayStore
 
@@ -17,6 +17,12 @@ pytest.importorskip("art", reason="ART is not installed")
 
 PROTOCOL = Protocol("small", "", gray_box=(fgsm(8),), adaptive=(pgd(8, 3),))
 DEFENCES = ["soft8"]
+
+
+@pytest.fixture(autouse=True)
+def chunks_of_sixteen(monkeypatch):
+    """Images this small would be attacked all at once."""
+    monkeypatch.setattr(workbench, "_CHUNKS", (16, 16))
 
 
 @pytest.fixture(scope="module")

@@ -418,6 +418,22 @@ def test_markdown_table_names_a_threat_model_over_every_accuracy(full):
         full.table("html")
 
 
+def test_an_interval_follows_each_accuracy_where_it_is_asked_for(full):
+    plain, wide = (full.table("markdown", intervals=asked) for asked in (False, True))
+    assert re.sub(r" \[\d+-\d+\]", "", wide).split() != wide.split()
+
+    def cells(table):
+        return [re.split(r" *\| *", line)[1:-1] for line in table.split("\n")]
+
+    for shown, expected in zip(cells(wide), cells(plain), strict=True):
+        assert [re.sub(r" \[\d+-\d+\]$", "", cell) for cell in shown if "--" not in cell] == [
+            cell for cell in expected if "--" not in cell
+        ]
+    found = full.grid.row("none", "benign", "none")
+    low, high = (round(100 * end) for end in found["interval"])
+    assert f"| {100 * found['accuracy']:.1f} [{low}-{high}] |" in wide
+
+
 # Curves
 
 
