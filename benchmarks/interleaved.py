@@ -6,8 +6,8 @@ import time
 # Minimum number of rounds, however slow the functions are.
 _LEAST_ROUNDS = 3
 
-# Functions that take fewer seconds are called twice in each round, and the second call is timed:
-# the first one refills the caches that the other functions have used, and wakes the threads.
+# Functions that take fewer seconds are called for as long before a call is timed in each round:
+# that refills the caches that the other functions have used, and wakes the threads.
 _SHORT = 0.1
 
 
@@ -33,9 +33,16 @@ def median_seconds(functions, rounds=15, budget=float("inf")):
             break
         for name, function in functions.items():
             if name in short:
-                function()
+                _warm_up(function, _SHORT if rounds > 1 else 0)
             times[name].append(_seconds(function))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _warm_up(function, seconds):
+    until = time.perf_counter() + seconds
+    function()
+    while time.perf_counter() < until:
+        function()
 
 
 def _seconds(function):

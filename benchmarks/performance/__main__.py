@@ -20,7 +20,11 @@ PARTS = ("baselines", "kernel", "sizes", "memory", "tflite", "gpu", "pipeline", 
 # Parts that are measured with each number of threads; the others, with the most.
 _BY_THREADS = ("baselines", "kernel", "sizes")
 
-_SYSTEM_MEMORY = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}
+# Threads of NumPy's BLAS would wait for work on the processors that the next case needs.
+_SHORT_WAITS = {"OPENBLAS_THREAD_TIMEOUT": "4"}
+
+# For peaks of memory: what is freed goes back to the system at once.
+_SYSTEM_MEMORY = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}
 
 _ROOT = Path(__file__).parents[2]
 
@@ -88,7 +92,8 @@ def _measured(parts, threads, smoke, checkout):
         out = Path(folder, "results.json")
         command = [sys.executable, "-m", "benchmarks.performance.worker", *parts]
         command += ["--threads", str(threads), "--out", str(out), *["--smoke"] * smoke]
-        environment = {**os.environ, **(_SYSTEM_MEMORY if "memory" in parts else {})}
+        memory = _SYSTEM_MEMORY if "memory" in parts else {}
+        environment = {**os.environ, **_SHORT_WAITS, **memory}
         # Before whatever version is installed, in the processes that a part starts, too.
         environment["PYTHONPATH"] = str(checkout)
         process = subprocess.run(

@@ -1,9 +1,11 @@
 """The layer beside other implementations and defences, at the size of the goals."""
 
+import dataclasses
 import functools
 
 import numpy as np
 import tensorflow as tf
+from threadpoolctl import threadpool_limits
 
 from benchmarks.performance import cases as c
 from fd_keras._extras import import_extra
@@ -23,7 +25,9 @@ def measure(scale):
     """Rows of the layer and its quick baselines, and of slow baselines in turns with the layer."""
     images = c.random_images(scale.batch, scale.size)
     quick = [*_layers(images, scale), *_quick_baselines(images, scale)]
-    rows = c.measured(quick, scale, group=QUICK)
+    # There are so many of them that one round takes seconds.
+    longer = dataclasses.replace(scale, budget=4 * scale.budget)
+    rows = c.measured(quick, longer, group=QUICK)
     slow, missing = _slow_baselines(images[:2])
     in_graph = c.in_modes(c.LAYER, c.built("liu2019"), images, ("graph",))
     rows += c.measured([*in_graph, *slow], scale, group=SLOW)
@@ -83,7 +87,7 @@ def _slow_baselines(images):
     """Baselines that take long for one image, and why some are missing."""
     floats, shape = np.float32(images), images.shape
     quilting = image_quilting(c.random_images(4, images.shape[1]), patches=10_000)
-    found = [c.Case(c.QUILTING, "fd_keras' own", lambda: quilting(floats), shape)]
+    found = [*_with_blas(c.QUILTING, lambda: quilting(floats), shape)]
     try:
         art = import_extra("art.defences.preprocessor", "evaluate")
     except ImportError as error:
@@ -92,6 +96,17 @@ def _slow_baselines(images):
     denoise = art.TotalVarMin(clip_values=(0, 1))
     found += [
         c.Case("ART JpegCompression", "default", lambda: jpeg(floats), shape),
-        c.Case(c.TOTAL_VARIATION, "default", lambda: denoise(floats[:1] / 255), (1, *shape[1:])),
+        *_with_blas(c.TOTAL_VARIATION, lambda: denoise(floats[:1] / 255), (1, *shape[1:])),
     ]
     return found, []
+
+
+def _with_blas(name, run, shape):
+    """A function of NumPy with its threads, and with one: several slow small vectors down."""
+    yield c.Case(name, "default", run, shape)
+
+    def alone():
+        with threadpool_limits(1, user_api="blas"):
+            run()
+
+    yield c.Case(name, "1 BLAS thread", alone, shape)
