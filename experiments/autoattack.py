@@ -5,20 +5,23 @@
    ``experiments/harden_gpu.py`` has trained.
 2. ``python experiments/autoattack_gpu.py DIRECTORY ATTACKED`` attacks them.
 3. ``python -m experiments.autoattack --attacked ATTACKED --trained TRAINED`` counts the images that
-   fd_keras' layer and Keras still get right, and writes the page.
+   fd_keras' layer and Keras still get right, and writes the page. Earlier cells stay in the file.
+
+Without ``--trained``, or where it lacks a recipe, the weights are those that are published, if any.
 
 The images are the first 500 of the half that reports in ``experiments.quantizers``, among those
 that the undefended classifier gets right. They chose neither tables nor epochs nor recipes.
 """
 
+import collections
 import json
 import pathlib
-import shutil
 
 import numpy as np
 import tensorflow as tf
 
 from experiments import cifar10, quantizers
+from experiments.harden_cifar10 import weights_file
 from experiments.harden_recipes import PLANS, TABLES, arrays_of, layer_of, load_arrays
 from experiments.harness import CACHE, RESULTS, argument_parser, parsed, write_json, write_text
 from experiments.networks import classifier_and_data
@@ -38,7 +41,7 @@ RECIPES = (
     *("soft-4-eps4-transferred-teacher-long", "none-eps4-transferred-teacher-long"),
     "round-4-eps2",
 )
-ORIGINAL, UNDEFENDED = "original.npz", "undefended"
+UNDEFENDED = "undefended"
 PARTS = ("APGD-CE, straight-through", "APGD-CE", "APGD-T", "FAB-T", "Square")
 
 
@@ -62,7 +65,7 @@ def untrained_cells():
             "name": name,
             **{key: row[key] for key in ("family", "target", "step")},
             "table": layer_of(table_of(row)),
-            "weights": ORIGINAL,
+            "weights": weights_of(UNDEFENDED),
             "epsilon": UNTRAINED,
         }
 
@@ -82,7 +85,7 @@ def table_of(cell):
 def hardened_cells():
     """Cells of classifiers that were trained."""
     for epsilon in EPSILONS:
-        alone = {"recipe": UNDEFENDED, "table": None, "weights": ORIGINAL}
+        alone = {"recipe": UNDEFENDED, "table": None, "weights": weights_of(UNDEFENDED)}
         if epsilon != UNTRAINED:  # that one is among the others
             yield {"name": f"undefended-at-{epsilon:g}", **alone, "epsilon": epsilon}
         for recipe in RECIPES:
@@ -90,7 +93,7 @@ def hardened_cells():
                 "name": f"{recipe}-at-{epsilon:g}",
                 "recipe": recipe,
                 "table": layer_of(TABLES[PLANS[recipe].table]),
-                "weights": f"{recipe}.npz",
+                "weights": weights_of(recipe),
                 "epsilon": epsilon,
             }
 
@@ -100,19 +103,40 @@ def pack(directory, trained):
     directory.mkdir(parents=True, exist_ok=True)
     images, labels = data()
     np.savez_compressed(directory / "images.npz", images=images, labels=labels)
-    np.savez(directory / ORIGINAL, **arrays_of(cifar10.resnet14()))
-    for recipe in RECIPES:
-        if (trained / f"{recipe}.npz").exists():
-            shutil.copy(trained / f"{recipe}.npz", directory)
+    for recipe in (UNDEFENDED, *RECIPES):
+        classifier = classifier_of(recipe, trained)
+        if classifier is not None:
+            np.savez(directory / weights_of(recipe), **arrays_of(classifier))
     cells = [{**cell, "levels": LEVELS} for cell in (*untrained_cells(), *hardened_cells())]
     write_json(directory / "cells.json", cells)
 
 
+def weights_of(recipe):
+    """The file of a recipe's weights."""
+    return f"{recipe}.npz"
+
+
+def classifier_of(recipe, trained):
+    """The classifier of a recipe; ``None`` where its weights are neither trained nor published."""
+    classifier = cifar10.resnet14()
+    found = trained and trained / weights_of(recipe)
+    published = weights_file(RESULTS, recipe)
+    if recipe == UNDEFENDED:
+        return classifier
+    if found and found.exists():
+        load_arrays(classifier, found)
+    elif published.exists():
+        classifier.load_weights(str(published))
+    else:
+        return None
+    return classifier
+
+
 def behind(cell, trained):
     """A cell's classifier behind its layer: a function from images in [0, 1] to classes."""
-    classifier = cifar10.resnet14()
-    if cell["weights"] != ORIGINAL:
-        load_arrays(classifier, trained / cell["weights"])
+    classifier = classifier_of(cell.get("recipe", UNDEFENDED), trained)
+    if classifier is None:
+        raise SystemExit(f"--trained must hold {cell['weights']}, which was attacked.")
     table = table_of(cell)
     layer = FeatureDistillation(table, value_range=(0, 1)) if table else (lambda images: images)
 
@@ -133,16 +157,16 @@ def counted(cell, changes, images, labels, trained):
 
 
 def results(attacked, trained):
-    """All cells that were attacked."""
+    """All cells that are attacked here, by name."""
     images, labels = data()
-    cells = []
+    cells = {}
     for path in sorted(attacked.glob("*.json")):
         cell = json.loads(path.read_text())
         with np.load(path.with_suffix(".npz")) as archive:
             changes = archive["changes"].astype(np.float64)
         count = len(changes)
         benign, right = counted(cell, changes, images[:count], labels[:count], trained)
-        cells.append({**cell, "images": count, "benign": benign, "right": right})
+        cells[cell["name"]] = {**cell, "images": count, "benign": benign, "right": right}
         print(cell["name"], cell["counts"], benign, right, flush=True)
     return cells
 
@@ -161,7 +185,7 @@ def page(found):
         "after APGD with the identity's (BPDA). Right under attack: right both benign and "
         "attacked. In %, in brackets 95 % intervals.",
         "",
-        f"Attacked on one {found['device']} by `experiments/autoattack_gpu.py`; counted with "
+        f"Attacked on {_devices(cells)} by `experiments/autoattack_gpu.py`; counted with "
         f"fd_keras' layer and Keras. {_square(cells)}",
         "",
         "## Nothing trained",
@@ -200,6 +224,15 @@ def page(found):
         "",
     ]
     return "\n".join(lines)
+
+
+def _devices(cells):
+    """Where the cells were attacked."""
+    names = (cell["device"].replace("cpu", "CPU") for cell in cells)
+    counts = collections.Counter(names)
+    if len(counts) == 1:
+        return f"one {next(iter(counts))}"
+    return " and ".join(f"{name} ({count} cells)" for name, count in counts.items())
 
 
 def _square(cells):
@@ -269,14 +302,17 @@ def main():
     parser = argument_parser(__doc__, cache=None)
     parser.add_argument("--pack", type=pathlib.Path, help="where to write the cells")
     parser.add_argument("--attacked", type=pathlib.Path, help="what autoattack_gpu.py wrote")
-    parser.add_argument("--trained", type=pathlib.Path, required=True, help="harden_gpu.py's")
+    parser.add_argument("--trained", type=pathlib.Path, help="what harden_gpu.py wrote")
     arguments = parsed(parser)
     if arguments.pack:
         pack(arguments.pack, arguments.trained)
     if arguments.attacked:
-        cells = results(arguments.attacked, arguments.trained)
-        found = {"device": cells[0]["device"], "tensorflow": tf.__version__, "cells": cells}
-        write_json(arguments.out / f"{FILE}.json", found)
+        path = arguments.out / f"{FILE}.json"
+        earlier = json.loads(path.read_text())["cells"] if path.exists() else []
+        cells = {cell["name"]: cell for cell in earlier}
+        cells |= results(arguments.attacked, arguments.trained)
+        found = {"tensorflow": tf.__version__, "cells": list(cells.values())}
+        write_json(path, found)
         write_text(arguments.out / f"{FILE}.md", page(found))
 
 

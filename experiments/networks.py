@@ -36,9 +36,9 @@ RUNS = {
         "epsilon": 2.0,
         "max_images": 600,
         "limits": {
-            "DeepFool": 96,
-            "CW-L2": 48,
-            "CW-Linf": 32,
+            "DeepFool": 200,
+            "CW-L2": 64,
+            "CW-Linf": 64,
             "adaptive": 64,
             "Square": 32,
             "quilting": 150,

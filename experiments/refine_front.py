@@ -29,7 +29,7 @@ BASELINES = (
     *("slq:20,40,60,80", "slq:60,70,80,90", "median:2", "median:3"),
     *(f"bits:{bits}" for bits in (7, 6, 5, 4, 3)),
 )
-# Images of each split for slow attacks: whole parts of 16, which is what the cache holds.
+# Images of each split for slow attacks.
 LIMITS = {
     "imagenet": {"DeepFool": 48, "CW-L2": 16, "CW-Linf": 16},
     "cifar10": {"DeepFool": 96, "CW-L2": 48, "CW-Linf": 48},

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from experiments.paper_table import kept, side_by_side, summary
+import pytest
+
+from experiments.paper_table import added_up, detectors, duration, kept, side_by_side, summary
 from fd_keras.evaluation import EvaluationReport
 from fd_keras.evaluation.accuracies import accuracy_row
 
@@ -47,3 +49,28 @@ def test_both_numbers_of_passes_stand_beside_each_other():
         ["liu2019", "96.0", "87.0", "35.0", "93.0", "85.0", "-", "-", "899"],
         ["median", "95.0", "-", "50.0", "-", "-", "-", "-", "-"],
     ]
+
+
+def test_seconds_add_up_over_runs_that_were_stopped(tmp_path, monkeypatch):
+    clock = iter([0.0, 60.0, 100.0, 130.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    path = tmp_path / "cache" / "run.seconds"
+    with pytest.raises(KeyboardInterrupt), added_up(path):
+        raise KeyboardInterrupt
+    with added_up(path):
+        pass
+    assert duration({"seconds_from_nothing": float(path.read_text())}).split()[2] == "2"
+    assert duration({}) == ""
+
+
+def test_detectors_have_a_dash_where_an_attack_fooled_no_image():
+    entries = [
+        {"defence": "liu2019", "attack": "FGSM .0156", "auc": 0.9},
+        {"defence": "liu2019", "attack": "DeepFool", "auc": 0.95},
+        {"defence": "zigzag15", "attack": "FGSM .0156", "auc": 0.8},
+    ]
+    (table,) = (part for part in detectors(entries) if part.startswith("|"))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")]
+    assert rows[0] == ["detector", "FGSM .0156", "DeepFool"]
+    assert rows[2:] == [["liu2019", "0.900", "0.950"], ["zigzag15", "0.800", "-"]]
+    assert detectors([]) == []
