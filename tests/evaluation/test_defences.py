@@ -223,6 +223,17 @@ def test_attackers_of_soft_thresholding_need_no_stand_in(crops, gradient):
         assert float(found[index]) == pytest.approx(slope, abs=2e-3)
 
 
+def test_many_tables_draw_no_warning_from_tensorflow(crops, caplog):
+    logger = tf.get_logger()
+    logger.addHandler(caplog.handler)  # it passes nothing on
+    try:
+        for step in range(20, 32):
+            distillation(QuantizationTable(np.full((8, 8), float(step))))(crops)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "retracing" not in caplog.text
+
+
 def test_slq_takes_every_block_from_one_of_the_qualities(crops):
     result = stochastic_local_quantisation((10, 50, 90))(crops)
     seen = np.zeros(3)

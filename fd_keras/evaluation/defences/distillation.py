@@ -84,7 +84,7 @@ class _Distillation:
 
     def __init__(self, table: QuantizationTable) -> None:
         self._table = table
-        self._graphs: dict[int, Callable[[ImageArray], tf.Tensor]] = {}
+        self._graphs: dict[int, tuple[FeatureDistillation, Any]] = {}
 
     def __reduce__(self) -> tuple[type[_Distillation], tuple[QuantizationTable]]:
         return _Distillation, (self._table,)
@@ -93,18 +93,23 @@ class _Distillation:
         channels = batch.shape[-1]
         if channels not in self._graphs:
             self._graphs[channels] = self._graph(channels)
+        _, graph = self._graphs[channels]
         out = np.empty_like(batch)
         for start in range(0, len(batch), _BATCH):
             part = slice(start, start + _BATCH)
-            out[part] = self._graphs[channels](batch[part]).numpy()
+            out[part] = graph(tf.constant(batch[part])).numpy()
         return out
 
-    def _graph(self, channels: int) -> Callable[[ImageArray], tf.Tensor]:
+    def _graph(self, channels: int) -> tuple[FeatureDistillation, Any]:
+        """A layer and its graph, which reads the layer's steps but does not keep them.
+
+        It is a concrete function: TensorFlow takes the tables of an evaluation for one function
+        that is traced again and again, and would warn.
+        """
         layer = FeatureDistillation(self._table, value_range=(0, 255), data_format="channels_last")
         images = tf.TensorSpec((None, None, None, channels), tf.float32)
-        graph: Callable[[ImageArray], tf.Tensor]
         graph = tf.function(layer.__call__, input_signature=[images])
-        return graph
+        return layer, graph.get_concrete_function()
 
 
 def _encoder(table: QuantizationTable) -> Encoder:
