@@ -51,7 +51,8 @@ def _until_done(
 class _AnyBatch:
     """A step as one graph for batches of all sizes.
 
-    ``tf.function`` alone would build one for the first size and another one for all others.
+    ``tf.function`` alone would build one for the first size and another one for all others, and
+    warn where several classifiers are attacked.
 
     Args:
         step: Function of a state, and of tensors that are not of single images.
@@ -66,8 +67,10 @@ class _AnyBatch:
         if image not in self._graphs:
             states = {n: tf.TensorSpec((None, *v.shape[1:]), v.dtype) for n, v in state.items()}
             signature = [states, *(tf.TensorSpec(value.shape, value.dtype) for value in others)]
-            self._graphs[image] = tf.function(self._step, input_signature=signature)
-        return self._graphs[image](state, *others)
+            graph = tf.function(self._step, input_signature=signature)
+            self._graphs[image] = graph.get_concrete_function()
+        found: State = self._graphs[image](state, *others)
+        return found
 
 
 @dataclass(frozen=True)
