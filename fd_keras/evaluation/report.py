@@ -314,6 +314,13 @@ def _percent(row: Row | None) -> str:
     return "-" if row is None else f"{100 * row['accuracy']:.1f}"
 
 
+def _with_interval(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    low, high = row["interval"]
+    return f"{_percent(row)} [{100 * low:.0f}-{100 * high:.0f}]"
+
+
 def _plain_json(name: str, value: Any) -> Any:
     """A copy made through JSON, so that what is saved reads back equal."""
 
@@ -404,10 +411,3 @@ def _check_pictures(pictures: Sequence[Mapping[str, Any]]) -> None:
                 "(height, width, channels) with 1 or 3 channels. Received: "
                 f"{[(array.shape, str(array.dtype)) for array in arrays]}"
             )
-
-
-def _with_interval(row: Row | None) -> str:
-    if row is None:
-        return "-"
-    low, high = row["interval"]
-    return f"{_percent(row)} [{100 * low:.0f}-{100 * high:.0f}]"

@@ -222,8 +222,10 @@ class Workbench:
             images: Attacked.
             index: Its position.
         """
-        number, place = divmod(index, chunk_size(images.images))
-        return np.asarray(self._pixels(list(_chunks(images))[number])[place])
+        size = chunk_size(images.images)
+        start = index // size * size
+        chunk = replace(images, images=images.images[start : start + size])
+        return np.asarray(self._pixels(chunk)[index - start])
 
     def distances(self, images: AttackedImages) -> npt.NDArray[np.floating]:
         """Largest change of a pixel of each image, in grey levels, ``(n,)``."""
