@@ -9,8 +9,8 @@
 
 Without ``--trained``, or where it lacks a recipe, the weights are those that are published, if any.
 
-The images are the first 500 of the half that reports in ``experiments.quantizers``, among those
-that the undefended classifier gets right. They chose neither tables nor epochs nor recipes.
+The images are the first 500 of the test split of ``experiments.quantizers``, among those that
+the undefended classifier gets right. They chose neither tables nor epochs nor recipes.
 """
 
 import collections
@@ -166,7 +166,8 @@ def results(attacked, trained):
             changes = archive["changes"].astype(np.float64)
         count = len(changes)
         benign, right = counted(cell, changes, images[:count], labels[:count], trained)
-        cells[cell["name"]] = {**cell, "images": count, "benign": benign, "right": right}
+        figures = {"images": count, "benign": benign, "right": right}
+        cells[cell["name"]] = {**cell, **figures, "tensorflow": tf.__version__}
         print(cell["name"], cell["counts"], benign, right, flush=True)
     return cells
 
@@ -220,7 +221,7 @@ def page(found):
         ),
         "",
         f"`python -m experiments.{FILE} --attacked ATTACKED --trained TRAINED`; "
-        f"TensorFlow {found['tensorflow']}.",
+        f"TensorFlow {', '.join(sorted({cell['tensorflow'] for cell in cells}))}.",
         "",
     ]
     return "\n".join(lines)
@@ -311,7 +312,7 @@ def main():
         earlier = json.loads(path.read_text())["cells"] if path.exists() else []
         cells = {cell["name"]: cell for cell in earlier}
         cells |= results(arguments.attacked, arguments.trained)
-        found = {"tensorflow": tf.__version__, "cells": list(cells.values())}
+        found = {"cells": list(cells.values())}
         write_json(path, found)
         write_text(arguments.out / f"{FILE}.md", page(found))
 

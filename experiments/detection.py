@@ -1,8 +1,9 @@
 """Which tables detect which attack in one pass, together and alone, and what an informed one finds.
 
 ResNet-14 on the CIFAR-10 images of ``../shared``. Sets of one, two and three tables are scored as
-``DistillationDetector(model, [layer, ...])`` scores them. The first half of the images chooses the
-set of each size with the largest smallest AUC over the attacks; figures are of the second half.
+``DistillationDetector(model, [layer, ...])`` scores them. Every second image belongs to the
+validation split, which chooses the set of each size with the largest smallest AUC over the attacks;
+figures are of the test split.
 Only attacked images that fool the classifier count. Run: ``python -m experiments.detection``; what
 was computed stays in ``--cache``. ``--smoke`` takes forty images and few steps.
 
@@ -83,7 +84,7 @@ def areas(benign, attacked, tables):
     }
 
 
-def half(scores, keep):
+def selected(scores, keep):
     """The scores of some of the images."""
     return {name: values[keep] for name, values in scores.items()}
 
@@ -139,10 +140,10 @@ def page(results):
         [
             "# Detection in one pass by one table and by several",
             "",
-            f"ResNet-14 on {results['images']} CIFAR-10 images that chose nothing (as many others "
-            "chose the sets of tables). AUC of gray-box attacks, of those images that fool the "
-            f"classifier. The last {len(results['chosen'])} rows of tables are the sets with the "
-            "largest smallest AUC on the other half.",
+            f"ResNet-14 on {results['images']} CIFAR-10 images of the test split (as many others, "
+            "the validation split, chose the sets of tables). AUC of gray-box attacks, of those "
+            f"images that fool the classifier. The last {len(results['chosen'])} rows of tables "
+            "are the sets with the largest smallest AUC on the validation split.",
             "",
             text_table(["tables", *names], body, markdown=True),
             "",
@@ -172,7 +173,7 @@ def page(results):
 def main():
     """Run the experiment."""
     parser = argument_parser(__doc__, smoke=True)
-    parser.add_argument("--images", type=int, default=200, help="of both halves together")
+    parser.add_argument("--images", type=int, default=200, help="of both splits together")
     parser.add_argument("--steps", type=int, default=100, help="of the attack on the detector")
     parser.add_argument("--cw-steps", type=int, default=1000)
     parser.add_argument("--attacks", nargs="*", help="families; all of the protocol by default")
@@ -201,7 +202,7 @@ def main():
         scores, keep = scores_of(classifier, pixels)
         unmoved[attack.name] = keep[wrong & ~chooses]
         for first in (True, False):
-            parts[first][attack.name] = half(scores, wrong & (chooses == first))
+            parts[first][attack.name] = selected(scores, wrong & (chooses == first))
         reached = wrong
         if attack.target is not None:
             reached = classes == targets(attack.target, attacker.predict(images), labels)
@@ -212,16 +213,16 @@ def main():
     for size in range(1, MOST + 1):
         best = max(
             itertools.combinations(TABLES, size),
-            key=lambda tables: min(areas(half(benign, chooses), parts[True], tables).values()),
+            key=lambda tables: min(areas(selected(benign, chooses), parts[True], tables).values()),
         )
         chosen.append(best)
-    reported = half(benign, ~chooses)
+    reported = selected(benign, ~chooses)
     rows = {
         kind: [{"tables": s, "auc": areas(reported, parts[False], s)} for s in sets]
         for kind, sets in (("alone", [(name,) for name in TABLES]), ("chosen", chosen))
     }
     for name, keep in unmoved.items():
-        moved = {name: half(parts[False][name], ~keep)}
+        moved = {name: selected(parts[False][name], ~keep)}
         fooled[name]["unmoved"] = int(keep.sum())
         fooled[name]["auc_moved"] = areas(reported, moved, chosen[-1])[name]
     layers = [

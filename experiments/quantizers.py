@@ -1,11 +1,11 @@
 """Compare rounding and soft thresholding at equal benign accuracy, under all attackers.
 
 Tables are flat in YCbCr, with steps for chroma twice those for luma. Of each family, the largest
-step is taken that keeps a benign accuracy on the first half of the images; figures are of the
-second half. Run: ``python -m experiments.quantizers [--network cifar10] [--autoattack 200]``;
-what was run earlier of other networks stays in the results, and what was computed in ``--cache``,
-so that a run that was stopped resumes where it was. With ``--smoke`` it takes a minute, and its
-figures mean nothing.
+step is taken that keeps a benign accuracy on the validation split, the first half of the images;
+figures are of the test split, the second. Run: ``python -m experiments.quantizers
+[--network cifar10] [--autoattack 200]``; what was run earlier of other networks stays in the
+results, and what was computed in ``--cache``, so that a run that was stopped resumes where it was.
+With ``--smoke`` it takes a minute, and its figures mean nothing.
 
 Gray-box attacks are made on the classifier alone. Adaptive ones go through the layer: with the
 true gradient of soft thresholding, and with either stand-in for that of rounding, of which an image
@@ -72,7 +72,7 @@ def table_of(family, step):
 
 
 class Subject:
-    """A classifier with its images in two halves, and what was computed of them."""
+    """A classifier with its validation and test split, and what was computed of them."""
 
     def __init__(self, network, classifier, data, cache, limit=None):
         self.classifier, self._store = classifier, ArrayStore(cache)
@@ -190,7 +190,7 @@ def _distilled(images, steps, quantizer, spins):
 
 
 def chosen_step(subject, family, target):
-    """The largest step that keeps the benign accuracy on the choosing half, by bisection."""
+    """The largest step that keeps the benign accuracy on the validation split, by bisection."""
     images = subject.images[subject.chosen_on]
 
     def kept(step):
@@ -279,11 +279,11 @@ def page(results):
         "",
         "Flat tables in YCbCr, steps for chroma twice those for luma (soft thresholds are half of "
         "the step), beside each other at equal benign accuracy: the largest step that keeps it on "
-        "the first half of the images. Accuracy in % on the second half, of images that the "
-        "classifier gets right alone; in brackets 95 % intervals. Gray-box: mean of FGSM and BIM, "
-        "made on the classifier alone. Adaptive: through the layer, with the true gradient of soft "
-        "thresholding, and either stand-in for that of rounding. AutoAttack here is fd_keras' own; "
-        "[autoattack.md](autoattack.md) has the standard version on more images.",
+        "the first half of the images, the validation split. Accuracy in % on the test split, of "
+        "images that the classifier gets right alone; in brackets 95 % intervals. Gray-box: mean "
+        "of FGSM and BIM, made on the classifier alone. Adaptive: through the layer, with the true "
+        "gradient of soft thresholding, and either stand-in for that of rounding. AutoAttack here "
+        "is fd_keras' own; [autoattack.md](autoattack.md) has the standard version on more images.",
         "",
     ]
     for network, found in results.items():

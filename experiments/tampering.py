@@ -1,11 +1,11 @@
 """What shows of changes to encoded images: attacks, and innocent handling.
 
 Images of ``../shared`` are encoded with ``certified_table``, attacked gray-box (on the classifier
-alone, by the EvadeML protocol's attacks) and scored by ``TamperDetector``, whose threshold half of
-the untouched images set for 5 % false positives: the area under the ROC curve of each attack
-against the other half, stored as whole pixels and as JPEG files, and the share of innocently
-handled images that is flagged. Run: ``python -m experiments.tampering``; finished rows stay in the
-JSON file. ``--smoke`` takes eight images.
+alone, by the EvadeML protocol's attacks) and scored by ``TamperDetector``, whose threshold a
+validation split of the untouched images sets for 5 % false positives: the area under the ROC curve
+of each attack against the test split, stored as whole pixels and as JPEG files, and the share of
+innocently handled images that is flagged. Run: ``python -m experiments.tampering``; finished rows
+stay in the JSON file. ``--smoke`` takes eight images.
 """
 
 import io
