@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -145,8 +145,9 @@ class EvaluationReport:
     ) -> str:
         """Accuracies in percent by defence and attack, one table for each threat model.
 
-        A last table says what each attack did to the undefended classifier: how often it reached
-        its aim, and the mean norms of the changes that did, of pixels from 0 to 1.
+        The last row of each is the number of images of its accuracies. A last table says what each
+        attack did to the undefended classifier: how often it reached its aim, and the mean norms of
+        the changes that did, of pixels from 0 to 1.
 
         Args:
             format: ``"text"`` or ``"markdown"``.
@@ -165,8 +166,7 @@ class EvaluationReport:
             in %       benign   FGSM .03
             ----------------------------
             none         90.0       20.0
-            <BLANKLINE>
-            10 images
+            images         10         10
         """
         if format not in ("text", "markdown"):
             raise ValueError(
@@ -177,9 +177,6 @@ class EvaluationReport:
         blocks = [_block(self.grid, model, format == "markdown", cell) for model in models]
         if self.grid.effects:
             blocks.append(_effects(self.grid.effects, format == "markdown"))
-        counts = [row["count"] for row in self.rows]
-        low, high = min(counts, default=0), max(counts, default=0)
-        blocks.append(f"{high} images" if low == high else f"{low} to {high} images")
         return "\n\n".join(blocks)
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
@@ -288,11 +285,18 @@ def _cells(
     """Heads and rows of one table."""
     columns = [pair for pair in grid.columns if pair[0] in (BENIGN, threat_model)]
     heads = [model if model == BENIGN else f"{model}{between}{attack}" for model, attack in columns]
+    rows = [[grid.row(name, *column) for column in columns] for name in grid.shown(threat_model)]
     body = [
-        [name, *(cell(grid.row(name, *column)) for column in columns)]
-        for name in grid.shown(threat_model)
+        [name, *map(cell, row)] for name, row in zip(grid.shown(threat_model), rows, strict=True)
     ]
-    return ["accuracy\nin %", *heads], body
+    counts = ["images", *map(_counts, zip(*rows, strict=True))]
+    return ["accuracy\nin %", *heads], [*body, counts]
+
+
+def _counts(rows: Iterable[Row | None]) -> str:
+    """From how many images the accuracies of a column are."""
+    counts = {row["count"] for row in rows if row is not None}
+    return "-".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else "-"
 
 
 def _effects(effects: Mapping[str, Mapping[str, float | None]], markdown: bool) -> str:

@@ -382,7 +382,7 @@ def test_entries_of_two_passes_are_whole():
 
 def test_text_table_names_a_threat_model_over_every_accuracy(full):
     seen = 0
-    for block in full.table().split("\n\n")[:-2]:
+    for block in full.table().split("\n\n")[:-1]:
         first, second, rule, *lines = block.split("\n")
         assert set(rule) == {"-"}
         for line in lines:
@@ -391,6 +391,8 @@ def test_text_table_names_a_threat_model_over_every_accuracy(full):
                 heads = [_words_ending_at(head, cell.end()) for head in (first, second)]
                 model, attack = heads if heads[0] else (heads[1], "none")
                 assert model in THREAT_MODELS
+                if line is lines[-1]:
+                    continue
                 found = full.grid.row(name[0], model, attack)
                 assert cell[0] == f"{100 * found['accuracy']:.1f}"
                 seen += 1
@@ -401,13 +403,37 @@ def test_text_table_names_a_threat_model_over_every_accuracy(full):
     assert seen == len(full.rows) + benign_repeats
 
 
+def test_the_last_row_of_a_table_counts_the_images_of_its_accuracies():
+    def counted(defence, family, correct, count, model="benign", attack="none"):
+        return accuracy_row(
+            defence=defence,
+            family=family,
+            threat_model=model,
+            attack=attack,
+            correct=correct,
+            count=count,
+        )
+
+    attacked = ("gray-box", "FGSM .03")
+    report = EvaluationReport(
+        [
+            counted(*NONE, 9, 10),
+            counted(*NONE, 4, 8, *attacked),
+            counted("slow", "TVM", 9, 10),
+            counted("slow", "TVM", 4, 6, *attacked),
+        ]
+    )
+    assert report.table().splitlines()[-1].split() == ["images", "10", "6-8"]
+    assert re.search(r"^\| images +\| +10 \| +6-8 \|$", report.table("markdown"), re.MULTILINE)
+
+
 def _words_ending_at(line, end):
     """The words, one space apart, that end at a column."""
     return re.search(r"(\S+( \S+)*)?$", line[:end])[0] if len(line) >= end else ""
 
 
 def test_markdown_table_names_a_threat_model_over_every_accuracy(full):
-    for block in full.table("markdown").split("\n\n")[:-2]:
+    for block in full.table("markdown").split("\n\n")[:-1]:
         head, rule, *lines = [re.split(r" *\| *", line)[1:-1] for line in block.split("\n")]
         assert head[1] == "benign"
         assert all(cell.endswith("-:") for cell in rule[1:])
