@@ -170,6 +170,61 @@ def page(results):
     )
 
 
+def right_images(classifier, count):
+    """The first images that the classifier gets right alone, with their classes."""
+    images, labels = (part[: 2 * count] for part in classifier_and_data("cifar10")[1])
+    right = classifier.logits(images).argmax(axis=-1) == labels
+    return images[right][:count], labels[right][:count]
+
+
+def shortened(attack, cw_steps):
+    """An attack with at most so many iterations, if it is one that takes long."""
+    if attack.target is None:
+        return attack
+    short = {"steps": cw_steps, "iterations": min(cw_steps, 200)}
+    changed = {name: short.get(name, value) for name, value in attack.parameters.items()}
+    return dataclasses.replace(attack, parameters=changed)
+
+
+def attacked_by(attack, classifier, attacker, data, store):
+    """Scores of attacked images, which of them fool, which are unmoved, and the success."""
+    images, labels = data
+    pixels = attacked_images(attack, attacker, images, labels, store)
+    classes = attacker.predict(pixels).argmax(axis=-1)
+    wrong = reached = classes != labels
+    if attack.target is not None:
+        reached = classes == targets(attack.target, attacker.predict(images), labels)
+    scores, unmoved = scores_of(classifier, pixels)
+    return {
+        "scores": scores,
+        "wrong": wrong,
+        "unmoved": unmoved,
+        "success": float(reached.mean()),
+    }
+
+
+def chosen_sets(benign, attacked):
+    """Of each size, the tables with the largest smallest AUC over the attacks."""
+    return [
+        max(
+            itertools.combinations(TABLES, size),
+            key=lambda tables: min(areas(benign, attacked, tables).values()),
+        )
+        for size in range(1, MOST + 1)
+    ]
+
+
+def limits_of(found, reported, test, tables):
+    """How many images fool on the test split, and what the others' AUC is without the unmoved."""
+    moved = selected(found["scores"], found["wrong"] & ~found["unmoved"] & test)
+    return {
+        "fooled": int((found["wrong"] & test).sum()),
+        "success": found["success"],
+        "unmoved": int((found["wrong"] & found["unmoved"] & test).sum()),
+        "auc_moved": areas(reported, {"others": moved}, tables)["others"],
+    }
+
+
 def main():
     """Run the experiment."""
     parser = argument_parser(__doc__, smoke=True)
@@ -178,72 +233,50 @@ def main():
     parser.add_argument("--cw-steps", type=int, default=1000)
     parser.add_argument("--attacks", nargs="*", help="families; all of the protocol by default")
     arguments = parsed(parser)
-    count = 40 if arguments.smoke else arguments.images
     steps = 3 if arguments.smoke else arguments.steps
     cw_steps = 2 if arguments.smoke else arguments.cw_steps
-    classifier, (images, labels) = classifier_and_data("cifar10")
-    right = classifier.logits(images[: 2 * count]).argmax(axis=-1) == labels[: 2 * count]
-    images, labels = images[: 2 * count][right][:count], labels[: 2 * count][right][:count]
-    attacker = attackable(classifier, images.shape[1:])
-    store = ArrayStore(arguments.cache)
-    chooses = np.arange(len(images)) % 2 == 0
+    classifier, _ = classifier_and_data("cifar10")
+    images, labels = right_images(classifier, 40 if arguments.smoke else arguments.images)
+    attacker, store = attackable(classifier, images.shape[1:]), ArrayStore(arguments.cache)
+    validation = np.arange(len(images)) % 2 == 0
     benign, _ = scores_of(classifier, images)
-    parts, fooled, unmoved = {True: {}, False: {}}, {}, {}
+    found = {}
     for attack in PROTOCOLS["evademl-cifar10"].gray_box:
         if arguments.attacks and attack.family not in arguments.attacks:
             continue
-        if attack.target is not None:
-            short = {"steps": cw_steps, "iterations": min(cw_steps, 200)}
-            changed = {n: short.get(n, value) for n, value in attack.parameters.items()}
-            attack = dataclasses.replace(attack, parameters=changed)
-        pixels = attacked_images(attack, attacker, images, labels, store)
-        classes = attacker.predict(pixels).argmax(axis=-1)
-        wrong = classes != labels
-        scores, keep = scores_of(classifier, pixels)
-        unmoved[attack.name] = keep[wrong & ~chooses]
-        for first in (True, False):
-            parts[first][attack.name] = selected(scores, wrong & (chooses == first))
-        reached = wrong
-        if attack.target is not None:
-            reached = classes == targets(attack.target, attacker.predict(images), labels)
-        success = float(reached.mean())
-        fooled[attack.name] = {"fooled": int((wrong & ~chooses).sum()), "success": success}
-        print(attack.name, fooled[attack.name], flush=True)
-    chosen = []
-    for size in range(1, MOST + 1):
-        best = max(
-            itertools.combinations(TABLES, size),
-            key=lambda tables: min(areas(selected(benign, chooses), parts[True], tables).values()),
-        )
-        chosen.append(best)
-    reported = selected(benign, ~chooses)
-    rows = {
-        kind: [{"tables": s, "auc": areas(reported, parts[False], s)} for s in sets]
-        for kind, sets in (("alone", [(name,) for name in TABLES]), ("chosen", chosen))
+        short = shortened(attack, cw_steps)
+        found[attack.name] = attacked_by(short, classifier, attacker, (images, labels), store)
+        print(attack.name, found[attack.name]["success"], flush=True)
+
+    def fooling(split):
+        return {n: selected(each["scores"], each["wrong"] & split) for n, each in found.items()}
+
+    chosen = chosen_sets(selected(benign, validation), fooling(validation))
+    reported, attacked = selected(benign, ~validation), fooling(~validation)
+    results = {
+        "images": int((~validation).sum()),
+        "cw_steps": cw_steps,
+        "steps": steps,
+        "attacks": {
+            name: limits_of(each, reported, ~validation, chosen[-1]) for name, each in found.items()
+        },
+        **{
+            kind: [{"tables": s, "auc": areas(reported, attacked, s)} for s in sets]
+            for kind, sets in (("alone", [(name,) for name in TABLES]), ("chosen", chosen))
+        },
+        "informed": {},
     }
-    for name, keep in unmoved.items():
-        moved = {name: selected(parts[False][name], ~keep)}
-        fooled[name]["unmoved"] = int(keep.sum())
-        fooled[name]["auc_moved"] = areas(reported, moved, chosen[-1])[name]
     layers = [
         FeatureDistillation(name, value_range=(0, 1), gradient="smooth") for name in chosen[-1]
     ]
     detector = DistillationDetector(classifier.model, layers)
-    threshold = conformal_threshold(joint(benign, chosen[-1])[chooses], RATE)
-    results = {
-        "images": int((~chooses).sum()),
-        "cw_steps": cw_steps,
-        "steps": steps,
-        "attacks": fooled,
-        **rows,
-        "informed": {},
-    }
+    threshold = conformal_threshold(joint(benign, chosen[-1])[validation], RATE)
     for epsilon in (None, *EPSILONS):  # figures of the tables are written first
         if epsilon is not None:
-            kept = images[~chooses], labels[~chooses]
-            found = evading(detector, *kept, epsilon, threshold, steps)
-            results["informed"][f"{epsilon:g}"] = found
-            print(epsilon, found, flush=True)
+            kept = images[~validation], labels[~validation]
+            evaded = evading(detector, *kept, epsilon, threshold, steps)
+            results["informed"][f"{epsilon:g}"] = evaded
+            print(epsilon, evaded, flush=True)
         write_json(arguments.out / f"{FILE}.json", results)
         write_text(arguments.out / f"{FILE}.md", page(results))
 
