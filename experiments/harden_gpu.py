@@ -416,16 +416,8 @@ def main():
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(1)
     torch.backends.cudnn.benchmark = True
-    with np.load(arguments.directory / "weights.npz") as archive:
-        arrays = dict(archive)
-    with np.load(arguments.directory / "validation.npz") as archive:
-        validation = (
-            torch.tensor(archive["images"], dtype=torch.float32, device=device).permute(0, 3, 1, 2),
-            torch.tensor(archive["labels"], device=device),
-        )
-    images, labels = training_images(arguments.directory / "training.npz")
-    data = tuple(torch.tensor(part[: arguments.images], device=device) for part in (images, labels))
-    print(f"{len(labels)} images read, {time.monotonic() - started:.0f} s", flush=True)
+    arrays, data, validation = packed(arguments.directory, arguments.images, device)
+    print(f"{len(data[1])} images read, {time.monotonic() - started:.0f} s", flush=True)
     jobs = json.loads((arguments.directory / "jobs.json").read_text())
     names = [name for name in jobs if not arguments.only or name in arguments.only]
     for name in names:
@@ -447,14 +439,31 @@ def main():
 
         trained(running, arguments.every, done)
         for job in running:
-            rank, epoch, found = job.best
-            np.savez(arguments.out / f"{job.name}.npz", **found)
-            about = {"epochs": job.epochs, "best_epoch": epoch, "within_benign_loss": rank[0]}
-            about |= {"history": job.history, "job": job.job, "device": device_name(device)}
-            (arguments.out / f"{job.name}.json").write_text(json.dumps(about))
-            last = job.history[-1]
-            print(f"{job.name}: epoch {epoch}, last {last}", flush=True)
+            write(job, arguments.out, device)
         del running
+
+
+def packed(directory, limit, device):
+    """Weights, and training and validation images with their classes, on the device."""
+    with np.load(directory / "weights.npz") as archive:
+        arrays = dict(archive)
+    with np.load(directory / "validation.npz") as archive:
+        validation = (
+            torch.tensor(archive["images"], dtype=torch.float32, device=device).permute(0, 3, 1, 2),
+            torch.tensor(archive["labels"], device=device),
+        )
+    parts = training_images(directory / "training.npz")
+    return arrays, tuple(torch.tensor(part[:limit], device=device) for part in parts), validation
+
+
+def write(job, out, device):
+    """Write the weights of a job's best epoch, and what is known of all."""
+    rank, epoch, found = job.best
+    np.savez(out / f"{job.name}.npz", **found)
+    about = {"epochs": job.epochs, "best_epoch": epoch, "within_benign_loss": rank[0]}
+    about |= {"history": job.history, "job": job.job, "device": device_name(device)}
+    (out / f"{job.name}.json").write_text(json.dumps(about))
+    print(f"{job.name}: epoch {epoch}, last {job.history[-1]}", flush=True)
 
 
 def device_name(device):
