@@ -367,6 +367,18 @@ class AccuracyGrid:
         everywhere = threat_model in (BENIGN, CERTIFIED)
         return [n for n in self.defences if everywhere or self.attacks(threat_model, n)]
 
+    def counts(self, threat_model: str, attack: str, defences: Sequence[str]) -> str:
+        """From how many images some accuracies are, such as ``"32-200"`` where it differs.
+
+        Args:
+            threat_model: The threat model.
+            attack: Name of the attack.
+            defences: Names of the defences; one that was not measured is left out.
+        """
+        rows = [self.row(name, threat_model, attack) for name in defences]
+        found = {row["count"] for row in rows if row is not None}
+        return "-".join(map(str, sorted({min(found), max(found)}))) if found else "-"
+
     def shared_attacks(self, threat_model: str, defences: Sequence[str]) -> list[str]:
         """Attacks that were run under a threat model against every one of some defences.
 

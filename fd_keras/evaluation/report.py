@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -285,18 +285,10 @@ def _cells(
     """Heads and rows of one table."""
     columns = [pair for pair in grid.columns if pair[0] in (BENIGN, threat_model)]
     heads = [model if model == BENIGN else f"{model}{between}{attack}" for model, attack in columns]
-    rows = [[grid.row(name, *column) for column in columns] for name in grid.shown(threat_model)]
-    body = [
-        [name, *map(cell, row)] for name, row in zip(grid.shown(threat_model), rows, strict=True)
-    ]
-    counts = ["images", *map(_counts, zip(*rows, strict=True))]
+    names = grid.shown(threat_model)
+    body = [[name, *(cell(grid.row(name, *column)) for column in columns)] for name in names]
+    counts = ["images", *(grid.counts(*column, names) for column in columns)]
     return ["accuracy\nin %", *heads], [*body, counts]
-
-
-def _counts(rows: Iterable[Row | None]) -> str:
-    """From how many images the accuracies of a column are."""
-    counts = {row["count"] for row in rows if row is not None}
-    return "-".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else "-"
 
 
 def _effects(effects: Mapping[str, Mapping[str, float | None]], markdown: bool) -> str:

@@ -423,6 +423,7 @@ def test_the_last_row_of_a_table_counts_the_images_of_its_accuracies():
             counted("slow", "TVM", 4, 6, *attacked),
         ]
     )
+    assert report.grid.counts(*attacked, ["none"]) == "8"
     assert report.table().splitlines()[-1].split() == ["images", "10", "6-8"]
     assert re.search(r"^\| images +\| +10 \| +6-8 \|$", report.table("markdown"), re.MULTILINE)
 
@@ -588,9 +589,12 @@ def test_every_picture_has_a_description_and_every_table_its_heads(page):
 def test_page_names_a_threat_model_over_every_accuracy(full, page):
     cells = 0
     for model, table in zip(MODELS, page.tables):
-        (_, benign, over), attacks, *lines = table
+        (_, benign, over), attacks, *lines, counts = table
         assert (benign.strip(), over.strip()) == ("benign", model)
         columns = [("benign", "none"), *((model, attack.strip()) for attack in attacks)]
+        assert [each.strip() for each in counts] == [
+            *("images", *(full.grid.counts(*column, full.grid.defences) for column in columns))
+        ]
         for head, *values in lines:
             name = next(n for n in full.grid.defences if head.startswith(n))
             for value, column in zip(values, columns, strict=True):
