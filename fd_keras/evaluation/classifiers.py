@@ -304,13 +304,11 @@ def differentiable(
     stand_in = defence.smooth if gradient == "smooth" else None
     if gradient == "half-step" and defence.encoder is not None:
         stand_in = defence.encoder.aimed
-
-    def defended(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return np.float32(defence(255 * images) / 255)
+    forward = _in_graph(defence)
 
     @tf.custom_gradient
     def call(images: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        result = tf.numpy_function(defended, [images], tf.float32, stateful=False)
+        result = forward(images)
 
         def gradients(upstream: tf.Tensor) -> tf.Tensor:
             if stand_in is None:
@@ -323,3 +321,18 @@ def differentiable(
         return tf.ensure_shape(result, images.shape), gradients
 
     return call
+
+
+def _in_graph(defence: Defence) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function of tensors, pixels from 0 to 1, that may have no gradient.
+
+    A table must not be called by way of Python: its transform is a graph, which would wait forever
+    for the thread that has called Python where TensorFlow has only one, as on a single core.
+    """
+    if defence.table is not None:
+        return FeatureDistillation(defence.table, value_range=(0, 1))
+
+    def defended(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return np.float32(defence(255 * images) / 255)
+
+    return lambda images: tf.numpy_function(defended, [images], tf.float32, stateful=False)

@@ -4,6 +4,9 @@ import importlib.util
 import io
 import itertools
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import oracle
@@ -232,6 +235,40 @@ def test_many_tables_draw_no_warning_from_tensorflow(crops, caplog):
     finally:
         logger.removeHandler(caplog.handler)
     assert "retracing" not in caplog.text
+
+
+def test_every_defence_is_attacked_where_tensorflow_has_a_single_thread():
+    """A transform that is a graph must not be called from a graph by way of Python: it would wait
+    forever for the thread that called it."""
+    script = f"""
+import numpy as np
+import tensorflow as tf
+from fd_keras.evaluation.classifiers import differentiable
+from fd_keras.evaluation.defences import defence
+pixels = tf.constant(np.random.default_rng(1).random((64, 32, 32, 3)), tf.float32)
+for spec in {(*SPECS, "certified:2", "soft8")}:
+    for gradient in ("smooth", "straight-through", "half-step"):
+        call = differentiable(defence(spec, background=255 * pixels.numpy()), gradient)
+        @tf.function
+        def slope(images):
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                total = tf.reduce_sum(call(images) ** 2)
+            return tape.gradient(total, images)
+        print(spec, gradient, slope(pixels).shape, flush=True)
+"""
+    single = {**os.environ, "TF_NUM_INTEROP_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=single, timeout=300
+    )
+    assert process.returncode == 0, process.stderr
+    assert len(process.stdout.splitlines()) == 3 * (len(SPECS) + 2)
+
+
+def test_half_step_attackers_meet_the_defence_itself(crops):
+    protection = defence("certified:2")
+    found = differentiable(protection, "half-step")(tf.constant(crops / 255)).numpy()
+    np.testing.assert_allclose(255 * found, protection(crops), atol=1e-3)
 
 
 def test_slq_takes_every_block_from_one_of_the_qualities(crops):
