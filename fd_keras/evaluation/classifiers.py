@@ -180,6 +180,12 @@ def _art_class() -> Any:
     base = import_extra("art.estimators.classification", "evaluate").TensorFlowV2Classifier
 
     class GraphClassifier(base):  # type: ignore[misc,valid-type]
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            # The model is a graph. ART would trace another one around it for each classifier, for
+            # which TensorFlow warns where several defences are attacked.
+            self._forward_pass = lambda model, x, training: model(x)
+
         def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
             # ART runs the loss eagerly, which takes longer than a small model. In one graph with
             # the model, its last bits would differ, and with them signs of tiny gradients.

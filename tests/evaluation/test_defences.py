@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import oracle
 import pytest
@@ -21,7 +22,8 @@ from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
 from fd_keras import FeatureDistillation, QuantizationTable
-from fd_keras.evaluation.classifiers import differentiable
+from fd_keras.classifier import Classifier
+from fd_keras.evaluation.classifiers import attackable, differentiable
 from fd_keras.evaluation.defences import (
     CANDIDATES,
     Defence,
@@ -226,12 +228,19 @@ def test_attackers_of_soft_thresholding_need_no_stand_in(crops, gradient):
         assert float(found[index]) == pytest.approx(slope, abs=2e-3)
 
 
-def test_many_tables_draw_no_warning_from_tensorflow(crops, caplog):
+@pytest.mark.parametrize("attacked", [False, True])
+def test_many_tables_draw_no_warning_from_tensorflow(attacked, crops, caplog):
+    model = keras.Sequential([keras.Input((20, 23, 3)), keras.layers.Flatten()])
     logger = tf.get_logger()
     logger.addHandler(caplog.handler)  # it passes nothing on
     try:
         for step in range(20, 32):
-            distillation(QuantizationTable(np.full((8, 8), float(step))))(crops)
+            protection = distillation(QuantizationTable(np.full((8, 8), float(step))))
+            if attacked:
+                found = attackable(Classifier(model), (20, 23, 3), protection)
+                assert all(len(found.predict(crops[:n] / 255)) == n for n in (1, 2, 3))
+            else:
+                protection(crops)
     finally:
         logger.removeHandler(caplog.handler)
     assert "retracing" not in caplog.text
