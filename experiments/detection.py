@@ -170,9 +170,9 @@ def page(results):
     )
 
 
-def right_images(classifier, count):
+def right_images(classifier, data, count):
     """The first images that the classifier gets right alone, with their classes."""
-    images, labels = (part[: 2 * count] for part in classifier_and_data("cifar10")[1])
+    images, labels = (part[: 2 * count] for part in data)
     right = classifier.logits(images).argmax(axis=-1) == labels
     return images[right][:count], labels[right][:count]
 
@@ -235,8 +235,8 @@ def main():
     arguments = parsed(parser)
     steps = 3 if arguments.smoke else arguments.steps
     cw_steps = 2 if arguments.smoke else arguments.cw_steps
-    classifier, _ = classifier_and_data("cifar10")
-    images, labels = right_images(classifier, 40 if arguments.smoke else arguments.images)
+    classifier, data = classifier_and_data("cifar10")
+    images, labels = right_images(classifier, data, 40 if arguments.smoke else arguments.images)
     attacker, store = attackable(classifier, images.shape[1:]), ArrayStore(arguments.cache)
     validation = np.arange(len(images)) % 2 == 0
     benign, _ = scores_of(classifier, images)
