@@ -283,7 +283,8 @@ def differentiable(
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Make a function of tensors, pixels from 0 to 1, that transforms images and has a gradient.
 
-    A quantisation table runs in the graph; any other defence is called from it.
+    A quantisation table, and any other defence that has a ``graph``, runs in the attacker's
+    graph; the others are called from it.
 
     Args:
         defence: The defence.
@@ -311,6 +312,8 @@ def differentiable(
     if gradient == "half-step" and defence.encoder is not None:
         stand_in = defence.encoder.aimed
     forward = _in_graph(defence)
+    if stand_in is not None and stand_in is defence.graph:
+        return forward  # its gradient is the defence's own
 
     @tf.custom_gradient
     def call(images: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
@@ -332,11 +335,14 @@ def differentiable(
 def _in_graph(defence: Defence) -> Callable[[tf.Tensor], tf.Tensor]:
     """A function of tensors, pixels from 0 to 1, that may have no gradient.
 
-    A table must not be called by way of Python: its transform is a graph, which would wait forever
-    for the thread that has called Python where TensorFlow has only one, as on a single core.
+    What is TensorFlow's stays in the graph. Called by way of Python, it would wait forever for the
+    thread that has called Python where TensorFlow has only one, as on a single core.
     """
     if defence.table is not None:
         return FeatureDistillation(defence.table, value_range=(0, 1))
+    if defence.graph is not None:
+        graph = defence.graph
+        return lambda images: graph(255 * images) / 255
 
     def defended(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return np.float32(defence(255 * images) / 255)

@@ -246,18 +246,19 @@ def test_many_tables_draw_no_warning_from_tensorflow(attacked, crops, caplog):
     assert "retracing" not in caplog.text
 
 
-def test_every_table_is_attacked_where_tensorflow_has_a_single_thread():
+def test_every_defence_is_attacked_where_tensorflow_has_a_single_thread():
     """A transform that is a graph must not be called from a graph by way of Python: it would wait
     forever for the thread that called it."""
-    script = """
+    specs = (*SPECS, "certified:2", "soft8", "jpeg:75,4:4:4")
+    script = f"""
 import numpy as np
 import tensorflow as tf
 from fd_keras.evaluation.classifiers import differentiable
 from fd_keras.evaluation.defences import defence
-pixels = tf.constant(np.random.default_rng(1).random((64, 32, 32, 3)), tf.float32)
-for spec in ("liu2019", "certified:2", "soft8"):
+pixels = tf.constant(np.random.default_rng(1).random((16, 32, 32, 3)), tf.float32)
+for spec in {specs}:
     for gradient in ("smooth", "straight-through", "half-step"):
-        call = differentiable(defence(spec), gradient)
+        call = differentiable(defence(spec, background=255 * pixels.numpy()), gradient)
         @tf.function
         def slope(images):
             with tf.GradientTape() as tape:
@@ -271,7 +272,15 @@ for spec in ("liu2019", "certified:2", "soft8"):
         [sys.executable, "-c", script], capture_output=True, text=True, env=single, timeout=300
     )
     assert process.returncode == 0, process.stderr
-    assert len(process.stdout.splitlines()) == 9
+    assert len(process.stdout.splitlines()) == 3 * len(specs)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_attackers_of_median_filters_meet_the_filters_themselves(size, crops):
+    protection = median_smoothing(size)
+    for gradient in ("smooth", "straight-through"):
+        found = differentiable(protection, gradient)(tf.constant(crops / 255)).numpy()
+        np.testing.assert_allclose(255 * found, protection(crops), atol=1e-4)
 
 
 def test_half_step_attackers_meet_the_defence_itself(crops):

@@ -81,6 +81,10 @@ class Defence:
             gradient of the identity is used, or with a ``table`` of soft thresholding its own.
         encoder: How images are stored before they are attacked, in two passes; ``None``: the
             defence has no such encoder, and is judged in one pass only.
+        graph: TensorFlow function that does what ``transform`` does, for attackers to build into
+            their own graph. ``None``: they call ``transform`` by way of Python, which must then
+            not call TensorFlow: it would wait forever where TensorFlow has a single thread. A
+            ``table`` is built in without it.
 
     Raises:
         ValueError: It is called with something else than such images.
@@ -99,6 +103,7 @@ class Defence:
     table: QuantizationTable | None = None
     smooth: Callable[[tf.Tensor], tf.Tensor] | None = dataclasses.field(default=None, repr=False)
     encoder: Encoder | None = dataclasses.field(default=None, repr=False)
+    graph: Callable[[tf.Tensor], tf.Tensor] | None = dataclasses.field(default=None, repr=False)
 
     @property
     def random(self) -> bool:

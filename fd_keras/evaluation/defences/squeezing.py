@@ -110,12 +110,14 @@ def median_smoothing(size: int = 2) -> Defence:
         smoothing = import_extra("art.defences.preprocessor", "evaluate").SpatialSmoothing(size)
         transform = lambda batch, _: smoothing(batch)[0]  # noqa: E731
         library = f"ART {art.__version__}"
+    graph = functools.partial(_median, size=size)
     return Defence(
         f"median {size}x{size}",
         "median",
         transform,
         {"size": size, "library": library},
-        smooth=functools.partial(_median, size=size),
+        smooth=graph,
+        graph=graph,
     )
 
 
