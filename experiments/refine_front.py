@@ -25,17 +25,21 @@ from fd_keras.refinement.result import pareto_front
 LOSSES = (0.13, 0.1, 0.07, 0.05, 0.03, 0.01)
 BASELINES = (
     *("liu2019", "zigzag15"),
-    *(f"jpeg:{quality}" for quality in (98, 95, 92, 90, 85, 80, 75, 70, 60, 50, 40, 30)),
+    *(
+        f"jpeg:{quality}"
+        for quality in (98, 95, 92, 90, 88, 85, 82, 80, 78, 75, 70, 60, 50, 40, 30)
+    ),
     *("slq:20,40,60,80", "slq:60,70,80,90", "median:2", "median:3"),
     *(f"bits:{bits}" for bits in (7, 6, 5, 4, 3)),
 )
-# Images of each split for slow attacks.
-LIMITS = {
-    "imagenet": {"DeepFool": 48, "CW-L2": 16, "CW-Linf": 16},
-    "cifar10": {"DeepFool": 96, "CW-L2": 48, "CW-Linf": 48},
-}
+# Images of each split for slow attacks. CW, which takes hours for each split, is left out.
+LIMITS = {"DeepFool": 200}
+LEFT_OUT = ("CW-L2", "CW-Linf")
 # Benign accuracies at which tables and baselines are compared.
 LEVELS = (0.85, 0.875, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99)
+# How much less benign accuracy a baseline may keep that tables are compared with: baselines come in
+# coarse steps, and without it one image more or less would decide between two of them.
+TOLERANCE = 0.005
 GAINS = ("asked for", "benign", "mean under attack", "best baseline", "its mean", "gain, points")
 _HANDED_ON = 4
 # The second search also tries tables that are flat, whose chroma is finer.
@@ -100,15 +104,28 @@ def combined(results):
     return RefineResult(best, front, results[0].baselines, trials, settings)
 
 
+def protocol_of(name):
+    """The gray-box attacks of a network's protocol that tables are searched against."""
+    protocol = PROTOCOLS[RUNS[name]["protocol"]]
+    kept = tuple(attack for attack in protocol.gray_box if attack.family not in LEFT_OUT)
+    return dataclasses.replace(
+        protocol,
+        description="FGSM, BIM and DeepFool as in Feature Squeezing (Xu et al., NDSS 2018) and Liu "
+        "et al. (CVPR 2019), whose CW is left out here: it takes hours for each split.",
+        gray_box=kept,
+        limits=LIMITS,
+    )
+
+
 def gains(result):
-    """At each level: the chosen table, and the best baseline of no less benign test accuracy."""
+    """At each level: the chosen table, and the best baseline of as much benign test accuracy."""
     rows = []
     for level in LEVELS:
         within = [p for p in result.front if p.validation.benign >= level - 1e-9]
         if not within:
             continue
         ours = max(within, key=lambda p: p.validation.attacked)
-        able = [b for b in result.baselines if b.test.benign >= ours.test.benign - 1e-9]
+        able = [b for b in result.baselines if b.test.benign >= ours.test.benign - TOLERANCE - 1e-9]
         best = max(able, key=lambda b: b.test.attacked)
         attacked = ours.test.attacked, best.test.attacked
         rows.append(
@@ -144,13 +161,12 @@ def write(name, out, results, learnt):
 def page(name, result, results, learnt):
     """The results as Markdown."""
     settings = result.settings
-    protocol = PROTOCOLS[RUNS[name]["protocol"]]
     lines = [
         f"# Searched tables: {RUNS[name]['title']}",
         "",
         f"{settings['images']['validation']} images in the validation split and "
         f"{settings['images']['test']} in the test split; the classifier alone gets all of them "
-        f"right. {protocol.description} "
+        f"right. {protocol_of(name).description} "
         "Threat model: gray-box, attacks on the classifier without a defence. An attacker who "
         "knows the table does better.",
         "",
@@ -160,8 +176,9 @@ def page(name, result, results, learnt):
         f"![front]({name}_front.png)",
         "",
         "At least so much benign accuracy on the validation split: accuracy of the chosen table on "
-        "the test split in %, beside the baseline that is best under attack among those of no less "
-        "benign accuracy there. Baselines are chosen on the test split, which favours them.",
+        "the test split in %, beside the baseline that is best under attack among those that keep "
+        f"as much benign accuracy there, or at most {100 * TOLERANCE:g} points less. Baselines are "
+        "chosen on the test split, which favours them.",
         "",
         text_table(GAINS, gains(result), markdown=True),
         "",
@@ -193,13 +210,13 @@ def main():
         arguments.images = arguments.images or 16
     run = RUNS[arguments.name]
     classifier, data = classifier_and_data(arguments.name)
-    limits = LIMITS[arguments.name]
+    protocol = protocol_of(arguments.name)
     if arguments.smoke:
-        limits = dict.fromkeys(limits, 2)
+        protocol = dataclasses.replace(protocol, limits=dict.fromkeys(LIMITS, 2))
     common = {
         "classifier": classifier,
         "data": in_order(data),
-        "protocol": dataclasses.replace(PROTOCOLS[run["protocol"]], limits=limits),
+        "protocol": protocol,
         "max_images": arguments.images or run["max_images"],
         "cache_dir": arguments.cache,
         "verbose": Console(stderr=True),

@@ -91,7 +91,7 @@ class ThresholdDetector(keras.Model):
         References:
             Vovk et al., "Algorithmic Learning in a Random World", 2005.
         """
-        _exact_rate(false_positive_rate)  # before a long measurement
+        exact_rate(false_positive_rate)  # before a long measurement
         scores = self._measure(data, batch_size, steps)["score"]
         self._decision.threshold.assign(conformal_threshold(scores, false_positive_rate))
 
@@ -603,7 +603,7 @@ def conformal_threshold(scores: FloatArray, false_positive_rate: float) -> float
     References:
         Vovk et al., "Algorithmic Learning in a Random World", 2005.
     """
-    rate, count = _exact_rate(false_positive_rate), len(scores)
+    rate, count = exact_rate(false_positive_rate), len(scores)
     allowed = math.floor((count + 1) * rate)
     if allowed == 0:
         raise ValueError(
@@ -618,7 +618,19 @@ def conformal_threshold(scores: FloatArray, false_positive_rate: float) -> float
     return float(np.sort(scores)[count - allowed])
 
 
-def _exact_rate(rate: float) -> Fraction:
+def exact_rate(rate: float) -> Fraction:
+    """A false positive rate as the decimal number that the user wrote.
+
+    Args:
+        rate: Between 0 and 1.
+
+    Raises:
+        ValueError: ``rate`` is anything else.
+
+    Example:
+        >>> exact_rate(0.29)
+        Fraction(29, 100)
+    """
     try:
         number = real_numbers("false_positive_rate", rate)
     except ValueError:
@@ -628,5 +640,5 @@ def _exact_rate(rate: float) -> Fraction:
             "`false_positive_rate` must lie between 0 and 1. "
             f"Received: false_positive_rate={shown(rate)}"
         )
-    # The decimal number that the user wrote: 0.29 * 100 is less than 29 in floating point.
+    # 0.29 * 100 is less than 29 in floating point.
     return Fraction(str(float(rate)))

@@ -46,6 +46,7 @@ from fd_keras_cli.options import (
     model_argument,
     path_option,
     read_class_names,
+    same_options,
 )
 from fd_keras_cli.words import given
 
@@ -229,8 +230,8 @@ def evaluate(
         if not check["passed"]:
             print_error(f"failed check on {check['defence']}: {check['name']}: {check['detail']}")
     echo(f"Wrote {printable(out / 'report.html')} and {printable(out / 'report.json')}")
-    chosen = (table or ["liu2019"])[0]
-    imports = [word for module in modules or [] for word in ("--import", module)]
+    chosen = (table or ["liu2019" if own is None else "TABLE"])[0]
+    imports = same_options(modules, allow_code=allow_code)
     if passes == 2:
         print_next("apply", "IMAGES", "--encode", "--table", chosen, "--out", "encoded")
     elif own is not None and table is None:  # it was evaluated behind its own layer

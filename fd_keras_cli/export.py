@@ -32,6 +32,7 @@ from fd_keras_cli.options import (
     check_given,
     check_tables,
     model_argument,
+    same_options,
 )
 from fd_keras_cli.words import called
 
@@ -203,8 +204,8 @@ def export(
     behind = () if table is None else ("--table", table, "--value-range", *value_range)
     size = () if image_size is None else ("--image-size", *image_size)
     ours = ("--strip-layer",) * strip_layer
-    imports = [word for module in modules or [] for word in ("--import", module)]
-    print_next("verify", written[-1], model, *ours, *behind, *size, *imports)
+    read = same_options(modules, allow_code=allow_code)
+    print_next("verify", written[-1], model, *ours, *behind, *size, *read)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ from fd_keras_cli.options import (
     model_argument,
     path_option,
     read_class_names,
+    same_options,
 )
 from fd_keras_cli.words import called
 
@@ -246,7 +247,14 @@ def harden(
         "lost least. Train for more --epochs, with a smaller --epsilon or behind a gentler --table",
     )
     print_next(
-        *("evaluate", out / "model.keras", "DATA", "--strip-layer"),
+        *("evaluate", out / "model.keras", "DATA", "--table", out / "table.json"),
+        *same_options(
+            modules,
+            allow_code=allow_code,
+            probabilities=probabilities,
+            model_output=model_output,
+            classes=classes,
+        ),
         *("--value-range", *value_range, "--out", "report"),
     )
 

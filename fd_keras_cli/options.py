@@ -249,6 +249,35 @@ def model_argument(text: str) -> Any:
     return typer.Argument(parser=path_argument, metavar="MODEL", help=text)
 
 
+def same_options(
+    modules: list[str] | None = None,
+    *,
+    allow_code: bool = False,
+    probabilities: bool | None = None,
+    model_output: str | None = None,
+    classes: Path | None = None,
+) -> list[Any]:
+    """The options that say how a model is read, for the command that comes next.
+
+    Args:
+        modules: Of ``--import``.
+        allow_code: Of ``--allow-code``.
+        probabilities: Of ``--probabilities`` and ``--logits``.
+        model_output: Of ``--model-output``.
+        classes: Of ``--classes``.
+
+    Example:
+        >>> same_options(["mine"], probabilities=False)
+        ['--import', 'mine', '--logits']
+    """
+    words: list[Any] = [word for module in modules or [] for word in ("--import", module)]
+    words += ["--allow-code"] * allow_code
+    if probabilities is not None:
+        words.append("--probabilities" if probabilities else "--logits")
+    words += [] if model_output is None else ["--model-output", model_output]
+    return words + ([] if classes is None else ["--classes", classes])
+
+
 def read_class_names(path: Path | None) -> list[str] | None:
     r"""Read the file of ``--classes``: one name per line, in UTF-8 with or without a mark.
 

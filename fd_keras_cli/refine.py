@@ -30,6 +30,7 @@ from fd_keras_cli.options import (
     LabelledData,
     MaxPixels,
     ModelOutput,
+    Modules,
     Probabilities,
     ProtocolName,
     QuantizerName,
@@ -41,6 +42,7 @@ from fd_keras_cli.options import (
     model_argument,
     path_option,
     read_class_names,
+    same_options,
 )
 from fd_keras_cli.words import called
 
@@ -135,6 +137,7 @@ def refine(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the search in --out; other files stay.")
     ] = False,
+    modules: Modules = None,
     allow_code: AllowCode = False,
     image_key: ImageKey = None,
     label_key: LabelKey = None,
@@ -187,6 +190,7 @@ def refine(
             seed=seed,
             cache_dir=cache,
             strip_layer=strip_layer,
+            modules=modules or [],
             allow_code=allow_code,
         )
     if result is None:
@@ -202,6 +206,7 @@ def refine(
     )
     print_next(
         *("export", model, *("--strip-layer",) * strip_layer, "--table", out / "table.json"),
+        *same_options(modules, allow_code=allow_code),
         *("--value-range", *value_range, "--out", "exported"),
     )
 
@@ -217,6 +222,7 @@ def _result(
     search: dict[str, Any],
     *,
     strip_layer: bool,
+    modules: list[str],
     allow_code: bool,
     **options: Any,
 ) -> RefineResult | None:
@@ -232,7 +238,7 @@ def _result(
         marked = (options["directory"] / SEARCHES.mark).exists()
         check_outputs(options["directory"], dict.fromkeys(_OUTPUTS, lambda path: marked))
         model, _ = without_layer(
-            load_model(path, [], console, allow_code=allow_code), strip_layer, console
+            load_model(path, modules, console, allow_code=allow_code), strip_layer, console
         )
         classifier = Classifier(
             model, value_range=value_range, class_names=reading["class_names"], **outputs

@@ -382,6 +382,8 @@ class AccuracyGrid:
     def shared_attacks(self, threat_model: str, defences: Sequence[str]) -> list[str]:
         """Attacks that were run under a threat model against every one of some defences.
 
+        PGD without a bound is left out: it is there for a sanity check, and nothing withstands it.
+
         Args:
             threat_model: The threat model.
             defences: Names of the defences.
@@ -389,7 +391,7 @@ class AccuracyGrid:
         return [
             attack
             for attack in self.attacks(threat_model)
-            if all(self.row(name, threat_model, attack) for name in defences)
+            if all(_bounded(self.row(name, threat_model, attack)) for name in defences)
         ]
 
     @property
@@ -492,3 +494,8 @@ def _number_rules(row: Row) -> list[tuple[str, bool]]:
             or (is_number(epsilon) and epsilon >= 0 and (epsilon <= 1 or row["norm"] == "2")),
         ),
     ]
+
+
+def _bounded(row: Mapping[str, Any] | None) -> bool:
+    """Whether an attack was run that is not the sanity check's."""
+    return row is not None and (row["epsilon"] or 0.0) < UNBOUNDED

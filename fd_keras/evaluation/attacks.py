@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras._checks import SMALLEST_EPSILON, checked_labels, shown
+from fd_keras._checks import SMALLEST_EPSILON, checked_labels, checked_whole, shown
 from fd_keras.evaluation.runners import FAMILIES, TARGETS, library, runner
 
 # Typing alias: called with the number of images just attacked.
@@ -222,7 +222,8 @@ def bim(epsilon: float, step: float, iterations: int = 10) -> Attack:
         iterations: Number of steps.
 
     Raises:
-        ValueError: ``epsilon`` or ``step`` is not in grey levels of 255.
+        ValueError: ``epsilon`` or ``step`` is not in grey levels of 255, ``step`` is larger than
+            ``epsilon``, or ``iterations`` is no whole number from 1 on.
 
     Example:
         >>> bim(1.02, 0.51).name
@@ -232,6 +233,11 @@ def bim(epsilon: float, step: float, iterations: int = 10) -> Attack:
         Kurakin et al., "Adversarial Examples in the Physical World", 2017.
     """
     step = _checked_step(step, epsilon, iterations)
+    if step > epsilon:
+        raise ValueError(
+            f"`step` must be at most `epsilon`. Received: step={shown(step)}, "
+            f"epsilon={shown(epsilon)}"
+        )
     parameters = {"eps": _unit(epsilon), "eps_step": _unit(step), "max_iter": iterations}
     return Attack(f"BIM {_text(epsilon)}", "BIM", "inf", epsilon, parameters)
 
@@ -249,7 +255,8 @@ def pgd(
         restarts: Number of random starts; the first that succeeds counts.
 
     Raises:
-        ValueError: ``epsilon`` or ``step`` is not in grey levels of 255.
+        ValueError: ``epsilon`` or ``step`` is not in grey levels of 255, or ``iterations`` or
+            ``restarts`` is no whole number from 1 on.
 
     Example:
         >>> pgd(8).name
@@ -258,6 +265,8 @@ def pgd(
     References:
         Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", 2018.
     """
+    checked_whole("iterations", iterations, 1)
+    checked_whole("restarts", restarts, 1)
     if step is None:
         unit_step = 2.5 * _unit(epsilon) / iterations
     else:
@@ -286,12 +295,14 @@ def half_step(epsilon: float, iterations: int = 40) -> Attack:
         iterations: Number of steps of ``2.5 * epsilon / iterations``.
 
     Raises:
-        ValueError: ``epsilon`` is not in grey levels of 255.
+        ValueError: ``epsilon`` is not in grey levels of 255, or ``iterations`` is no whole number
+            from 1 on.
 
     Example:
         >>> half_step(2).name
         'Half-step-40 2/255'
     """
+    checked_whole("iterations", iterations, 1)
     parameters = {
         "eps": _unit(epsilon),
         "eps_step": 2.5 * _unit(epsilon) / iterations,
@@ -312,6 +323,9 @@ def deepfool(iterations: int = 50, overshoot: float = 0.02) -> Attack:
         iterations: Maximum number of steps.
         overshoot: How far to step beyond the boundary, as a share of the perturbation.
 
+    Raises:
+        ValueError: ``iterations`` is no whole number from 1 on.
+
     Example:
         >>> deepfool().epsilon is None
         True
@@ -319,6 +333,7 @@ def deepfool(iterations: int = 50, overshoot: float = 0.02) -> Attack:
     References:
         Moosavi-Dezfooli et al., "DeepFool", CVPR 2016. Foolbox: Rauber et al., JOSS 2020.
     """
+    checked_whole("iterations", iterations, 1)
     parameters = {"steps": iterations, "overshoot": overshoot, "candidates": 10}
     return Attack("DeepFool", "DeepFool", "2", None, parameters)
 
@@ -349,7 +364,7 @@ def carlini_wagner_l2(
         step_size: Of Adam.
 
     Raises:
-        ValueError: There is no such target.
+        ValueError: There is no such target, or a number of steps is no whole number from 1 on.
 
     Example:
         >>> carlini_wagner_l2("least likely").name
@@ -359,6 +374,8 @@ def carlini_wagner_l2(
         Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks", S&P 2017.
         Foolbox: Rauber et al., JOSS 2020.
     """
+    checked_whole("iterations", iterations, 1)
+    checked_whole("search_steps", search_steps, 1)
     parameters = {
         "target": _checked_target(target),
         "confidence": confidence,
@@ -394,7 +411,7 @@ def carlini_wagner_linf(
         step_size: Of Adam.
 
     Raises:
-        ValueError: There is no such target.
+        ValueError: There is no such target, or ``iterations`` is no whole number from 1 on.
 
     Example:
         >>> carlini_wagner_linf().name
@@ -403,6 +420,7 @@ def carlini_wagner_linf(
     References:
         Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks", S&P 2017.
     """
+    checked_whole("iterations", iterations, 1)
     parameters = {
         "target": _checked_target(target),
         "confidence": confidence,
@@ -424,7 +442,8 @@ def square(epsilon: float, queries: int = 1000) -> Attack:
         queries: Maximum number of predictions per image.
 
     Raises:
-        ValueError: ``epsilon`` is not in grey levels of 255.
+        ValueError: ``epsilon`` is not in grey levels of 255, or ``queries`` is no whole number from
+            1 on.
 
     Example:
         >>> square(8).name
@@ -433,6 +452,7 @@ def square(epsilon: float, queries: int = 1000) -> Attack:
     References:
         Andriushchenko et al., "Square Attack", ECCV 2020.
     """
+    checked_whole("queries", queries, 1)
     parameters = {"eps": _unit(epsilon), "max_iter": queries, "p_init": 0.8}
     return Attack(f"Square-{queries} {_text(epsilon)}", "Square", "inf", epsilon, parameters)
 
@@ -490,6 +510,7 @@ def _checked_target(target: str) -> str:
 
 def _checked_step(step: float, epsilon: float, iterations: int) -> float:
     """Refuse steps that were meant for pixels from 0 to 1; they do not come near the bound."""
+    checked_whole("iterations", iterations, 1)
     if not min(SMALLEST_EPSILON, epsilon / iterations) <= step <= 255:
         raise ValueError(
             f"`step` must be grey levels of 255, at least {SMALLEST_EPSILON} unless `iterations` "

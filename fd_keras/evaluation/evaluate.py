@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from fd_keras._checks import checked, checked_whole, shown
+from fd_keras._checks import checked_whole, shown
 from fd_keras._console import (
     Advance,
     Function,
@@ -32,6 +32,7 @@ from fd_keras._console import (
 from fd_keras._files import default_cache_dir
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, unit_images
+from fd_keras.detection import exact_rate
 from fd_keras.evaluation.accuracies import BENIGN, accuracy_row
 from fd_keras.evaluation.classifiers import check_gradient
 from fd_keras.evaluation.cluster import attack_on
@@ -220,7 +221,7 @@ def evaluate(
     two = checked_whole("passes", passes, 1, 2) == 2
     protocol = protocol.for_two_passes() if two else protocol
     import_libraries({attack.family for attack in protocol.attacks})
-    checked("false_positive_rate", false_positive_rate, 0, 1)
+    exact_rate(false_positive_rate)
     seed, console = checked_whole("seed", seed, 0), console_of(verbose)
     if defences is None:
         defences = DEFAULT_ENCODERS if two else DEFAULT_DEFENCES
@@ -490,6 +491,10 @@ def _settings_of(entry: Any) -> Sequence[Any]:
     """All settings that an entry of ``defences`` stands for."""
     if isinstance(entry, str) and entry in CANDIDATES:
         return CANDIDATES[entry]
+    if isinstance(entry, (list, tuple)) and not entry:
+        raise ValueError(
+            "`defences` must hold families of at least one setting. Received: an empty one"
+        )
     return entry if isinstance(entry, (list, tuple)) else (entry,)
 
 

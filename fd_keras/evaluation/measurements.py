@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.special import softmax
 
 from fd_keras.data.labelled import LabelledImages
-from fd_keras.detection import conformal_threshold, roc_curve
+from fd_keras.detection import conformal_threshold, exact_rate, roc_curve
 from fd_keras.evaluation.defences import Defence, no_defence
 from fd_keras.evaluation.workbench import AttackedImages, Workbench, correct
 
@@ -101,7 +101,7 @@ def detection_entries(
             calibration = _scores(AttackedImages(validation), detector, workbench)
         else:
             calibration, benign = benign[::2], benign[1::2]
-        if (len(calibration) + 1) * false_positive_rate < 1 or not len(benign):
+        if (len(calibration) + 1) * exact_rate(false_positive_rate) < 1 or not len(benign):
             continue
         threshold = conformal_threshold(calibration, false_positive_rate)
         for images in gray_box:

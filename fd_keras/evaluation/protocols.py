@@ -27,10 +27,8 @@ _UNBOUNDED = pgd(127.5, 20)
 # Of the attacks that are added in two passes.
 _ITERATIONS = 40
 
-_LIMITABLE = (
-    *FAMILIES,
-    *("gray-box", "adaptive", "black-box", "feature distillation", *CANDIDATES),
-)
+_DEFENCES = ("feature distillation", *CANDIDATES)
+_LIMITABLE = (*FAMILIES, "gray-box", "adaptive", "black-box", *_DEFENCES)
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,8 +46,9 @@ class Protocol:
         eot_draws: Number of draws of a random defence that an adaptive attacker averages over.
 
     Raises:
-        ValueError: ``limits`` holds an unknown name, or something else than whole numbers; or
-            ``eot_draws`` is no whole number from 1 on.
+        ValueError: ``limits`` holds an unknown name, something else than whole numbers, or 0 for a
+            family of defences; two attacks under one threat model share a name; or ``eot_draws`` is
+            no whole number from 1 on.
 
     Example:
         >>> [attack.name for attack in PROTOCOLS["linf-sweep"].gray_box]
@@ -72,10 +71,18 @@ class Protocol:
                 f"Received: limits={shown(dict(self.limits))}"
             )
         limits = {
-            name: checked_whole(f"limits[{name!r}]", count, 0)
+            # Without a benign image, there is nothing to say of a defence.
+            name: checked_whole(f"limits[{name!r}]", count, int(name in _DEFENCES))
             for name, count in self.limits.items()
         }
         object.__setattr__(self, "limits", limits)
+        for model in ("gray_box", "adaptive", "black_box"):
+            names = [attack.name for attack in getattr(self, model)]
+            if len(set(names)) < len(names):
+                raise ValueError(
+                    f"`{model}` must hold attacks of different names, by which they are reported. "
+                    f"Received: {model}={shown(names)}"
+                )
 
     def __repr__(self) -> str:
         return f"<Protocol {self.name!r} of {len(self.attacks)} attacks>"
@@ -124,7 +131,8 @@ class Protocol:
         found = (attack.epsilon for attack in self.adaptive if attack != _UNBOUNDED)
         bounds = sorted({epsilon for epsilon in found if epsilon is not None})
         added = [make(bound, _ITERATIONS) for make in (pgd, half_step) for bound in bounds]
-        missing = (attack for attack in added if attack not in self.adaptive)
+        names = [attack.name for attack in self.adaptive]
+        missing = (attack for attack in added if attack.name not in names)
         return replace(self, adaptive=(*self.adaptive, *missing))
 
     def limit(self, *names: str) -> int | None:
@@ -255,8 +263,8 @@ def attack_protocol(
         beside: A protocol whose attacks are made, too.
 
     Raises:
-        ValueError: There is no such attack, one needs an epsilon, or an epsilon is not in grey
-            levels of 255.
+        ValueError: There is no such attack, one needs an epsilon, an epsilon is not in grey levels
+            of 255, or ``beside`` has an attack of the same name with other parameters.
 
     Example:
         >>> few = attack_protocol(["pgd", "square"], [4])
@@ -276,6 +284,7 @@ def attack_protocol(
                 f"attack={shown(name)} without epsilon"
             )
         made += [found] if isinstance(found, Attack) else [found(epsilon) for epsilon in epsilons]
+    made = list({attack.name: attack for attack in made}.values())  # each that is asked for, once
     white = tuple(attack for attack in made if attack.uses_gradient)
     black = tuple(attack for attack in made if not attack.uses_gradient)
     adaptive = (*white, *([_UNBOUNDED] if white else ()))
@@ -284,14 +293,22 @@ def attack_protocol(
         return Protocol(title, f"The attacks that were asked for: {title}.", white, adaptive, black)
 
     def joined(own: Sequence[Attack], added: Sequence[Attack]) -> tuple[Attack, ...]:
-        return tuple({attack.name: attack for attack in (*own, *added)}.values())
+        return (*own, *(attack for attack in added if attack not in own))
 
     named = ", ".join(attack.name for attack in made)
-    return Protocol(
-        f"{beside.name}, {named}",
-        f"{beside.description} And {named}.",
-        joined(beside.gray_box, white),
-        joined(beside.adaptive, adaptive),
-        joined(beside.black_box, black),
-        beside.limits,
+    own = {attack.name: attack for attack in beside.attacks}
+    for attack in made:
+        if own.get(attack.name, attack) != attack:
+            raise ValueError(
+                f"`attack` must not be one that {beside.name} has with other parameters. "
+                f"Received: {attack.name} with {attack.parameters}, and "
+                f"{own[attack.name].parameters} there"
+            )
+    return replace(
+        beside,
+        name=f"{beside.name}, {named}",
+        description=f"{beside.description} And {named}.",
+        gray_box=joined(beside.gray_box, white),
+        adaptive=joined(beside.adaptive, adaptive),
+        black_box=joined(beside.black_box, black),
     )

@@ -166,7 +166,7 @@ def _combined(name: str, findings: Iterator[_Finding]) -> dict[str, object] | No
 def _against_gray_box(outcomes: Mapping[str, list[Outcome]]) -> Iterator[_Finding]:
     for gray in outcomes["gray-box"]:
         allowed = [o for o in outcomes["adaptive"] if _bound(o) <= _bound(gray)]
-        if allowed:
+        if allowed and max(map(_bound, allowed)) == _bound(gray):
             yield _not_above(min(allowed, key=lambda o: o.accuracy), gray)
 
 

@@ -9,7 +9,6 @@ from fd_keras.evaluation.accuracies import (
     CERTIFIED,
     OURS,
     TWO_PASS,
-    UNBOUNDED,
     AccuracyGrid,
     Mean,
 )
@@ -59,7 +58,7 @@ def _findings(grid: AccuracyGrid, sizes: Mapping[str, float]) -> list[str]:
         return ["No attack was run: these are benign accuracies only."]
     if not grid.ours:
         threat_model = grid.threat_models[0]
-        attacks = grid.attacks(threat_model, base)
+        attacks = grid.shared_attacks(threat_model, [base])
         left = grid.mean(base, threat_model, attacks)
         under = _under(threat_model, attacks)
         stands = f" The undefended classifier keeps {_percent(left)} {under}." if left else ""
@@ -117,11 +116,7 @@ def _gain(
 
 def _elsewhere(grid: AccuracyGrid, subject: str, base: str, threat_model: str) -> str:
     """What becomes better or worse under another threat model, in one sentence."""
-    attacks = [
-        attack
-        for attack in grid.shared_attacks(threat_model, [base, subject])
-        if (row := grid.row(subject, threat_model, attack)) and (row["epsilon"] or 0) < UNBOUNDED
-    ]
+    attacks = grid.shared_attacks(threat_model, [base, subject])
     before, after = (grid.mean(name, threat_model, attacks) for name in (base, subject))
     if before is None or after is None:
         return ""

@@ -131,7 +131,7 @@ class Workbench:
         self._attackers = attackers
         self._progress = progress
         self._generated: set[tuple[str, str, bytes]] = set()
-        self._art: dict[tuple[str, int], dict[Substitute, Any]] = {}
+        self._art: dict[tuple[tuple[int, ...], str, int], dict[Substitute, Any]] = {}
 
     def generate(self, images: AttackedImages) -> None:
         """Attack those images whose attacked versions are not kept yet."""
@@ -321,7 +321,7 @@ class Workbench:
 
     def _attacker(self, shape: tuple[int, ...], chunk: AttackedImages, gradient: Substitute) -> Any:
         through, draws = chunk.obstacle, self._draws(chunk)
-        defended = ("", 1) if through is None else (str(_identity(through)), draws)
+        defended = (shape, *(("", 1) if through is None else (str(_identity(through)), draws)))
         if defended not in self._art:
             # Only those of one defence: each holds compiled graphs.
             self._art = {defended: {}}

@@ -277,18 +277,17 @@ def _with_given_attacks(
     max_images: int,
     seed: int,
 ) -> tuple[Selected, dict[str, FloatArray]]:
-    given_order = isinstance(data, LabelledImages)
-    if given_order:
-        data = data.images, data.labels
+    # Such images have an order and a value range of their own, which `select` checks.
+    ordered = data if isinstance(data, LabelledImages) else None
+    if ordered is not None:
+        data = ordered.images, ordered.labels
     if not isinstance(data, (tuple, list)) or len(data) != 2 or np.ndim(data[0]) != 4:
         raise ValueError(
             "`data` must be the arrays (images, labels) where attacked images are given. "
             f"Received: data={described(data)}"
         )
     images, labels = np.asarray(data[0]), np.asarray(data[1])
-    taken: Any = (images, labels)
-    if given_order:
-        taken = LabelledImages(images, labels, classifier.value_range)
+    taken = (images, labels) if ordered is None else ordered
     chosen = select(classifier, taken, max_images=max_images, batch_size=_BATCH_SIZE, seed=seed)
     given = {}
     for name, pixels in attacked.items():

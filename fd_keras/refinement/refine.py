@@ -73,8 +73,8 @@ class Search:
         quantizers: Quantisers in the default space, ``"round"`` and ``"soft"``.
         stop_early: Stop trials that lose too many benign images at once, and those in the
             worse half after a quarter and a half of the attacked images.
-        adaptive: Attacks through each feasible table (BPDA, or the true gradient of soft
-            thresholding). They are slow.
+        adaptive: Attacks with gradients through each feasible table (BPDA, or the true gradient of
+            soft thresholding). They are slow.
         objective: ``"all"``: the mean accuracy over gray-box and adaptive attacks.
             ``"adaptive"``: over adaptive ones alone, for tables that are to hold against
             attackers who know them; no trial is then stopped for its gray-box accuracy.
@@ -83,7 +83,7 @@ class Search:
             taken for lost.
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: A number is out of its range, or ``adaptive`` holds an attack that only queries.
 
     Example:
         >>> Search(max_trials=200, oracle="random").stop_early
@@ -119,6 +119,12 @@ class Search:
                 )
             for value in values:
                 validate(value)
+        blind = [attack.name for attack in self.adaptive if not attack.uses_gradient]
+        if blind:
+            raise ValueError(
+                "`adaptive` must hold attacks that follow the table's gradient; those that only "
+                f"query are black-box, and `evaluate` has them. Received: {', '.join(blind)}"
+            )
         if self.objective == "adaptive" and (not self.adaptive or self.oracle == "hyperband"):
             raise ValueError(
                 "`objective` 'adaptive' needs attacks in `adaptive`, and an oracle whose trials "

@@ -603,3 +603,13 @@ class TestInspect:
         code, _, errors = run("inspect", tmp_path / "a.json")
         assert code == 1
         assert "a.json" in errors
+
+
+def test_every_command_that_loads_a_model_loads_classes_of_ones_own():
+    """What errors about unknown classes and Lambda layers advise must exist."""
+    commands = typer.main.get_command(app).commands
+    options_of = {n: {o for p in c.params for o in p.opts} for n, c in commands.items()}
+    loading = [name for name, found in options_of.items() if "--strip-layer" in found]
+    assert {"apply", "evaluate", "export", "harden", "refine", "verify"} <= set(loading)
+    for name in loading:
+        assert {"--import", "--allow-code"} <= options_of[name], name

@@ -20,6 +20,7 @@ from fd_keras.evaluation import (
     carlini_wagner_linf,
     deepfool,
     fgsm,
+    half_step,
     pgd,
     predicted_classes,
     square,
@@ -376,6 +377,32 @@ def test_class_gradients_of_each_image(weights):
 def test_epsilon_is_in_grey_levels(epsilon):
     with pytest.raises(ValueError, match="`epsilon` must be grey levels of 255"):
         fgsm(epsilon)
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: bim(4, 1, 0), "iterations"),
+        (lambda: pgd(4, 0), "iterations"),
+        (lambda: pgd(4, 2.5), "iterations"),
+        (lambda: pgd(4, -5), "iterations"),
+        (lambda: pgd(4, restarts=0), "restarts"),
+        (lambda: half_step(4, 0), "iterations"),
+        (lambda: deepfool(0), "iterations"),
+        (lambda: carlini_wagner_l2(iterations=0), "iterations"),
+        (lambda: carlini_wagner_l2(search_steps=0), "search_steps"),
+        (lambda: carlini_wagner_linf(iterations=0.5), "iterations"),
+        (lambda: square(4, 0), "queries"),
+    ],
+)
+def test_numbers_of_steps_are_whole_and_positive(make, argument):
+    with pytest.raises(ValueError, match=f"`{argument}` must be a whole number at least 1"):
+        make()
+
+
+def test_a_step_stays_within_the_bound():
+    with pytest.raises(ValueError, match="`step` must be at most `epsilon`"):
+        bim(2, 4)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from fd_keras.evaluation.defences import (
     jpeg_compression,
     median_smoothing,
     no_defence,
+    same_defence,
     stochastic_local_quantisation,
     total_variation,
 )
@@ -558,3 +559,19 @@ def test_errors_beyond_names(photos):
 def test_a_defence_of_ones_own(crops):
     brighter = Defence("brighter", "mine", lambda batch, _: batch + 200)
     np.testing.assert_array_equal(brighter(crops), np.minimum(crops + 200, 255))
+
+
+def test_a_defence_whose_settings_say_nothing_is_refused():
+    """Another one of its family would be taken for it."""
+    with pytest.raises(ValueError, match="`settings` that tell it from others.*'brighter'"):
+        defence(Defence("brighter", "mine", lambda batch, _: batch + 200))
+    brighter = Defence("brighter", "mine", lambda batch, _: batch + 200, {"levels": 200})
+    assert defence(brighter) is brighter
+    assert defence(no_defence()).name == "none"
+
+
+def test_quilting_of_other_images_is_another_defence():
+    """Results are kept by settings; they used to tell how many images, not which."""
+    first, second = (image_quilting(np.full((2, 8, 8, 3), grey)) for grey in (50, 60))
+    assert not same_defence(first, second)
+    assert same_defence(first, image_quilting(np.full((2, 8, 8, 3), 50)))

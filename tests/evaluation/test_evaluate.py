@@ -366,7 +366,7 @@ def test_a_masking_defence_is_caught(model, data, cache):
     """A defence with a gradient that points nowhere; gray-box attacks then hurt more."""
     honest = jpeg_compression(90)
     useless = Defence("useless", "example", lambda batch, _: honest(batch), {"quality": 90})
-    weak = Protocol("weak", "", gray_box=(pgd(16, 20),), adaptive=(pgd(1, 1),))
+    weak = Protocol("weak", "", gray_box=(pgd(16, 20),), adaptive=(pgd(16, 1, step=1),))
     report = evaluate(model, data, [useless], weak, cache_dir=cache)
     failed = [check for check in report.checks if not check["passed"]]
     assert {check["name"] for check in failed} == {"adaptive is never gentler than gray-box"}
@@ -492,3 +492,24 @@ def test_killed_and_started_again_gives_the_same_report(model, tmp_path):
     assert resumed.rows == undisturbed.rows
     assert resumed.checks == undisturbed.checks
     assert resumed.detection == undisturbed.detection
+
+
+@pytest.mark.parametrize(
+    ("defences", "settings", "message"),
+    [
+        (["liu2019"], {"false_positive_rate": 1}, "`false_positive_rate` must lie"),
+        (["liu2019"], {"false_positive_rate": 0}, "`false_positive_rate` must lie"),
+        ([[]], {}, "`defences` must hold families of at least one setting"),
+        (
+            [Defence("mine", "mine", lambda batch, _: batch)],
+            {},
+            "a Defence with `settings`",
+        ),
+    ],
+)
+def test_what_would_fail_in_the_end_is_refused_first(
+    model, data, tmp_path, defences, settings, message
+):
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, data, defences, SMALL, cache_dir=tmp_path, **settings)
+    assert not list(tmp_path.rglob("*.npy"))

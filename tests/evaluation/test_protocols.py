@@ -9,7 +9,17 @@ import keras
 import numpy as np
 import pytest
 
-from fd_keras.evaluation import PROTOCOLS, Protocol, autoattack, evaluate, fgsm, protocol_named
+from fd_keras.evaluation import (
+    PROTOCOLS,
+    Protocol,
+    autoattack,
+    bim,
+    evaluate,
+    fgsm,
+    pgd,
+    protocol_named,
+)
+from fd_keras.evaluation.protocols import attack_protocol
 
 # Those that have been ART's from the first.
 OLD = ("FGSM", "BIM", "PGD", "Square")
@@ -55,10 +65,10 @@ def test_limits_given_replace_those_of_a_protocol():
 
 
 def test_the_smallest_limit_counts():
-    protocol = Protocol("p", "", limits={"PGD": 9, "adaptive": 4, "JPEG": 0})
+    protocol = Protocol("p", "", limits={"PGD": 9, "adaptive": 4, "JPEG": 1})
     assert protocol.limit("gray-box", "PGD") == 9
     assert protocol.limit("adaptive", "PGD") == 4
-    assert protocol.limit("adaptive", "PGD", "JPEG") == 0
+    assert protocol.limit("adaptive", "PGD", "JPEG") == 1
     assert protocol.limit("gray-box", "BIM", "median") is None
 
 
@@ -70,6 +80,8 @@ def test_the_smallest_limit_counts():
         ({"FGSM": -1}, r"`limits\['FGSM'\]` must be a whole number at least 0"),
         ({"FGSM": 0.5}, r"`limits\['FGSM'\]` must be a whole number"),
         ({"FGSM": True}, r"`limits\['FGSM'\]` must be a whole number"),
+        ({"quilting": 0}, r"`limits\['quilting'\]` must be a whole number at least 1"),
+        ({"feature distillation": 0}, r"must be a whole number at least 1"),
     ],
 )
 def test_limits_must_be_numbers_of_images_by_family_or_threat_model(limits, message):
@@ -174,3 +186,28 @@ def test_a_package_that_autoattack_lacks_is_named_before_anything_is_attacked(
     with pytest.raises(ImportError, match=r'multiprocess .*pip install "fd-keras\[evaluate\]"'):
         evaluate(model, data, ["none"], protocol, cache_dir=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_attacks_of_one_threat_model_have_names_of_their_own():
+    with pytest.raises(ValueError, match="`gray_box` must hold attacks of different names"):
+        Protocol("p", "", gray_box=(bim(4, 1), bim(4, 2)))
+    Protocol("p", "", gray_box=(bim(4, 1),), adaptive=(bim(4, 2),))
+
+
+def test_two_passes_keep_an_attack_that_has_the_name_of_one_they_add():
+    own = pgd(2, 40, step=1)
+    assert Protocol("p", "", adaptive=(own,)).for_two_passes().adaptive[0] == own
+
+
+def test_attacks_beside_a_protocol_change_nothing_else_of_it():
+    beside = dataclasses.replace(PROTOCOLS["evademl-imagenet"], eot_draws=20, limits={"BIM": 7})
+    found = attack_protocol(["bim", "square"], [8, 8], beside)
+    assert (found.eot_draws, found.limits) == (20, {"BIM": 7})
+    assert [attack.name for attack in found.gray_box[-2:]] == ["CW-Linf least likely", "BIM 8/255"]
+    assert [attack.name for attack in found.black_box] == ["Square-1000 .0078", "Square-1000 8/255"]
+
+
+def test_an_attack_of_the_same_name_with_other_parameters_is_refused():
+    """It used to take the place of the protocol's own."""
+    with pytest.raises(ValueError, match="`attack` must not be one that evademl-imagenet has with"):
+        attack_protocol(["bim"], [1.02], PROTOCOLS["evademl-imagenet"])

@@ -787,3 +787,17 @@ def test_tables_of_text_fit_80_columns_and_lose_no_figure():
     assert max(map(len, text.splitlines())) <= 80
     assert all(f"{epsilon}/255" in text for epsilon in EPSILONS)
     assert full_report().table("markdown").count("PGD-20 8/255") == 2
+
+
+def test_an_attack_without_a_bound_is_in_no_mean():
+    """Nothing withstands it: it is a sanity check, and diluted means and plots."""
+    rows = [row(*who, "benign", "none", 1.0) for who in (NONE, MINE, BASELINE)]
+    for who, left in ((NONE, 0.2), (MINE, 0.6), (BASELINE, 0.4)):
+        rows.append(row(*who, "adaptive", "PGD-20 4/255", left, norm="inf", epsilon=4 / 255))
+        rows.append(row(*who, "adaptive", "PGD-20 .5", 0.0, norm="inf", epsilon=0.5))
+    report = EvaluationReport(rows)
+    assert "under adaptive PGD-20 4/255 from 20.0 % to 60.0 %" in report.verdict
+    assert "JPEG q85, does worse: 40.0 % (adaptive)" in report.verdict
+    points, attacks = plots.trade_offs(AccuracyGrid(rows), "adaptive")
+    assert attacks == ["PGD-20 4/255"]
+    assert [point.attacked for point in points] == [0.2, 0.6, 0.4]

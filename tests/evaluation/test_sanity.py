@@ -116,3 +116,8 @@ def test_two_passes_are_checked_as_one_is():
     gray = outcome(fgsm(2.55), "two-pass gray-box", 60)
     assert verdicts(gray, outcome(pgd(2.55), "two-pass adaptive", 75)) == {GRAY: False}
     assert verdicts(gray, outcome(pgd(2.55), "two-pass adaptive", 50)) == {GRAY: True}
+
+
+def test_weaker_adaptive_attacks_are_not_held_against_a_stronger_gray_box_attack():
+    gray, weak = outcome(pgd(8), "gray-box", 0), outcome(pgd(2), "adaptive", 60)
+    assert GRAY not in verdicts(gray, weak)

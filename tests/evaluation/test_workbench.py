@@ -78,3 +78,16 @@ def test_attacks_stop_only_where_the_classifier_they_fool_is_the_one_that_counts
     attack = next(a for a in PROTOCOLS["linf-sweep"].attacks if a.family == family)
     behind = None if through is None else defence(through)
     assert _until_wrong(AttackedImages(images, attack, behind)) is expected
+
+
+def test_a_workbench_attacks_images_of_several_sizes(tmp_path):
+    """A worker of a cluster keeps it from one evaluation to the next."""
+    model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.GlobalAveragePooling2D()])
+    with progress_bars(None) as progress:
+        store = ArrayStore(tmp_path)
+        bench = Workbench(Classifier(model), store, seed=1, eot_draws=1, progress=progress)
+        for size in (8, 16):
+            pixels = np.full((1, size, size, 3), 90, np.uint8)
+            given = LabelledImages(pixels, np.array([1]), (0.0, 255.0))
+            attacked = AttackedImages(given, PROTOCOLS["linf-sweep"].gray_box[0])
+            assert bench.pixels(attacked).shape == (1, size, size, 3)

@@ -11,7 +11,7 @@ import fd_keras
 from fd_keras import FeatureDistillation, QuantizationTable, preset_table
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages
-from fd_keras.evaluation import Protocol, bim, fgsm
+from fd_keras.evaluation import Protocol, bim, fgsm, pgd, square
 from fd_keras.refinement import Search
 from fd_keras.refinement.experiment import Experiment, split
 
@@ -321,3 +321,15 @@ def test_limits_of_the_protocol_are_images_of_each_split():
         unfit = Protocol("one", "", attacks, limits=limits)
         with pytest.raises(ValueError, match="`limits` of the protocol must map families"):
             split(spot_classifier(), chosen, {}, unfit)
+
+
+def test_images_keep_their_value_range_where_attacked_ones_are_given(tmp_path):
+    """They used to be taken for images of the classifier's."""
+    images = LabelledImages(SPOTS[:10], np.arange(10), (0, 255))
+    with pytest.raises(ValueError, match="value range"):
+        fd_keras.refine(spot_classifier(), images, {"a": SPOTS[:10]}, directory=tmp_path)
+
+
+def test_attacks_that_only_query_are_not_adaptive():
+    with pytest.raises(ValueError, match="`adaptive` must hold attacks that follow.*Square-1000"):
+        Search(adaptive=[pgd(4), square(4)])

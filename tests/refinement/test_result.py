@@ -6,7 +6,7 @@ import pytest
 
 from fd_keras import QuantizationTable
 from fd_keras.refinement import RefineResult
-from fd_keras.refinement.result import pareto_front
+from fd_keras.refinement.result import _overfitting, pareto_front
 from fd_keras.refinement.scoring import Accuracies
 
 
@@ -42,3 +42,15 @@ def test_committed_results_are_read(name):
     assert result.baselines[0].name == "none"
     for trial in result.trials:
         assert trial.metrics["accuracy"] == pytest.approx(trial.validation.attacked)
+
+
+def test_overfitting_is_measured_under_attacks_on_both_splits():
+    """A table that costs too much is not attacked adaptively on the validation split."""
+    attacked = {"FGSM": (60, 100), "PGD, adaptive": (0, 100)}
+    test = Accuracies({"benign": (80, 100), **attacked})
+    validation = Accuracies({"benign": (80, 100), "FGSM": (60, 100)})
+    assert _overfitting(validation, test, "all") == 0
+    assert _overfitting(validation, test, "adaptive") == 0
+    both = Accuracies({"benign": (80, 100), "FGSM": (90, 100), "PGD, adaptive": (20, 100)})
+    assert _overfitting(both, test, "all") == pytest.approx(0.25)
+    assert _overfitting(both, test, "adaptive") == pytest.approx(0.2)

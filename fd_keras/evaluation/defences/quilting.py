@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fd_keras._checks import checked_whole
 from fd_keras._extras import import_extra
+from fd_keras.data.labelled import array_hash
 from fd_keras.evaluation.defences.base import (
     Defence,
     ImageArray,
@@ -224,6 +225,7 @@ class PatchBank:
             "overlap": self.size // 2,
             "patches": len(kept),
             "background_images": len(images),
+            "patches_sha256": array_hash(self.patches),
             "search": "exhaustive" if len(kept) <= _EXHAUSTIVE else f"{_VISITED}/{_CELLS} cells",
             "library": f"faiss {import_extra('faiss', 'evaluate').__version__}",
         }

@@ -82,7 +82,8 @@ def defence(
 
     Args:
         spec: A name, a path, a ``QuantizationTable``, a ``FeatureDistillation`` layer or a
-            ``Defence``, which is returned as it is.
+            ``Defence``, which is returned as it is and must have ``settings``: by them and its
+            family, results are told apart and kept.
         background: Benign images ``(n, height, width, channels)``, pixels from 0 to 255, that
             quilting takes its patches from; ignored by other defences.
         seed: Seed of a random defence, and of quilting's choice of patches.
@@ -99,6 +100,11 @@ def defence(
         ['JPEG q40', 'SLQ 50/90', 'TVM p .3 weight .01']
     """
     if isinstance(spec, Defence):
+        if not spec.settings and spec.family != "none":
+            raise ValueError(
+                "`spec` must be a Defence with `settings` that tell it from others of its family: "
+                f"results are kept by them. Received: spec={spec.name!r} with settings={{}}"
+            )
         return spec
     if isinstance(spec, (QuantizationTable, FeatureDistillation)):
         return distillation(spec)
