@@ -198,7 +198,9 @@ def page(found):
         "",
         "## Hardened classifiers",
         "",
-        "Recipes of [harden_cifar10.md](harden_cifar10.md).",
+        "Recipes of [harden_cifar10.md](harden_cifar10.md); that page leaves out "
+        "`half-transferred`, where a quarter of each batch is attacked through the layer and half "
+        "on the original classifier.",
         "",
         _hardened_table(cells),
         "",

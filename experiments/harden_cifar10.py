@@ -259,8 +259,8 @@ def page(results):
         "`fd_keras.harden` takes five minutes an epoch on two cores. These were "
         f"trained on one {about['device']} by `experiments/harden_gpu.py`, whose step in PyTorch "
         "is that of `fd_keras.harden` but for random numbers (a test holds one against the other); "
-        "the weights were attacked and evaluated by fd_keras. `wide` is N-FGSM, which `harden` "
-        "does not have: it won nothing on the validation split.",
+        "the weights were attacked and evaluated by fd_keras. Recipes with N-FGSM, which `harden` "
+        "does not have, are left out: they won nothing on the validation split.",
         "",
         f"`python -m experiments.{FILE} --trained DIRECTORY`; {about['machine']}; "
         f"{about['versions']}.",
