@@ -51,7 +51,7 @@ CALLS = {
         e, PROFILE.std, PROFILE.mean_abs, "rgb", 4
     ),
     "fgsm": fgsm,
-    "bim": lambda e: bim(e, 0.5),
+    "bim": lambda e: bim(e, min(e, 0.5)),
     "pgd": pgd,
     "half_step": half_step,
     "square": square,

@@ -232,7 +232,7 @@ def bim(epsilon: float, step: float, iterations: int = 10) -> Attack:
     References:
         Kurakin et al., "Adversarial Examples in the Physical World", 2017.
     """
-    step = _checked_step(step, epsilon, iterations)
+    step = _checked_step(step, _checked_epsilon(epsilon), iterations)
     if step > epsilon:
         raise ValueError(
             f"`step` must be at most `epsilon`. Received: step={shown(step)}, "

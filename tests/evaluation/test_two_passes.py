@@ -187,7 +187,13 @@ def test_a_false_certificate_is_caught(model, data, tmp_path):
     honest = OURS.encoder
     liar = Encoder(honest.store, "JPEG", lambda images: np.full(len(images), 20.0), honest.aimed)
     false = fd_keras.evaluation.defences.Defence(
-        "false", "example", OURS.transform, table=TABLE, smooth=OURS.smooth, encoder=liar
+        "false",
+        "example",
+        OURS.transform,
+        OURS.settings,
+        table=TABLE,
+        smooth=OURS.smooth,
+        encoder=liar,
     )
     strong = Protocol("strong", "", adaptive=(pgd(12, 40),), limits={"adaptive": 4})
     found = evaluate(model, data, [false], strong, passes=2, cache_dir=tmp_path)
