@@ -231,15 +231,15 @@ def evaluate(
             print_error(f"failed check on {check['defence']}: {check['name']}: {check['detail']}")
     echo(f"Wrote {printable(out / 'report.html')} and {printable(out / 'report.json')}")
     chosen = (table or ["liu2019" if own is None else "TABLE"])[0]
-    imports = same_options(modules, allow_code=allow_code)
+    read = same_options(modules, allow_code=allow_code)
     if passes == 2:
         print_next("apply", "IMAGES", "--encode", "--table", chosen, "--out", "encoded")
     elif own is not None and table is None:  # it was evaluated behind its own layer
-        print_next("export", model, *imports, "--out", "exported")
+        print_next("export", model, *read, "--out", "exported")
     else:
         ours = ("--strip-layer",) * (own is not None)
         print_next(
-            *("export", model, *ours, *imports, "--table", chosen),
+            *("export", model, *ours, *read, "--table", chosen),
             *("--value-range", *value_range, "--out", "exported"),
         )
 

@@ -491,11 +491,13 @@ def _settings_of(entry: Any) -> Sequence[Any]:
     """All settings that an entry of ``defences`` stands for."""
     if isinstance(entry, str) and entry in CANDIDATES:
         return CANDIDATES[entry]
-    if isinstance(entry, (list, tuple)) and not entry:
+    if not isinstance(entry, (list, tuple)):
+        return (entry,)
+    if not entry:
         raise ValueError(
             "`defences` must hold families of at least one setting. Received: an empty one"
         )
-    return entry if isinstance(entry, (list, tuple)) else (entry,)
+    return entry
 
 
 def _made(
