@@ -15,6 +15,10 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 demo: $(VENV)/.installed  ## train, attack, defend and export on packaged images
 	$(VENV)/bin/fd-keras demo --out $(DEMO_OUT)
 
+# Four processes keep two cores busy: threads of theirs would only wait for each other.
+test test-legacy: export TF_NUM_INTRAOP_THREADS ?= 1
+test test-legacy: export OPENBLAS_NUM_THREADS ?= 1
+
 test: $(VENV)/.installed  ## tests on the main stack
 	$(VENV)/bin/python -m pytest $(TEST_OPTIONS)
 

@@ -340,6 +340,7 @@ class NamedPoint:
         x: In the units of the axis.
         y: In the units of the axis.
         bold: Whether the name stands out.
+        color: Of the name.
 
     Example:
         >>> NamedPoint("liu2019", 96.0, 35.0).bold
@@ -350,6 +351,7 @@ class NamedPoint:
     x: float
     y: float
     bold: bool = False
+    color: str = PAGE_INK
 
 
 def place_names(figure: Any, axis: Any, points: Sequence[NamedPoint]) -> None:
@@ -392,6 +394,7 @@ def place_names(figure: Any, axis: Any, points: Sequence[NamedPoint]) -> None:
                 **{"xytext": (x, y), "textcoords": "offset points", "ha": across, "va": up},
                 **{"fontsize": 9 if point.bold else 7.5},
                 fontweight="bold" if point.bold else "normal",
+                color=point.color,
                 path_effects=halo,
                 zorder=6,
             )

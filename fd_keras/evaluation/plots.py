@@ -168,8 +168,7 @@ def swept_attacks(rows: Sequence[Row], threat_model: str) -> list[tuple[str, str
     """
     swept: dict[tuple[str, str | None], set[float]] = defaultdict(set)
     for row in rows:
-        bounded = row["epsilon"] and row["epsilon"] < UNBOUNDED
-        if row["threat_model"] == threat_model and row["attack_family"] and bounded:
+        if row["attack_family"] and _is_on_curve(row, threat_model):
             swept[row["attack_family"], row["norm"]].add(row["epsilon"])
     return [kind for kind, epsilons in swept.items() if len(epsilons) > 1]
 
@@ -199,9 +198,7 @@ def epsilon_curves(
     """
     points: dict[str, dict[float, tuple[float, float, float]]] = defaultdict(dict)
     for row in rows:
-        same_kind = (row["attack_family"], row["norm"]) == kind
-        bounded = row["epsilon"] and row["epsilon"] < UNBOUNDED
-        if same_kind and row["threat_model"] == threat_model and bounded:
+        if (row["attack_family"], row["norm"]) == kind and _is_on_curve(row, threat_model):
             point = (row["accuracy"], *row["interval"])
             curve = points[row["defence"]]
             epsilon = 255 * row["epsilon"]
@@ -218,6 +215,11 @@ def epsilon_curves(
         if key not in best or sum(curve_of.accuracy) > sum(best[key].accuracy):
             best[key] = curve_of
     return list(best.values())
+
+
+def _is_on_curve(row: Row, threat_model: str) -> bool:
+    """Whether an attack has an epsilon, and is not the sanity check's."""
+    return row["threat_model"] == threat_model and 0 < (row["epsilon"] or 0) < UNBOUNDED
 
 
 # A shape of its own for each family, beside its colour.

@@ -26,8 +26,9 @@ _LEAST_TRIALS = 8
 def plot_front(result: RefineResult) -> Any:
     """Benign against gray-box accuracy on the test split: the front, the best, the baselines.
 
-    Small dots are all trials on the validation split: how far the front lies below the best of
-    them is how far the search has overfitted its images.
+    Qualities of JPEG are one line, whose points are named by their quality alone. Small dots are
+    all trials on the validation split: how far the front lies below the best of them is how far
+    the search has overfitted its images.
 
     Args:
         result: Of a search.
@@ -47,19 +48,17 @@ def plot_front(result: RefineResult) -> Any:
     for family in dict.fromkeys(baseline.family for baseline in result.baselines):
         members = [baseline.test for baseline in result.baselines if baseline.family == family]
         members.sort(key=lambda accuracies: accuracies.benign)
-        line = "-" if family == "JPEG" else ""
-        color = _BASELINE if family == "JPEG" else PAGE_INK
-        _points(axis, members, color=color, marker="o", markersize=4, linestyle=line, linewidth=1)
+        jpeg = {"color": _BASELINE, "linestyle": "-", "linewidth": 1, "label": "JPEG, test split"}
+        look = jpeg if family == "JPEG" else {"color": PAGE_INK, "linestyle": ""}
+        _points(axis, members, marker="o", markersize=4, **look)
     allowed = 100 * (1 - result.settings["max_benign_loss"])
     axis.axvline(allowed, color=PAGE_INK, linewidth=0.8, linestyle=":")
     axis.set(xlabel="benign accuracy, %", ylabel="gray-box accuracy, % (mean over attacks)")
     least = min(allowed, *axis.get_xlim())
     axis.set(xlim=(least - 1, 100 + 0.06 * (101 - least)), ylim=(-3, 103))
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    named: list[tuple[ScoredDefence, bool]] = [(result.best, True)]
-    named += [(baseline, False) for baseline in result.baselines]
-    points = [NamedPoint(d.name, *_percent(d.test), bold) for d, bold in named]
-    place_names(figure, axis, points)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    best = NamedPoint(result.best.name, *_percent(result.best.test), bold=True)
+    place_names(figure, axis, [best, *map(_named, result.baselines)])
     return figure
 
 
@@ -146,6 +145,13 @@ def _numbers(values: Sequence[object]) -> np.ndarray:
     if any(isinstance(value, str) for value in values):
         return np.unique(np.array(values), return_inverse=True)[1].astype(np.float64)
     return np.array(values, np.float64)
+
+
+def _named(baseline: ScoredDefence) -> NamedPoint:
+    place = _percent(baseline.test)
+    if baseline.family == "JPEG":
+        return NamedPoint(baseline.name.removeprefix("JPEG "), *place, color=_BASELINE)
+    return NamedPoint(baseline.name, *place)
 
 
 def _points(axis: Any, points: Sequence[Accuracies], **look: Any) -> None:

@@ -58,7 +58,7 @@ def test_report(run, files, next_command):
     assert list((files / "keras" / "fd_keras" / "evaluation").rglob("*.npy"))
 
 
-def test_two_passes(run, files):
+def test_two_passes(run, files, next_command):
     arguments = ("--passes", "2", "--baseline", "bits:3", "--limit", "adaptive=4")
     code, out, err = run(
         files / "model.keras", files / "data.npz", "--out", files / "out", *arguments
@@ -70,6 +70,7 @@ def test_two_passes(run, files):
     for model in ("two-pass gray-box", "two-pass adaptive", "certified"):
         assert model in out
     assert all(entry["two_passes"]["bytes_per_image"] > 0 for entry in report["defences"])
+    assert next_command(out)[:4] == ["IMAGES", "--encode", "--table", "liu2019"]
     page = (files / "out" / "report.html").read_text()
     assert "Certified accuracy against bytes per image" in page
 

@@ -233,14 +233,22 @@ def test_a_model_with_the_layer_is_not_taken_for_one_without(user, command):
     assert not folder.exists()
 
 
-def test_stripped_of_its_layer_a_model_is_evaluated_with_its_own_table(user):
+@pytest.mark.parametrize(("passes", "comes_next"), [("1", "export"), ("2", "apply")])
+def test_stripped_of_its_layer_a_model_is_evaluated_with_its_own_table(
+    user, next_command, passes, comes_next
+):
     model = protect(model_of(), FeatureDistillation("zigzag15"))
-    code, _, errors, folder = user("evaluate", model, "--strip-layer", *SHORT)
+    options = ("--strip-layer", "--passes", passes, *SHORT)
+    code, out, errors, folder = user("evaluate", model, *options)
     assert code == 0, errors
     assert "Took the layer with the table 'zigzag15' off MODEL" in errors
     report = report_in(folder)
     assert [entry["name"] for entry in report.defences] == ["none", "zigzag15"]
     assert report.settings["model_sha256"] == Classifier(model_of()).fingerprint
+    # The layer stays in the exported model, and images are encoded with what it has.
+    arguments = next_command(out)
+    assert f"Next: fd-keras {comes_next} " in out
+    assert ("--strip-layer" in arguments, "--table" in arguments) == (False, comes_next == "apply")
 
 
 def test_a_layer_is_taken_off_a_model(arrays):
