@@ -130,6 +130,21 @@ def optimizer_variables(optimizer: Any, trainable: Sequence[Any]) -> list[Any]:
     return list({id(variable): variable for variable in (*found, *slots)}.values())
 
 
+def batches_of(optimizer: Any) -> Any:
+    """The variable that counts the batches that an optimiser was given gradients of.
+
+    With gradient accumulation, Keras 3's ``iterations`` counts the updates of the weights instead.
+
+    Args:
+        optimizer: A Keras optimiser.
+
+    Example:
+        >>> int(batches_of(keras.optimizers.Adam()))
+        0
+    """
+    return getattr(optimizer, "_iterations", optimizer.iterations)
+
+
 def seed_random_layers(model: keras.Model, seed: int) -> list[Any]:
     """Make what layers such as ``Dropout`` draw depend on a seed.
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import shown, validate_epsilon, validate_value_range
+from fd_keras._checks import of_another_scale, shown, validate_epsilon, validate_value_range
 from fd_keras.data.batches import PIXELS_AT_ONCE
 from fd_keras.dct import (
     BLOCK_SIZE,
@@ -99,7 +99,10 @@ class Certificate:
 
     @property
     def encoded(self) -> npt.NDArray[np.bool_]:
-        """Which images lie on the lattice at all, but for the rounding of pixels; ``(n,)``."""
+        """Which images lie on the lattice at all, but for the rounding of pixels; ``(n,)``.
+
+        With steps below about 3.4, as of ``jpeg:95``, every image is that near to the lattice.
+        """
         return self.residual <= LARGEST_ENCODED_RESIDUAL
 
     def holds(self, epsilon: float, norm: Norm = "inf") -> npt.NDArray[np.bool_]:
@@ -149,8 +152,9 @@ def certify(
         The radii, in grey levels of 255.
 
     Raises:
-        ValueError: The images do not fit the table or are not finite, or the table belongs to soft
-            thresholding, behind which every perturbation may change the image.
+        ValueError: The images do not fit the table, are not finite or not scaled to
+            ``value_range``, or the table belongs to soft thresholding, behind which every
+            perturbation may change the image.
 
     Example:
         >>> from fd_keras.encoding import encode
@@ -181,6 +185,9 @@ def certified_table(
     at_least: TableLike | None = None,
 ) -> QuantizationTable:
     """The smallest steps that certify every encoded image against a perturbation.
+
+    For ``norm="2"``, these are RGB images of whole 8x8 blocks: a change of the last row or column
+    of an incomplete block is repeated, and of a grey image all of the norm is luma's.
 
     Whole pixel values lie within half a grey level of the lattice, so that ``q / 2`` has to hold
     the perturbation's and this rounding's change of a coefficient:
@@ -216,7 +223,7 @@ def certified_table(
                 f"`at_least` must be a table in color_space={space!r} with one block grid. "
                 f"Received: at_least={shown(base)}"
             )
-        steps = np.maximum(steps, base.steps)
+        steps = np.maximum(steps, np.ceil(base.steps) if whole_steps else base.steps)
     provenance = {
         "source": "certified",
         "name": certified_name(size, space, kind),
@@ -344,7 +351,7 @@ def grey_level_batch(
         value_range: Lowest and highest pixel value.
 
     Raises:
-        ValueError: They are no images, or not finite.
+        ValueError: They are no images, not finite, or of another scale.
 
     Example:
         >>> float(grey_level_batch(np.ones((8, 8, 1)), (0, 1)).max())
@@ -363,6 +370,11 @@ def grey_level_batch(
     pixels = np.asarray(to_grey_levels(batch.astype(np.float32), low, high), np.float32)
     if not np.isfinite(pixels).all():
         raise ValueError("`images` must be finite. Received: images with NaN or infinity")
+    if of_another_scale(batch, (low, high)):
+        raise ValueError(
+            f"`images` must be scaled to value_range, {low:g} to {high:g}; give the `value_range` "
+            f"that they have. Received: images from {batch.min():g} to {batch.max():g}"
+        )
     return pixels
 
 

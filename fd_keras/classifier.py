@@ -23,10 +23,10 @@ from fd_keras._compat import last_activation
 from fd_keras.data.labelled import unit_images
 from fd_keras.protection import (
     check_one_input,
+    check_scaling,
     check_without_layer,
     chosen_output,
     image_shape_of,
-    rescales_grey_levels,
     with_preprocessor,
 )
 
@@ -378,30 +378,6 @@ class Classifier:
                 f"Received: {len(names)} names"
             )
         return head
-
-
-def check_scaling(model: Any, value_range: Sequence[float]) -> None:
-    """Refuse a value range that is not the one that the model itself scales from.
-
-    Args:
-        model: Any Keras model.
-        value_range: Lowest and highest pixel value that it should take.
-
-    Raises:
-        ValueError: Its first layer scales pixels from 0 to 255, and they should be of another
-            range.
-
-    Example:
-        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255)])
-        >>> check_scaling(model, (0, 255))
-    """
-    low, high = value_range
-    if (low, high) != (0, 255) and rescales_grey_levels(model):
-        raise ValueError(
-            "`value_range` does not fit the model, whose first layer scales pixels from 0 to 255: "
-            "give 0, 255, or take that layer off. Received: value_range="
-            f"{low:g}, {high:g}"
-        )
 
 
 def _class_count(head: Any) -> int | None:

@@ -172,6 +172,7 @@ def spread(
     *,
     directory: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    whole: Callable[[Outcome], bool] = lambda outcome: True,
 ) -> Iterator[Outcome]:
     """Do work on shards, on a cluster or one after another in this process.
 
@@ -189,6 +190,8 @@ def spread(
             directory, also one over more shards, does those only that are not kept.
         settings: All that results depend on besides the shards; must stay the same in
             ``directory``.
+        whole: Whether an outcome has all of its shard; others are not kept, since what could not
+            be read now may be readable in the next run.
 
     Yields:
         One outcome for each shard, kept ones first and the others in the order in which they end.
@@ -215,7 +218,10 @@ def spread(
                 yield Outcome(shard, result)
         task = functools.partial(_attempt, work)
         for outcome in map(task, waiting) if client is None else _on(client, task, waiting):
-            if home is not None and outcome.result is not None:
+            # What an earlier run kept of a shard that was done again is no longer true.
+            if home is not None and not (outcome.result is not None and whole(outcome)):
+                _path(home, outcome.shard).unlink(missing_ok=True)
+            elif home is not None:
                 content = {"shard": str(outcome.shard), "result": outcome.result}
                 _SHARD.write(_path(home, outcome.shard), content)
             yield outcome

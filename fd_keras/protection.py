@@ -46,7 +46,8 @@ def protect(
         ValueError: ``model`` does not take one batch of images, or its input shape is unknown
             or does not fit ``input_shape``; it takes integers while ``layer`` returns floats, or
             the other way round; it has no such ``output``; its ``preprocessor`` cannot be a part
-            of a model; or ``layer`` is a table, and ``model`` may take pixels of any range.
+            of a model; ``layer`` is a table, and ``model`` may take pixels of any range, or a layer
+            for another range than the one that ``model`` itself scales from.
         TypeError: ``model`` is no Keras model, or ``layer`` neither a Keras layer nor a table.
 
     Example:
@@ -60,6 +61,7 @@ def protect(
     layer = layer_for(model, layer)
     if isinstance(layer, FeatureDistillation):
         check_without_layer(model)
+        check_scaling(model, layer.value_range)
     inputs = _input_like(model, input_shape)
     if len(inputs.shape) != 4:
         raise ValueError(
@@ -362,9 +364,7 @@ def layer_for(model: keras.Model, layer: keras.layers.Layer | TableLike) -> kera
             f"Received: layer={shown(layer)}"
         )
     table = as_table(layer)
-    inputs = getattr(model, "inputs", None) or []
-    dtype = tf.as_dtype(inputs[0].dtype) if len(inputs) == 1 else None
-    if dtype == tf.uint8:
+    if _takes_bytes(model):
         return FeatureDistillation(table, value_range=(0, 255), dtype="uint8")
     if rescales_grey_levels(model):
         return FeatureDistillation(table, value_range=(0, 255))
@@ -373,6 +373,51 @@ def layer_for(model: keras.Model, layer: keras.layers.Layer | TableLike) -> kera
         "value_range=(0, 255)), or (0, 1) or (-1, 1) as they are. "
         f"Received: layer={shown(layer)}"
     )
+
+
+def check_scaling(model: Any, value_range: Sequence[float]) -> None:
+    """Refuse a value range that is not the one that the model itself scales from.
+
+    Args:
+        model: Any Keras model.
+        value_range: Lowest and highest pixel value that it should take.
+
+    Raises:
+        ValueError: Its first layer scales pixels from 0 to 255, and they should be of another
+            range.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255)])
+        >>> check_scaling(model, (0, 255))
+    """
+    low, high = value_range
+    if (low, high) != (0, 255) and rescales_grey_levels(model):
+        raise ValueError(
+            "`value_range` does not fit the model, whose first layer scales pixels from 0 to 255: "
+            "give 0, 255, or take that layer off. Received: value_range="
+            f"{low:g}, {high:g}"
+        )
+
+
+def takes_grey_levels(model: Any) -> bool:
+    """Whether a model shows that it takes pixels from 0 to 255.
+
+    Args:
+        model: Any Keras model.
+
+    Returns:
+        Whether its input is of dtype uint8, or its first layer scales 0..255.
+
+    Example:
+        >>> takes_grey_levels(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]))
+        False
+    """
+    return _takes_bytes(model) or rescales_grey_levels(model)
+
+
+def _takes_bytes(model: Any) -> bool:
+    inputs = getattr(model, "inputs", None) or []
+    return len(inputs) == 1 and bool(tf.as_dtype(inputs[0].dtype) == tf.uint8)
 
 
 def rescales_grey_levels(model: Any) -> bool:

@@ -477,7 +477,12 @@ def measure_shards(
         work = functools.partial(_measure_shard, settings, on_image=on_image)
     measured = MeasuredShards(None, 0, [])
     failed = []
-    for outcome in spread(work, shards.shards, client, directory=directory, settings=settings):
+    for outcome in spread(
+        *(work, shards.shards, client),
+        directory=directory,
+        settings=settings,
+        whole=_is_read_whole,
+    ):
         on_shard(outcome)
         if outcome.result is None:
             failed.append(outcome)
@@ -489,6 +494,11 @@ def measure_shards(
         whole = part if measured.statistics is None else measured.statistics.merge(part)
         measured = MeasuredShards(whole, measured.images + outcome.result["images"], [])
     return MeasuredShards(measured.statistics, measured.images, failed)
+
+
+def _is_read_whole(outcome: Outcome) -> bool:
+    """Whether no image file was skipped; a large file is not read again for an image of it."""
+    return len(outcome.shard.paths) == 1 or not (outcome.result and outcome.result["skipped"])
 
 
 def _measure_shard(

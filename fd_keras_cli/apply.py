@@ -24,6 +24,7 @@ from fd_keras_cli.options import (
     ValueRange,
     check_given,
     check_images,
+    check_needs,
     check_tables,
     path_option,
 )
@@ -57,8 +58,8 @@ def apply(
     model: Annotated[
         Path | None,
         path_option(
-            "With --encode: the undefended classifier, whose answers for the images are to stay "
-            "the same behind the layer. It takes images of their size."
+            "With --encode: the undefended classifier, whose predictions are to stay the same "
+            "behind the layer. Its input must have the images' size."
         ),
     ] = None,
     value_range: ValueRange = (0.0, 255.0),
@@ -80,11 +81,21 @@ def apply(
 
     With --encode, the first pass of two is written: whole pixel values whose coefficients lie on
     the table's lattice, in all blocks, also those whose distilled version leaves 0 to 255. With
-    --model, among the points of the lattice near an image one is sought for which the model answers
-    as for the image, which takes most of the benign loss away for this model.
+    --model, the encoder searches for a nearby lattice point on which the model's prediction matches
+    that for the original image, which takes most of the benign loss away for this model.
     """
-    if model is not None and not encode:
-        raise ValueError("`--model` needs --encode: distilled images do not depend on a model")
+    if not encode:
+        check_needs("--encode", {"--model": model is not None})
+    if model is None:
+        of_a_model = {
+            "--value-range": value_range != (0.0, 255.0),
+            "--probabilities": probabilities is not None,
+            "--strip-layer": strip_layer,
+            "--model-output": model_output is not None,
+            "--import": bool(modules),
+            "--allow-code": allow_code,
+        }
+        check_needs("--model", of_a_model)
     check_images(images)
     check_tables("--table", table)
     check_given("--model", model)

@@ -101,7 +101,9 @@ def compress(
     if written:
         values, size = (sum(numbers) for numbers in zip(*sizes))
         echo(f"{size} bytes, {values / size:.1f} times smaller than the pixels")
-        print_next("certify", out, "--table", table)
+        # Files of other steps or of halved colours do not lie on the lattice of the table given.
+        if rounded == given and subsampling is SubsamplingName.NONE:
+            print_next("certify", out, "--table", table)
     batch.finish(written)
 
 

@@ -30,7 +30,7 @@ def demo(
     """Train, attack, defend and export a small classifier, and write a report.
 
     The images are handwritten digits that come with scikit-learn. It takes about a minute. Writes
-    OUT/demo.html, which shows all in short, OUT/report.html and OUT/report.json, the same with
+    OUT/demo.html, a summary, OUT/report.html and OUT/report.json, the same with
     _two_passes, OUT/saved_model/VERSION and OUT/model.tflite, in place of earlier ones.
     """
     check_directory(out, for_tensorflow=True)

@@ -30,6 +30,7 @@ from fd_keras_cli.options import (
     StripLayer,
     ValueRange,
     check_given,
+    check_needs,
     check_tables,
     model_argument,
     same_options,
@@ -45,6 +46,13 @@ class FormatName(str, Enum):
 
     SAVED_MODEL = "saved_model"
     TFLITE = "tflite"
+
+
+_ORDER = (FormatName.TFLITE, FormatName.SAVED_MODEL)
+
+# Defaults of --name and --int8-error.
+_SERVED = "saved_model"
+_INT8_ERROR = 0.3
 
 
 class QuantizeName(str, Enum):
@@ -72,7 +80,8 @@ def export(
         str | None,
         typer.Option(
             help="Put a layer with this table in front: liu2019, zigzag15, balanced, soft8, jpeg, "
-            "jpeg:QUALITY, or a table's JSON file. Without it the model is exported as it is."
+            "jpeg:QUALITY, certified:EPSILON[:ycbcr], or a table's JSON file. Without it the model "
+            "is exported as it is."
         ),
     ] = None,
     value_range: ValueRange = (0, 255),
@@ -98,9 +107,9 @@ def export(
             min=0,
             max=1,
             help="Share of int8's error that may stay; the operations that cause the rest are "
-            "computed in float32. 1: none is.",
+            "computed in float32. 1: all operations are int8.",
         ),
-    ] = 0.3,
+    ] = _INT8_ERROR,
     single_image: Annotated[
         bool,
         typer.Option(help="Fix the TFLite file's batch at one image, which LiteRT.js needs."),
@@ -122,7 +131,7 @@ def export(
             help="Name under which TF Serving serves the SavedModel: that of its directory in OUT, "
             "and of the model in warm-up requests."
         ),
-    ] = "saved_model",
+    ] = _SERVED,
     warmup: Annotated[bool, typer.Option(help="Write warm-up requests for TF Serving.")] = False,
     modules: Modules = None,
     allow_code: AllowCode = False,
@@ -144,6 +153,26 @@ def export(
     check_given("--representative", representative, names=DATASET_NAMES)
     check_given("--labels", labels)
     wanted = formats or list(FormatName)
+    if FormatName.TFLITE not in wanted:
+        of_tflite = {
+            "--quantize": quantize is not QuantizeName.NONE,
+            "--single-image": single_image,
+        }
+        check_needs("--format tflite", of_tflite)
+    if FormatName.SAVED_MODEL not in wanted:
+        of_saved_model = {
+            "--resize": resize is not ResizeName.CROP,
+            "--name": name != _SERVED,
+            "--warmup": warmup,
+        }
+        check_needs("--format saved_model", of_saved_model)
+    if quantize is QuantizeName.INT8 and representative is None:
+        raise ValueError(
+            "`--representative` must be given with --quantize int8: images like those the model "
+            "will see, to measure the ranges of its activations"
+        )
+    if quantize is not QuantizeName.INT8:
+        check_needs("--quantize int8", {"--int8-error": int8_error != _INT8_ERROR})
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
             from fd_keras import export_saved_model, export_tflite
@@ -151,6 +180,7 @@ def export(
             from fd_keras_cli.models import (
                 load_model,
                 model_images,
+                pixels_of,
                 protected,
                 without_layer,
             )
@@ -164,24 +194,26 @@ def export(
         with _held(*(directory for directory in directories if directory.exists())):
             pass  # to be refused before the model is read; nothing is made for one that cannot be
         checks: list[ExportCheck] = []
-        written = []
-        with console.status("Exporting"):
+        written: list[Path] = []
+        with console.status("Exporting"), _reported(checks, written):
             loaded, _ = without_layer(
                 load_model(model, modules or [], console, allow_code=allow_code),
                 strip_layer,
                 console,
             )
             whole = protected(loaded, table, value_range, image_size)
+            pixels = pixels_of(whole, value_range)
             reading = {"image_key": image_key, "max_pixels": max_pixels}
             images = (
                 None
                 if representative is None
-                else model_images(representative, whole, console, **reading)
+                else model_images(representative, whole, pixels, console, **reading)
             )
             common: dict[str, Any] = {"labels": labels, "images": images, "verify": verify}
-            common["on_check"] = checks.append
+            common |= {"value_range": pixels, "on_check": checks.append}
             with _held(*directories):
-                for kind in wanted:
+                # A server may take up the SavedModel at once, so it comes last.
+                for kind in sorted(set(wanted), key=_ORDER.index):
                     if kind is FormatName.SAVED_MODEL:
                         path = export_saved_model(
                             whole, served, resize=resize.value, warmup=warmup, **common
@@ -197,15 +229,24 @@ def export(
                             **common,
                         )
                     written.append(path)
-    for check in checks:
-        echo(str(check))
-    for path in written:
-        echo(f"Wrote {printable(path)}")
-    behind = () if table is None else ("--table", table, "--value-range", *value_range)
+    behind = () if table is None else ("--table", table)
     size = () if image_size is None else ("--image-size", *image_size)
     ours = ("--strip-layer",) * strip_layer
     read = same_options(modules, allow_code=allow_code)
-    print_next("verify", written[-1], model, *ours, *behind, *size, *read)
+    scale = ("--value-range", *pixels)
+    print_next("verify", written[0], model, *ours, *behind, *scale, *size, *read)
+
+
+@contextmanager
+def _reported(checks: list[ExportCheck], written: list[Path]) -> Iterator[None]:
+    """Say what was written in the block, also where another file then fails."""
+    try:
+        yield
+    finally:
+        for check in checks[: len(written)] if written else ():
+            echo(str(check))
+        for path in written:
+            echo(f"Wrote {printable(path)}")
 
 
 @contextmanager

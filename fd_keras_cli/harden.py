@@ -77,7 +77,8 @@ def harden(
         typer.Argument(
             metavar="TRAIN_DATA",
             help="Labelled images: a directory with a subdirectory per class, an .npz file with "
-            "x and y, or a TFRecord file. They are kept in memory.",
+            "x and y (or x_train and y_train), a TFRecord file, or cifar10 and the like, of which "
+            "the training images are taken. They are kept in memory.",
         ),
     ],
     out: Annotated[Path, path_option("Directory of the training and its result; made if missing.")],
@@ -88,8 +89,8 @@ def harden(
         float,
         typer.Option(
             min=0,
-            help="Largest change of a pixel by the attack on training images, in grey levels of "
-            "255: 2 means 2/255. 0: no attack.",
+            help="Largest change of a pixel by the attack through the table on training images, in "
+            "grey levels of 255: 2 means 2/255. 0: no such attack.",
         ),
     ] = 2.0,
     max_benign_loss: Annotated[
@@ -123,6 +124,9 @@ def harden(
             "have that one alone.",
         ),
     ] = 0.0,
+    transferred_epsilon: Annotated[
+        float, typer.Option(help="Largest change of a pixel by that attack, in grey levels.")
+    ] = 4.0,
     soft_labels: Annotated[
         float,
         typer.Option(
@@ -138,7 +142,9 @@ def harden(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Of Adam, constant. Default: a warm-up to 0.001, then a cosine to 0."
+            min=0,
+            help="Constant learning rate of Adam. Default: a warm-up to 0.001, then a cosine decay "
+            "to 0.",
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of images in a batch.")] = 128,
@@ -149,7 +155,7 @@ def harden(
         str | None,
         typer.Option(
             help="Labelled images that choose the epoch, given as TRAIN_DATA. Default: a fifth of "
-            "TRAIN_DATA, which is then not trained on."
+            "TRAIN_DATA, at most --max-validation-images, which is then not trained on."
         ),
     ] = None,
     max_images: Annotated[
@@ -172,7 +178,7 @@ def harden(
     strip_layer: StripLayer = False,
     model_output: ModelOutput = None,
     classes: Classes = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 1,
     modules: Modules = None,
     allow_code: AllowCode = False,
     overwrite: Annotated[
@@ -221,6 +227,7 @@ def harden(
                 "attack_gradient": attack_gradient.value,
                 "attacked_share": attacked_share,
                 "transferred_share": transferred_share,
+                "transferred_epsilon": transferred_epsilon,
                 "soft_labels": soft_labels,
                 "table_rate": 1.0 if learn_table else 0.0,
             },
@@ -298,7 +305,12 @@ class _Reader:
         self._options = options
 
     def read(
-        self, name: str, location: str, limit: int, classifier: Classifier, console: Console
+        self,
+        name: str,
+        location: str,
+        limit: int,
+        classifier: Classifier,
+        console: Console,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Images in the value range, and their classes."""
         import numpy as np
@@ -314,6 +326,7 @@ class _Reader:
                 image_shape(classifier.model),
                 value_range=scaled,
                 class_count=classifier.classes,
+                part="train" if name == "TRAIN_DATA" else "test",
                 **self._options,
             )
             source = sampled(source, limit, self._seed, console)

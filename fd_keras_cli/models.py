@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fd_keras_cli.words import called
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -229,32 +231,64 @@ def protected(
     return protect(model, layer, input_shape=(*image_size, channels))
 
 
-def model_images(location: str, model: Any, console: Any = None, **options: Any) -> Any:
+def pixels_of(model: Any, value_range: tuple[float, float]) -> tuple[float, float]:
+    """The value range of a model's pixels: what its layers tell, else ``--value-range``.
+
+    Args:
+        model: What ``protected`` returned.
+        value_range: Value of ``--value-range``, whose default does not contradict any model.
+
+    Raises:
+        ValueError: The layers tell another range.
+
+    Example:
+        >>> import keras
+        >>> pixels_of(keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()]), (0, 1))
+        (0, 1)
+    """
+    from fd_keras.export.signatures import GREY_LEVELS, known_value_range
+
+    own = known_value_range(model)
+    if own is None or tuple(value_range) == GREY_LEVELS:
+        return own or value_range
+    with called("value_range", "--value-range"):
+        known_value_range(model, value_range)
+    return own
+
+
+def model_images(
+    location: str,
+    model: Any,
+    value_range: tuple[float, float],
+    console: Any = None,
+    **options: Any,
+) -> Any:
     """Read a sample of a hundred images, resized as ``serving_bytes`` does with ``"crop"``.
 
     Args:
         location: What ``fd_keras.data.sources.open_images`` takes.
         model: The protected model.
+        value_range: Its pixel values of black and white.
         console: Where to print what was not read.
         **options: Further arguments of ``open_images``.
 
     Raises:
-        ValueError: There is no image.
+        ValueError: There is no image, or they are of several sizes for a model of any size.
 
     Example:
-        >>> model_images("photos/", model)  # doctest: +SKIP
+        >>> model_images("photos/", model, (0, 255))  # doctest: +SKIP
     """
     import numpy as np
     import tensorflow as tf
 
     from fd_keras.data.sources import open_images
-    from fd_keras.export.signatures import image_decoder, image_signature, value_range_of
+    from fd_keras.export.signatures import image_decoder, image_signature
     from fd_keras_cli.console import report_source, sampled
 
     spec = image_signature(model)
     source = open_images(location, channels=spec.shape[-1], **options)
     source = sampled(source, _IMAGE_LIMIT, _SEED, console)
-    decode = image_decoder(spec, value_range_of(model), "crop")
+    decode = image_decoder(spec, value_range, "crop")
     images = itertools.islice(source, _IMAGE_LIMIT)
     try:
         batches = [decode(tf.io.encode_png(image)[tf.newaxis]) for image in images]
@@ -262,4 +296,11 @@ def model_images(location: str, model: Any, console: Any = None, **options: Any)
         report_source(source, console)
     if not batches:
         raise ValueError(f"no usable image in {source.name}")
+    shapes = sorted({tuple(batch.shape[1:3]) for batch in batches})
+    if len(shapes) > 1:
+        sizes = " and ".join("x".join(map(str, shape)) for shape in shapes[:2])
+        raise ValueError(
+            "`--image-size` must be given with a model of any size and images of several: "
+            f"{source.name} has images of {sizes}"
+        )
     return np.concatenate(batches)

@@ -136,6 +136,24 @@ def check_given(name: str, *given: str | Path | None, names: Iterable[str] = ())
         raise ValueError(f"`{name}` does not exist. Received: {file}")
 
 
+def check_needs(needed: str, given: Mapping[str, bool]) -> None:
+    """Refuse options that do nothing without another one, which is not given.
+
+    Args:
+        needed: The other option.
+        given: Options, and whether each has another value than its default.
+
+    Raises:
+        ValueError: One has.
+
+    Example:
+        >>> check_needs("--encode", {"--model": False})
+    """
+    idle = [option for option, used in given.items() if used]
+    if idle:
+        raise ValueError(f"`{idle[0]}` needs {needed}, and does nothing without it")
+
+
 def check_tables(option: str, *given: str | Path | None) -> None:
     """Refuse what is no table, before TensorFlow is imported.
 

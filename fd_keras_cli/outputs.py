@@ -26,6 +26,7 @@ from fd_keras_cli.console import (
 if TYPE_CHECKING:
     from fd_keras.data.files import DecodedImage, Tally
     from fd_keras.data.shards import Shard
+    from fd_keras.distribution import Outcome
 
 # Typing alias: converts one file to another, and remarks on it.
 Convert = Callable[[Path, Path, "Tally"], None]
@@ -271,9 +272,16 @@ def spread_files(
     from fd_keras.data.shards import FILES_IN_SHARD, Shard
     from fd_keras.distribution import spread
 
-    given = {os.path.abspath(file): file for file in files}
+    given: dict[str, Path] = {}
+    for file in files:
+        if (path := os.path.abspath(file)) in given:
+            raise ValueError(
+                f"{printable(given[path])} and {printable(file)} are the same file; name it once "
+                "with --run, --workers and --scheduler"
+            )
+        given[path] = file
     targets = {
-        path: os.path.abspath(target) for path, target in zip(given, files.values()) if target
+        path: os.path.abspath(target) for path, file in given.items() if (target := files[file])
     }
     paths = list(given)
     shards = []
@@ -285,7 +293,12 @@ def spread_files(
     remarks = Tally()
     with shard_progress(text, len(shards), len(paths), cluster) as progress:
         each = functools.partial(_each, work)
-        for outcome in spread(each, shards, progress.client, directory=run, settings=settings):
+        for outcome in spread(
+            *(each, shards, progress.client),
+            directory=run,
+            settings=settings,
+            whole=_is_done,
+        ):
             progress.shard(outcome)
             progress.image(len(outcome.shard.paths))
             if outcome.result is not None:
@@ -297,6 +310,10 @@ def spread_files(
         if path in errors:
             print_error(f"{printable(given[path])}: {errors[path]}")
     return {given[path]: found[path] for path in paths if path in found}, remarks
+
+
+def _is_done(outcome: Outcome) -> bool:
+    return outcome.result is not None and not outcome.result["errors"]
 
 
 def _each(work: FileWork, shard: Shard) -> dict[str, Any]:

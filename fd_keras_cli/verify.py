@@ -79,6 +79,7 @@ def verify(
             from fd_keras_cli.models import (
                 load_model,
                 model_images,
+                pixels_of,
                 protected,
                 without_layer,
             )
@@ -93,7 +94,10 @@ def verify(
             )
             whole = protected(loaded, table, value_range, image_size)
             reading = {"image_key": image_key, "max_pixels": max_pixels}
-            batch = None if images is None else model_images(images, whole, console, **reading)
+            pixels = pixels_of(whole, value_range)
+            batch = (
+                None if images is None else model_images(images, whole, pixels, console, **reading)
+            )
             check = verify_export(exported, whole, batch)
     if out is not None:
         with atomic_path(out) as temporary:

@@ -237,12 +237,23 @@ def test_residual_tells_encoded_images_from_others(photos):
         (np.zeros((0, 8, 8, 3)), "one image"),
         (np.full((8, 8, 3), np.nan), "finite"),
         (np.zeros((8, 8, 3), complex), "dtype complex128"),
+        (np.linspace(0, 1, 192).reshape(8, 8, 3), "must be scaled to value_range, 0 to 255"),
     ],
 )
 def test_what_is_no_image_is_refused(images, problem):
     for function in (encode, certify):
         with pytest.raises(ValueError, match=problem):
             function(images, "liu2019")
+
+
+def test_grey_levels_are_not_taken_for_shares(photos):
+    with pytest.raises(ValueError, match="must be scaled to value_range, 0 to 1"):
+        certify(photos, "certified:2", value_range=(0, 1))
+
+
+def test_whole_steps_stay_whole_beside_others():
+    table = certified_table(2, at_least=np.full((8, 8), 50.5))
+    np.testing.assert_array_equal(table.steps, np.full((1, 8, 8), 51))
 
 
 @pytest.mark.parametrize("epsilon", [0, -1, np.nan, np.inf, "2x"])

@@ -276,6 +276,19 @@ class TestFiles:
         assert last.stat().st_mtime_ns == written[last]
         with Image.open(first) as image:
             assert image.size == (8, 8)
+        # The error is not kept as a result.
+        assert run(*command, "--overwrite")[0] == 0
+        with Image.open(first) as image:
+            assert image.size != (8, 8)
+
+    def test_one_file_under_two_names_is_refused(self, images, run, tmp_path):
+        """Every later image was written under the name of the one before."""
+        folder, out = images[0], tmp_path / "out"
+        twice = ("compress", folder, next(folder.glob("*.png")), folder / ".." / folder.name)
+        code, _, errors = run(*twice, "--out", out, "--run", tmp_path / "run")
+        assert code == 1
+        assert "are the same file" in errors
+        assert not out.exists()
 
 
 # Last, as they leave workers that are starting again.

@@ -382,3 +382,12 @@ def test_keras_file_round_trip(tmp_path, images, layer):
     np.testing.assert_array_equal(reloaded(images), protected(images))
     (distillation,) = (x for x in reloaded.layers if isinstance(x, FeatureDistillation))
     assert distillation.quantization_table == layer.quantization_table
+
+
+def test_a_layer_for_another_range_than_the_model_scales_from_is_refused():
+    inputs = keras.Input((32, 32, 3))
+    scaled = layers.Flatten()(layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, layers.Dense(CLASSES)(scaled))
+    with pytest.raises(ValueError, match="whose first layer scales pixels from 0 to 255"):
+        protect(model, FeatureDistillation("liu2019", value_range=(0, 1)))
+    protect(model, FeatureDistillation("liu2019"))

@@ -159,7 +159,8 @@ def image_sample(data: Any, count: int) -> Any:
     """
     if isinstance(data, ImageSource):
         return data.sampled(count, _SAMPLE_SEED)
-    images, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    several = isinstance(data, tuple) and len(data) > 1
+    images, labels = data[:2] if several else (data, None)
     if not isinstance(images, (np.ndarray, tf.Tensor)) or len(images.shape) != 4:
         return data
     if len(images) <= count:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,10 @@ from fd_keras.data.sources import (
 )
 
 _LABEL_FEATURES = ("image/class/label", "label")
-_IMAGE_ARRAYS, _LABEL_ARRAYS = ("x", "images", "x_test"), ("y", "labels", "y_test")
+_IMAGE_ARRAYS, _LABEL_ARRAYS = ("x", "images", "x_{}"), ("y", "labels", "y_{}")
+
+# Typing alias: which part of a Keras data set, or of a file that holds both.
+Part = Literal["train", "test"]
 
 
 def open_labelled_images(
@@ -54,6 +57,7 @@ def open_labelled_images(
     image_key: str | None = None,
     label_key: str | None = None,
     max_pixels: int | None = None,
+    part: Part = "test",
 ) -> ImageSource:
     """Open labelled images by the path or the name of a data set.
 
@@ -66,7 +70,7 @@ def open_labelled_images(
             ``.npz`` file with ``x`` or ``images``, uint8, and ``y`` or ``labels``; a TFRecord
             file with the features ``image/encoded`` and ``image/class/label`` (or ``image`` and
             ``label``), a label being an integer or one-hot; or ``cifar10``, ``cifar100``,
-            ``fashion_mnist``, ``mnist`` (the test images that ``keras.datasets`` downloads).
+            ``fashion_mnist``, ``mnist``, which ``keras.datasets`` downloads.
         image_shape: ``(height, width, channels)`` of the resulting images.
         value_range: Values of black and white in the resulting images, which are then float32;
             ``None``: uint8 from 0 to 255.
@@ -80,6 +84,7 @@ def open_labelled_images(
         label_key: Feature of a record that is its label, if it is another one.
         max_pixels: Largest number of pixels of an image file. Default:
             ``PIL.Image.MAX_IMAGE_PIXELS``.
+        part: Of a Keras data set, and of an ``.npz`` file with ``x_train`` and ``x_test``.
 
     Returns:
         A source of pairs: an image of ``image_shape``, and its label.
@@ -135,7 +140,7 @@ def open_labelled_images(
             strict,
             remarks=reader.remarks,
         )
-    images, labels = _arrays(path, os.fspath(location))
+    images, labels = _arrays(path, os.fspath(location), part)
     return ImageSource(
         path.name,
         lambda: (functools.partial(finished, *pair) for pair in zip(images, labels)),
@@ -269,9 +274,9 @@ def _shown(feature: Any) -> str:
     return f"{[value if isinstance(value, (int, float)) else value[:20] for value in values[:5]]}"
 
 
-def _arrays(path: Path, location: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _arrays(path: Path, location: str, part: Part) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     if location in KERAS_DATASETS:
-        images, labels = load_keras_dataset(location)[1]
+        images, labels = load_keras_dataset(location)[part == "test"]
         return images, labels.ravel()
     if not is_archive(path):
         raise unknown_location(
@@ -279,7 +284,7 @@ def _arrays(path: Path, location: str) -> tuple[npt.NDArray[Any], npt.NDArray[An
         )
     arrays = read_arrays(path)
     images, labels = (
-        next((arrays[name] for name in names if name in arrays), None)
+        next((arrays[n] for n in (name.format(part) for name in names) if n in arrays), None)
         for names in (_IMAGE_ARRAYS, _LABEL_ARRAYS)
     )
     if images is None or labels is None or images.ndim != 4 or images.dtype != np.uint8:

@@ -555,6 +555,8 @@ def with_channels(image: ImageArray, channels: int | None) -> ImageArray:
         >>> with_channels(np.zeros((2, 2, 1), np.uint8), 3).shape
         (2, 2, 3)
     """
+    if channels not in (None, 1, 3):
+        raise ValueError(f"`channels` must be 1 or 3, or None. Received: channels={channels}")
     if channels in (None, image.shape[-1]):
         return image
     if image.shape[-1] not in (1, 3):

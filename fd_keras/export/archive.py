@@ -142,7 +142,12 @@ def _silence() -> Iterator[None]:
             keras.utils.enable_interactive_logging()
 
 
-def export_details(model: keras.Model, labels: Labels | None, **more: Any) -> dict[str, Any]:
+def export_details(
+    model: keras.Model,
+    labels: Labels | None,
+    value_range: tuple[float, float] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
     """What exported files hold about themselves, as JSON types: value range, tables, labels.
 
     A single output that decides between two classes has its threshold in ``thresholds``.
@@ -150,6 +155,7 @@ def export_details(model: keras.Model, labels: Labels | None, **more: Any) -> di
     Args:
         model: The model that is exported.
         labels: Names of the classes, or a text file with one on each line.
+        value_range: The model's pixel values of black and white; ``None``: unknown.
         **more: Further entries.
 
     Raises:
@@ -160,14 +166,14 @@ def export_details(model: keras.Model, labels: Labels | None, **more: Any) -> di
         >>> from fd_keras import FeatureDistillation
         >>> body = [FeatureDistillation("liu2019"), keras.layers.Flatten(), keras.layers.Dense(2)]
         >>> model = keras.Sequential([keras.Input((8, 8, 3)), *body])
-        >>> export_details(model, ["cat", "dog"])["value_range"]
-        [0.0, 255.0]
+        >>> export_details(model, ["cat", "dog"], (0, 255))["value_range"]
+        [0, 255]
     """
     layers = distillation_layers(model)
     return {
         "fd_keras": __version__,
         "model": model.name,
-        "value_range": list(layers[0].value_range) if layers else None,
+        "value_range": None if value_range is None else list(value_range),
         "tables": [layer.quantization_table.to_dict() for layer in layers],
         "labels": None if labels is None else _label_names(labels, _class_counts(model)),
         "thresholds": _thresholds(model),

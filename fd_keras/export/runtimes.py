@@ -136,7 +136,9 @@ def run_saved_model(
     Example:
         >>> from fd_keras import export_saved_model
         >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
-        >>> version = export_saved_model(model, tempfile.mkdtemp(), verify=False)
+        >>> version = export_saved_model(
+        ...     model, tempfile.mkdtemp(), value_range=(0, 255), verify=False
+        ... )
         >>> images = np.array([[[[3], [5]]]], np.float32)
         >>> runs = run_saved_model(version, {"serving_default": {"images": images}})
         >>> runs["serving_default"].outputs["predictions"].tolist()

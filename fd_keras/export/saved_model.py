@@ -6,7 +6,8 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,18 @@ from fd_keras.export.signatures import (
     BYTES,
     CERTIFY,
     DETECT,
+    GREY_LEVELS,
     SERVING,
     ResizePolicy,
     bytes_endpoint,
     certify_endpoint,
     detect_endpoint,
     exportable,
+    known_value_range,
     model_endpoints,
     png_files,
-    value_range_of,
 )
-from fd_keras.export.verification import checked_images, proof_images, verify_export
+from fd_keras.export.verification import proof_batch, verify_export
 from fd_keras.export.wrapping import wrapped_resources
 from fd_keras.layer import FeatureDistillation
 
@@ -58,6 +60,7 @@ def export_saved_model(
     labels: Labels | None = None,
     resize: ResizePolicy = "crop",
     warmup: bool = False,
+    value_range: Sequence[float] | None = None,
     images: npt.ArrayLike | None = None,
     verify: bool = True,
     on_check: Callable[[ExportCheck], object] | None = None,
@@ -93,6 +96,9 @@ def export_saved_model(
         resize: What ``serving_bytes`` does to images of another size than the model's:
             ``"crop"`` keeps the aspect ratio and cuts out the centre, ``"stretch"`` does not.
         warmup: Whether to write requests that TF Serving replays before it serves the version.
+        value_range: The pixel values of black and white of ``model``, which ``serving_bytes``
+            needs. Default: those of the layer in it; without one, 0 and 255, with a warning unless
+            ``model`` itself shows that it takes them.
         images: Images for the proof and the warm-up. Default: those of ``verify_export``.
         verify: Whether to run ``verify_export`` and to refuse a model that fails it.
         on_check: Called with the ``ExportCheck`` that ``verify_export`` returned.
@@ -111,20 +117,29 @@ def export_saved_model(
     Example:
         >>> import tempfile
         >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
-        >>> export_saved_model(model, tempfile.mkdtemp()).name
+        >>> export_saved_model(model, tempfile.mkdtemp(), value_range=(0, 255)).name
         '1'
     """
     model = exportable(model)
     if detector is None and isinstance(model, ThresholdDetector):
         detector = model
+    known = known_value_range(model, value_range)
+    pixels = known or GREY_LEVELS
     endpoints = model_endpoints(model)
-    if from_bytes := bytes_endpoint(model, resize):
+    if from_bytes := bytes_endpoint(model, resize, pixels):
         endpoints[BYTES] = from_bytes
+        if known is None:
+            warnings.warn(
+                "`value_range` is unknown, since no layer of `model` tells it; `serving_bytes` "
+                "will decode files to pixels from 0 to 255. Give value_range=(0, 255), or what "
+                "the model takes",
+                stacklevel=2,
+            )
     if certified := certify_endpoint(model):
         endpoints[CERTIFY] = certified
     if detector is not None:
         endpoints[DETECT] = detect_endpoint(model, detector)
-    details = export_details(model, labels, resize=resize if from_bytes else None)
+    details = export_details(model, labels, known, resize=resize if from_bytes else None)
     tracked = [model, *wrapped_resources(model)]
     if detector not in (None, model):
         tracked.append(detector)
@@ -132,8 +147,8 @@ def export_saved_model(
         write_archive(tracked, endpoints, temporary)
         write_extras(temporary, details)
         if warmup:
-            batch = proof_images(model) if images is None else checked_images(model, images)
-            requests = _warmup_requests(batch, model, with_files=BYTES in endpoints)
+            batch = proof_batch(model, images, known)
+            requests = _warmup_requests(batch, pixels, with_files=BYTES in endpoints)
             write_warmup(temporary, target.parent.resolve().name, requests)
         if verify:
             report(verify_export(temporary, model, images), target, on_check)
@@ -141,12 +156,12 @@ def export_saved_model(
 
 
 def _warmup_requests(
-    images: npt.NDArray[Any], model: keras.Model, *, with_files: bool
+    images: npt.NDArray[Any], value_range: tuple[float, float], *, with_files: bool
 ) -> Mapping[str, Mapping[str, npt.NDArray[Any]]]:
     shown = images[:_WARMUP_IMAGES]
     requests: dict[str, Mapping[str, npt.NDArray[Any]]] = {SERVING: {"images": shown}}
     if with_files:
-        requests[BYTES] = {"image_bytes": png_files(shown, value_range_of(model))}
+        requests[BYTES] = {"image_bytes": png_files(shown, value_range)}
     return requests
 
 

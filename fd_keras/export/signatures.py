@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import keras
@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import shown
+from fd_keras._checks import shown, validate_value_range
 from fd_keras.certification import radii
-from fd_keras.detection import ThresholdDetector
+from fd_keras.detection import LatticeDistance, ThresholdDetector
 from fd_keras.export.archive import Endpoint
 from fd_keras.export.recording import distillation_layers, recorded_distillations
 from fd_keras.kernels import from_grey_levels, to_grey_levels
 from fd_keras.layer import FeatureDistillation
-from fd_keras.protection import named_outputs, with_preprocessor
+from fd_keras.protection import named_outputs, takes_grey_levels, with_preprocessor
 
 SERVING = "serving_default"
 DISTILL = "distill"
@@ -30,6 +30,12 @@ RADII = ("linf_radius", "l2_radius")
 
 ResizePolicy = Literal["crop", "stretch"]
 _RESIZE_POLICIES: tuple[ResizePolicy, ...] = get_args(ResizePolicy)
+
+# Black and white where nothing else is known.
+GREY_LEVELS = (0.0, 255.0)
+
+# Layers that tell the range of a model's pixels.
+_OF_A_RANGE = (FeatureDistillation, LatticeDistance)
 
 # Models with other numbers of channels take no image files.
 _CHANNELS_OF_FILES = (1, 3)
@@ -86,19 +92,36 @@ def image_signature(model: keras.Model) -> tf.TensorSpec:
     return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name="images")
 
 
-def value_range_of(model: keras.Model) -> tuple[float, float]:
-    """The pixel values of black and white: those of the model's first distillation, or 0 and 255.
+def known_value_range(
+    model: keras.Model, given: Sequence[float] | None = None
+) -> tuple[float, float] | None:
+    """The pixel values of black and white that a model takes; ``None`` where nothing tells them.
 
     Args:
-        model: Any Keras model.
+        model: Any Keras model. A layer of ours in it tells them, and so do inputs of dtype uint8
+            and a ``Rescaling`` of 0..255 as its first layer.
+        given: What the caller says they are; ``None``: nothing.
+
+    Raises:
+        ValueError: ``given`` is no range, or not that of the model.
 
     Example:
         >>> layer = FeatureDistillation("liu2019", value_range=(0, 1))
-        >>> value_range_of(keras.Sequential([keras.Input((8, 8, 3)), layer]))
+        >>> known_value_range(keras.Sequential([keras.Input((8, 8, 3)), layer]))
         (0.0, 1.0)
+        >>> known_value_range(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]))
     """
-    layers = distillation_layers(model)
-    return layers[0].value_range if layers else (0.0, 255.0)
+    ours = [x for x in model._flatten_layers() if isinstance(x, _OF_A_RANGE)]
+    own = ours[0].value_range if ours else (0.0, 255.0) if takes_grey_levels(model) else None
+    if given is None:
+        return own
+    wanted = validate_value_range(given)
+    if own not in (None, wanted):
+        raise ValueError(
+            f"`value_range` must be that of the model's own layers, {own[0]:g} to {own[1]:g}. "
+            f"Received: value_range={shown(given)}"
+        )
+    return wanted
 
 
 def named_distilled(distilled: list[Any]) -> dict[str, Any]:
@@ -233,12 +256,15 @@ def model_endpoints(model: keras.Model) -> dict[str, Endpoint]:
     return endpoints
 
 
-def bytes_endpoint(model: keras.Model, resize: ResizePolicy) -> Endpoint | None:
+def bytes_endpoint(
+    model: keras.Model, resize: ResizePolicy, value_range: tuple[float, float] = GREY_LEVELS
+) -> Endpoint | None:
     """``serving_bytes`` of a model, from the content of image files to its outputs.
 
     Args:
         model: What ``exportable`` returned.
         resize: What happens to images of another size; see ``image_decoder``.
+        value_range: The model's pixel values of black and white.
 
     Returns:
         The endpoint, or ``None`` for a model that does not take grey or RGB images, channels
@@ -251,7 +277,7 @@ def bytes_endpoint(model: keras.Model, resize: ResizePolicy) -> Endpoint | None:
     """
     if not _takes_files(model):
         return None
-    decode = image_decoder(image_signature(model), value_range_of(model), resize)
+    decode = image_decoder(image_signature(model), value_range, resize)
 
     def serve(image_bytes: tf.Tensor) -> Mapping[str, Any]:
         return named_outputs(model(decode(image_bytes), training=False))
@@ -284,6 +310,12 @@ def detect_endpoint(model: keras.Model, detector: ThresholdDetector) -> Endpoint
         raise ValueError(
             f"`detector` must take the images that `model` takes, {spec.shape}, {spec.dtype.name}. "
             f"Received: a detector of images {given.shape}, {given.dtype.name}"
+        )
+    pixels, taken = known_value_range(model), known_value_range(detector)
+    if None not in (pixels, taken) and pixels != taken:
+        raise ValueError(
+            f"`detector` must take pixels in the range of `model`'s, {pixels}. "
+            f"Received: a detector of value_range={taken}"
         )
     return Endpoint(lambda images: detector(images, training=False), spec)
 

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import checked, shown
+from fd_keras._checks import check_range, checked, shown
 from fd_keras._files import atomic_path, held
 from fd_keras.data.batches import image_batches, image_sample
 from fd_keras.export.archive import EXCLUSIVE, Endpoint, Labels, export_details, write_archive
@@ -29,11 +29,12 @@ from fd_keras.export.signatures import (
     SERVING,
     exportable,
     image_signature,
+    known_value_range,
     model_endpoints,
     radii_endpoint,
 )
 from fd_keras.export.tflite_file import HIDDEN_PREFIX, TFLiteFile
-from fd_keras.export.verification import check_range_of, verify_export
+from fd_keras.export.verification import verify_export
 from fd_keras.export.wrapping import wrapped_resources
 from fd_keras.layer import FeatureDistillation
 from fd_keras.protection import named_outputs
@@ -58,6 +59,7 @@ def export_tflite(
     int8_error: float = 0.3,
     labels: Labels | None = None,
     single_image: bool = False,
+    value_range: Sequence[float] | None = None,
     images: npt.ArrayLike | None = None,
     verify: bool = True,
     on_check: Callable[[ExportCheck], object] | None = None,
@@ -82,7 +84,7 @@ def export_tflite(
         representative_data: For ``"int8"``: images like those the model will see, from which the
             ranges of activations are measured; ends that only a few values reach are cut to the
             least squared error. An array, a ``tf.data.Dataset``, a ``PyDataset`` or an iterable of
-            images; the first hundred are used.
+            images. A hundred are used: of an array a random sample, else the first.
         int8_error: For ``"int8"``: share, from 0 to 1, of the error of a body wholly in int8 that
             may stay. The operations that cause the rest, found by quantising each alone, are
             computed in float32; with 1, none is. MobileNetV2 wholly in int8 keeps its class on
@@ -91,6 +93,8 @@ def export_tflite(
         labels: Names of the classes, or a text file with one on each line.
         single_image: Whether to fix the batch at one image, which LiteRT.js and some accelerators
             need; they need a fixed height and width, too.
+        value_range: The pixel values of black and white of ``model``, where no layer in it tells
+            them; images are checked against it, and the file holds it.
         images: Images to prove the file on. Default: ``representative_data``, else those of
             ``verify_export``.
         verify: Whether to run ``verify_export`` and to refuse a file that fails it.
@@ -122,11 +126,12 @@ def export_tflite(
         )
     model, path = exportable(model), Path(path)
     _refuse_signal_method(model)
+    known = known_value_range(model, value_range)
     samples = None
     if quantize == "int8":
-        samples = _checked_samples(model, representative_data)
+        samples = _checked_samples(model, representative_data, known)
         images = samples if images is None else images
-    details = export_details(model, labels, quantize=quantize)
+    details = export_details(model, labels, known, quantize=quantize)
     # Beside the file that a link leads to, as the temporary file is.
     final = Path(os.path.realpath(path))
     leftovers = _LEFTOVER + re.escape(final.suffix)
@@ -207,7 +212,9 @@ def _float_tensors(file: TFLiteFile, distilled: list[str]) -> list[str]:
     return sum((file.needed_for(None, name) for name in alone), file.needed_for(distilled))
 
 
-def _checked_samples(model: keras.Model, data: Any) -> npt.NDArray[Any]:
+def _checked_samples(
+    model: keras.Model, data: Any, value_range: tuple[float, float] | None
+) -> npt.NDArray[Any]:
     spec = image_signature(model)
     if data is None:
         raise ValueError(
@@ -230,7 +237,8 @@ def _checked_samples(model: keras.Model, data: Any) -> npt.NDArray[Any]:
             f"`representative_data` must hold images of shape {tuple(spec.shape[1:])}. "
             f"Received: {found}"
         )
-    check_range_of("representative_data", np.stack(samples), model)
+    if value_range is not None:
+        check_range("representative_data", np.stack(samples), value_range)
     return np.stack(samples).astype(spec.dtype.as_numpy_dtype)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import warnings
@@ -15,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import check_range, shown
+from fd_keras._checks import check_range, shown, validate_value_range
 from fd_keras._compat import last_activation
 from fd_keras.certification import certify
 from fd_keras.export.archive import (
+    DETAILS_FILE,
     found_export,
     is_saved_model,
     saved_model_operations,
@@ -50,14 +52,15 @@ from fd_keras.export.signatures import (
     BYTES,
     CERTIFY,
     DISTILL,
+    GREY_LEVELS,
     RADII,
     SERVING,
     certified_layer,
     exportable,
     image_signature,
+    known_value_range,
     named_distilled,
     png_files,
-    value_range_of,
 )
 from fd_keras.export.tflite_file import HIDDEN_PREFIX, TFLiteFile
 from fd_keras.kernels import from_grey_levels
@@ -111,8 +114,10 @@ def verify_export(
         path: The file or version that an exporter wrote; or the directory of all versions, of which
             the newest is taken.
         model: The Keras model, or layer, it was made from.
-        images: Images as the model takes them. Default: parts of scikit-learn's two photographs,
-            which show whether the distillation is right, but are no test of a classifier.
+        images: Images as the model takes them, in its value range: that of the layer in it, else
+            the one that the file was exported with. Default: parts of scikit-learn's two
+            photographs, which show whether the distillation is right, but are no test of a
+            classifier.
         labels: Integer classes of ``images``; their accuracy is compared too, and with that of the
             model without the layer that ``protect`` put in front of it.
         threat_model: How ``images`` were attacked, such as ``"gray-box FGSM 2/255"`` or
@@ -134,7 +139,8 @@ def verify_export(
         True
     """
     model, path = exportable(model), found_export(path)
-    batch = proof_images(model) if images is None else checked_images(model, images)
+    known = known_value_range(model) or _recorded_range(path)
+    batch = proof_batch(model, images, known)
     if (labels is None) != (threat_model is None):
         raise ValueError(
             "`labels` and `threat_model` belong together: an accuracy means nothing without the "
@@ -143,10 +149,10 @@ def verify_export(
     classes = None if labels is None else np.asarray(labels)
     expected = replace(run_keras(model, batch), radii=_certified_radii(model, batch))
     rules = _rules(model, expected)
-    runs, not_run, about = _run_file(path, batch, model, len(expected.distilled))
+    low, high = known or GREY_LEVELS
+    runs, not_run, about = _run_file(path, batch, (low, high), len(expected.distilled))
     for name, run in runs.items():
         _check_shapes(name, run, expected)
-    low, high = value_range_of(model)
     scale = _GREY_LEVELS / (high - low)
     check = ExportCheck(
         path=os.fspath(path),
@@ -257,13 +263,13 @@ def _check_shapes(runtime: str, run: Run, expected: Run) -> None:
 
 
 def _run_file(
-    path: Path, images: npt.NDArray[Any], model: keras.Model, distillations: int
+    path: Path, images: npt.NDArray[Any], value_range: tuple[float, float], distillations: int
 ) -> tuple[dict[str, Run], dict[str, str], dict[str, Any]]:
     """Run a file of either format, and say which it is."""
     if is_saved_model(path):
         operations = dict(saved_model_operations(path))
         about = {"format": "saved_model", "quantize": "none", "operations": operations}
-        return *_run_saved_model(path, images, model, distillations), about
+        return *_run_saved_model(path, images, value_range, distillations), about
     content = path.read_bytes()
     try:
         file = TFLiteFile(content)
@@ -285,7 +291,7 @@ def _run_file(
 
 
 def _run_saved_model(
-    path: Path, images: npt.NDArray[Any], model: keras.Model, distillations: int
+    path: Path, images: npt.NDArray[Any], value_range: tuple[float, float], distillations: int
 ) -> _Runs:
     requests = {SERVING: {"images": images}}
     if distillations:
@@ -293,8 +299,8 @@ def _run_saved_model(
     signatures = signature_names(path)
     if CERTIFY in signatures:
         requests[CERTIFY] = {"images": images}
-    if BYTES in signatures and _whole_grey_levels(images, model):
-        files = png_files(images, value_range_of(model))
+    if BYTES in signatures and _whole_grey_levels(images, value_range):
+        files = png_files(images, value_range)
         # Not as objects, which numpy would pickle; no PNG file ends in a zero.
         requests[BYTES] = {"image_bytes": np.array(list(files))}
     try:
@@ -320,8 +326,8 @@ def _run_saved_model(
     return runs, {}
 
 
-def _whole_grey_levels(images: npt.NDArray[Any], model: keras.Model) -> bool:
-    low, high = value_range_of(model)
+def _whole_grey_levels(images: npt.NDArray[Any], value_range: tuple[float, float]) -> bool:
+    low, high = value_range
     levels = (np.float64(images) - low) * (_GREY_LEVELS / (high - low))
     inside = levels.min() > -0.5 and levels.max() < _GREY_LEVELS + 0.5
     return bool(inside and np.abs(levels - np.rint(levels)).max() < 1e-3)
@@ -367,21 +373,40 @@ def _with_distilled(run: Run) -> Run:
     return replace(run, outputs=outputs, distilled=[run.outputs[name] for name in shown])
 
 
-def checked_images(model: keras.Model, images: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Return ``images`` as a batch of the model's input type when they are what it takes.
+def _recorded_range(path: Path) -> tuple[float, float] | None:
+    """The value range that a file says it has; of a damaged file, which is refused later, none."""
+    try:
+        if is_saved_model(path):
+            details = json.loads((path / DETAILS_FILE).read_text(encoding="utf-8"))
+        else:
+            details = TFLiteFile(path.read_bytes()).details
+        return validate_value_range(details["value_range"])
+    except Exception:
+        return None
+
+
+def proof_batch(
+    model: keras.Model,
+    images: npt.ArrayLike | None,
+    value_range: tuple[float, float] | None = None,
+) -> npt.NDArray[Any]:
+    """A batch of the model's input type, to run model and file on.
 
     Args:
         model: A built model with one input.
-        images: Candidate.
+        images: Of the shape and scale that it takes. ``None``: those of ``proof_images``.
+        value_range: Its pixel values of black and white; ``None``: unknown, and so not checked.
 
     Raises:
-        ValueError: They are of another shape or scale, or there is none.
+        ValueError: ``images`` are of another shape or scale, or there is none.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
-        >>> checked_images(model, np.zeros((2, 8, 8, 3))).dtype
+        >>> proof_batch(model, np.zeros((2, 8, 8, 3))).dtype
         dtype('float32')
     """
+    if images is None:
+        return proof_images(model, value_range or GREY_LEVELS)
     spec = image_signature(model)
     batch = np.asarray(images)
     if not spec.shape.is_compatible_with(batch.shape) or not len(batch):
@@ -389,38 +414,19 @@ def checked_images(model: keras.Model, images: npt.ArrayLike) -> npt.NDArray[Any
             f"`images` must be at least one image of the shape the model takes, {spec.shape}. "
             f"Received: images of shape {batch.shape}"
         )
-    check_range_of("images", batch, model)
+    if value_range is not None:
+        check_range("images", batch, value_range)
     return batch.astype(spec.dtype.as_numpy_dtype)
 
 
-def check_range_of(argument: str, images: npt.NDArray[Any], model: keras.Model) -> None:
-    """Refuse images that are not in the value range of the layer inside a model.
-
-    Args:
-        argument: Name of the argument in the error message.
-        images: Not empty.
-        model: Any Keras model; one without a layer does not tell its value range.
-
-    Raises:
-        ValueError: They are not.
-
-    Example:
-        >>> layer = FeatureDistillation("liu2019", value_range=(0, 1))
-        >>> model = keras.Sequential([keras.Input((8, 8, 3)), layer])
-        >>> check_range_of("images", np.ones((1, 8, 8, 3)), model)
-    """
-    if distillation_layers(model):
-        check_range(argument, images, value_range_of(model))
-
-
-def proof_images(model: keras.Model) -> npt.NDArray[Any]:
+def proof_images(
+    model: keras.Model, value_range: tuple[float, float] = GREY_LEVELS
+) -> npt.NDArray[Any]:
     """Parts of scikit-learn's two photographs, as a model takes them; the same in every run.
-
-    They have whole grey levels, scaled to the value range of the model's first
-    ``FeatureDistillation`` (0..255 without one).
 
     Args:
         model: A built model with one image input.
+        value_range: Its pixel values of black and white, to which whole grey levels are scaled.
 
     Returns:
         A batch of 2 to 64 images of the model's input type.
@@ -446,8 +452,7 @@ def proof_images(model: keras.Model) -> npt.NDArray[Any]:
     images = np.tile(images, -(-channels // 3))[..., :channels]
     if channels_first:
         images = np.moveaxis(images, -1, 1)
-    low, high = value_range_of(model)
-    scaled = from_grey_levels(images.astype(np.float32), low, high)
+    scaled = from_grey_levels(images.astype(np.float32), *value_range)
     return np.asarray(scaled, spec.dtype.as_numpy_dtype)
 
 

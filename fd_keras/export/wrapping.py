@@ -60,7 +60,9 @@ def wrap_saved_model(
         >>> import tempfile
         >>> from fd_keras import FeatureDistillation, export_saved_model, protect
         >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
-        >>> version = export_saved_model(model, tempfile.mkdtemp(), verify=False)
+        >>> version = export_saved_model(
+        ...     model, tempfile.mkdtemp(), value_range=(0, 255), verify=False
+        ... )
         >>> protect(wrap_saved_model(version), FeatureDistillation("liu2019")).input_shape
         (None, 8, 8, 3)
     """

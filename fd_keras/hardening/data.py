@@ -6,9 +6,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras._checks import check_range
+from fd_keras._checks import check_range, shown
 from fd_keras.classifier import Classifier
 from fd_keras.data.batches import described
 from fd_keras.data.labelled import LabelledImages, batches_with_labels
@@ -31,8 +32,8 @@ def training_and_validation(
 
     Args:
         train_data: Arrays ``(images, labels)``, a ``tf.data.Dataset`` of batches or a
-            ``PyDataset`` (Keras 2: ``Sequence``). Arrays are checked here, data sets batch by
-            batch while they are trained on.
+            ``PyDataset`` (Keras 2: ``Sequence``). Of data sets, the first batch is checked here,
+            and the labels of the others while they are trained on.
         validation_data: Labelled images of any kind that ``fd_keras.evaluate`` takes. ``None``:
             a fifth of ``train_data``.
         classifier: What is trained; it tells the value range and the classes.
@@ -46,7 +47,8 @@ def training_and_validation(
         of ``LabelledImages`` keeps its index in the data that it is from.
 
     Raises:
-        ValueError: There are no validation images, or the arrays do not fit the classifier.
+        ValueError: There are no validation images, images do not fit the classifier, or a data set
+            has no end.
         TypeError: ``train_data`` is of another type.
 
     Example:
@@ -64,7 +66,10 @@ def training_and_validation(
             "`train_data` must be the arrays (images, labels), a tf.data.Dataset of batches or a "
             f"PyDataset, which can be read in every epoch. Received: {described(train_data)}"
         )
+    if train is None:
+        _check_data_set(train_data, classifier)
     if validation_data is not None:
+        _check_end("validation_data", validation_data)
         validation = _sample(validation_data, classifier.value_range, most, batch_size, seed)
         return train_data if train is None else train, validation
     count = min(most, int(_VALIDATION_SHARE * len(train))) if train is not None else 0
@@ -119,6 +124,11 @@ def _arrays(data: Any, classifier: Classifier) -> LabelledImages | None:
     images, labels = next(batches_with_labels(data, max(1, len(data[0]))), (None, None))
     if images is None or labels is None:
         raise ValueError(f"`train_data` holds no image. Received: {described(data)}")
+    _check_fit(images, labels, classifier)
+    return LabelledImages(images, labels, classifier.value_range)
+
+
+def _check_fit(images: npt.NDArray[Any], labels: npt.NDArray[Any], classifier: Classifier) -> None:
     check_range("train_data", images, classifier.value_range)
     classes = classifier.classes
     if classes is not None and (labels.min() < 0 or labels.max() >= classes):
@@ -126,7 +136,25 @@ def _arrays(data: Any, classifier: Classifier) -> LabelledImages | None:
             f"`train_data` must have labels from 0 to {classes - 1}, the classes of `classifier`. "
             f"Received: labels from {labels.min()} to {labels.max()}"
         )
-    return LabelledImages(images, labels, classifier.value_range)
+
+
+def _check_data_set(data: Any, classifier: Classifier) -> None:
+    """Look at the first batch, whose errors would come late and whose faults not at all."""
+    _check_end("train_data", data)
+    first = next(iter(data.take(1)), None) if isinstance(data, tf.data.Dataset) else data[0]
+    if isinstance(first, (tuple, list)) and len(first) == 2:  # others are refused in training
+        images, labels = (np.asarray(part) for part in first)
+        if images.ndim == 4 and labels.size:
+            _check_fit(images, labels, classifier)
+
+
+def _check_end(argument: str, data: Any) -> None:
+    endless = tf.data.INFINITE_CARDINALITY
+    if isinstance(data, tf.data.Dataset) and int(data.cardinality()) == endless:
+        raise ValueError(
+            f"`{argument}` must have an end; take(count) gives it one. "
+            f"Received: {argument}={shown(data)}"
+        )
 
 
 def _sample(

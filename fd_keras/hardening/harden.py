@@ -82,8 +82,9 @@ def harden(
     ``fit`` fails there on any model. A training that was killed goes on after its last whole
     epoch when it is started with the same arguments and ``directory``: to the bit where the
     platform is deterministic and ``train_data`` are arrays; a data set's own order and the counts
-    of callbacks start anew. One process, or those of one strategy, trains in a directory at a
-    time.
+    of callbacks start anew. A data set is known again by its type, size and shapes, and
+    ``augment`` by its name: with other content under the same, take another directory. One
+    process, or those of one strategy, trains in a directory at a time.
 
     An attacker who knows layer and classifier has more than 10 steps, restarts, and attacks
     without gradients: ``fd_keras.evaluate`` has them.
@@ -176,7 +177,8 @@ def harden(
         "recipe": recipe.to_dict(),
         "model_sha256": classifier.fingerprint,
         "table": layer.quantization_table.to_dict(),
-        "data": train.fingerprint if isinstance(train, LabelledImages) else type(train).__name__,
+        "data": _name_of(train),
+        "augment": training.augment and _function_name(training.augment),
         "validation": validation.fingerprint,
         "validation_from_train_data": validation_data is None,
         "optimizer": _without_names(keras.optimizers.serialize(run.model.optimizer)),
@@ -186,6 +188,8 @@ def harden(
         "seed": seed,
         "max_benign_loss": allowed,
     }
+    # Before the directory is claimed, or emptied: it checks the validation images.
+    undefended = _correct_count(classifier, validation)
     with ExitStack() as stack:
         home = None
         if directory is not None and team.leads:
@@ -194,7 +198,6 @@ def harden(
         team.meet()  # nobody reads what the first process is about to delete
         if directory is not None and not team.leads:
             home = Path(directory)
-        undefended = _correct_count(classifier, validation)
         _say_clean_accuracy(classifier, undefended, len(validation), console)
         record = Record(home, undefended / len(validation) - allowed, writes=team.leads)
         run.fit(record, home, console)
@@ -329,7 +332,10 @@ def _settings(name: str, given: Settings | None, kind: type[Settings]) -> Settin
 
 def _correct_count(classifier: Classifier, images: LabelledImages) -> int:
     batches = batches_with_labels((images.images, images.labels), 128)
-    return sum(int(np.sum(classifier.correct(*batch))) for batch in batches)
+    try:
+        return sum(int(np.sum(classifier.correct(*batch))) for batch in batches)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`data`", "`validation_data`")) from error
 
 
 def _say_clean_accuracy(
@@ -346,6 +352,22 @@ def _say_clean_accuracy(
             f"Clean accuracy on all validation images: {share}",
         ):
             console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+
+
+def _name_of(train: LabelledImages | Any) -> str:
+    """What tells training data from others: of data sets, only what they say of themselves."""
+    if isinstance(train, LabelledImages):
+        return train.fingerprint
+    kind = type(train).__name__
+    if isinstance(train, tf.data.Dataset):
+        return f"{kind} of {int(train.cardinality())} x {train.element_spec}"
+    return f"{kind} of {len(train)}"
+
+
+def _function_name(function: Any) -> str:
+    return ".".join(
+        getattr(function, part, type(function).__name__) for part in ("__module__", "__qualname__")
+    )
 
 
 def _without_names(config: Any) -> Any:

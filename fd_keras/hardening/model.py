@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from fd_keras._checks import shown
 from fd_keras._compat import (
+    batches_of,
     count_results_once,
     descend,
     optimizer_variables,
@@ -170,7 +171,7 @@ class HardeningModel(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Attack a part of a batch, and take one step on all of it."""
-        images, labels = _images_and_labels(data)
+        images, labels = _images_and_labels(data, self._original.classes)
         if self._augment is not None:
             images = tf.ensure_shape(self._augment(images, self._drawn(_AUGMENT)), images.shape)
         recipe, through, attacked = self.recipe, *self._counts(images)
@@ -195,7 +196,7 @@ class HardeningModel(keras.Model):
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Classify a batch, and attack it with PGD."""
-        images, labels = _images_and_labels(data)
+        images, labels = _images_and_labels(data, self._original.classes)
         self._benign.update_state(_right(labels, self._behind_layer(self.averaged, images)))
         if self.recipe.attacks:
             gradients = self.distillation.gradients
@@ -301,7 +302,7 @@ class HardeningModel(keras.Model):
 
     def _drawn(self, number: int) -> tf.Tensor:
         """The seed of one of the things that are drawn in each batch, on each replica."""
-        batch = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int32)
+        batch = tf.cast(tf.convert_to_tensor(batches_of(self.optimizer)), tf.int32)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         context = tf.distribute.get_replica_context()
         seed = tf.stack([self._seed, batch * replicas + context.replica_id_in_sync_group])
@@ -410,7 +411,7 @@ def _right(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.cast(found == tf.cast(labels, tf.int64), tf.float32)
 
 
-def _images_and_labels(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
+def _images_and_labels(data: Any, classes: int | None) -> tuple[tf.Tensor, tf.Tensor]:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise ValueError(
             "`train_data` must yield pairs (images, labels), without weights. "
@@ -435,4 +436,12 @@ def _images_and_labels(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
             [tf.debugging.assert_equal(labels, tf.round(labels), message)]
         ):
             labels = tf.cast(labels, tf.int64)
+    if classes is not None:
+        # A label outside would be a target of zeros, and so no loss.
+        message = f"`train_data` must yield labels from 0 to {classes - 1}"
+        known = tf.cast(labels, tf.int64)
+        with tf.control_dependencies(
+            [tf.debugging.assert_equal(known, tf.clip_by_value(known, 0, classes - 1), message)]
+        ):
+            labels = tf.identity(labels)
     return tf.cast(images, tf.float32), tf.reshape(labels, (-1,))

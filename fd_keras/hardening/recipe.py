@@ -28,8 +28,8 @@ class Recipe:
     distilled, and the loss is its mean cross-entropy.
 
     Args:
-        epsilon: Largest change of a pixel by the attack, in grey levels of 255 whatever the
-            value range: 2 means 2/255. 0: no attack, the classifier only learns distilled images.
+        epsilon: Largest change of a pixel by the attack through the layer, in grey levels of 255
+            whatever the value range: 2 means 2/255. 0: no such attack.
         attack_steps: Steps of the attack. 1: FGSM from a random start, with a step of 1.25
             epsilon. More: PGD, with steps of 2.5 epsilon divided by their number.
         attack_gradient: Surrogate gradient of rounding. ``"smooth"`` makes much stronger attacks
@@ -76,14 +76,19 @@ class Recipe:
     transferred_epsilon: float = 4.0
 
     def __post_init__(self) -> None:
-        for name in ("attacked_share", "transferred_share", "soft_labels", "averaging"):
-            checked(name, getattr(self, name), 0, 1)
-        checked("table_rate", self.table_rate)
-        checked_whole("attack_steps", self.attack_steps, 1)
+        plain: dict[str, float] = {
+            name: float(checked(name, getattr(self, name), 0, 1))
+            for name in ("attacked_share", "transferred_share", "soft_labels", "averaging")
+        }
+        plain["table_rate"] = float(checked("table_rate", self.table_rate))
+        plain["attack_steps"] = checked_whole("attack_steps", self.attack_steps, 1)
         if self.epsilon != 0:  # 0: no attack
-            object.__setattr__(self, "epsilon", validate_epsilon(self.epsilon))
-        transferred = validate_epsilon(self.transferred_epsilon, "transferred_epsilon")
-        object.__setattr__(self, "transferred_epsilon", transferred)
+            plain["epsilon"] = validate_epsilon(self.epsilon)
+        name = "transferred_epsilon"
+        plain[name] = validate_epsilon(self.transferred_epsilon, name)
+        # JSON files do not take NumPy's numbers.
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
         if self._share + self.transferred_share > 1:
             raise ValueError(
                 "`attacked_share` and `transferred_share` must not be more than 1 together. "
@@ -207,8 +212,8 @@ class Training:
     callbacks: Sequence[keras.callbacks.Callback] = ()
 
     def __post_init__(self) -> None:
-        checked_whole("epochs", self.epochs, 1)
-        checked_whole("batch_size", self.batch_size, 1)
+        for name in ("epochs", "batch_size"):
+            object.__setattr__(self, name, checked_whole(name, getattr(self, name), 1))
         for name, known in (
             ("optimizer", keras.optimizers.get),
             ("dtype_policy", keras.mixed_precision.Policy),

@@ -397,7 +397,13 @@ def _result(
     adaptive = experiment.under_adaptive_attack(best.table, experiment.test)
     test = {**best.test.counts, **Accuracies.from_correct(adaptive).counts}
     objective: Objective = settings.get("objective", "all")
-    front = pareto_front([trial for trial in trials if trial.complete], objective)
+    # Tables that lose too much are not attacked adaptively, and so not comparable with others.
+    assert best.validation is not None
+    attacked = best.validation.counts.keys()
+    complete = [trial for trial in trials if trial.complete]
+    if objective == "all":
+        complete = [trial for trial in complete if trial.validation.counts.keys() == attacked]
+    front = pareto_front(complete, objective)
     return RefineResult(
         best=replace(best, test=Accuracies(test)),
         front=[scored(trial, f"refined #{trial.number}") for trial in front],
@@ -412,12 +418,21 @@ def _best_trial(trials: Sequence[Trial], scorer: TableScorer) -> Trial:
     scored = [trial for trial in trials if "score" in trial.metrics]
     if not scored:
         raise RuntimeError("Every trial of the search failed; see their `message` in its files")
-    complete = [trial for trial in scored if trial.complete and trial.metrics["score"] >= 0]
-    best = max(complete or scored, key=lambda trial: trial.metrics["score"])
+    feasible = [trial for trial in scored if trial.metrics["score"] >= 0]
+    if feasible:
+        complete = [trial for trial in feasible if trial.complete]
+        best = max(complete or feasible, key=lambda trial: trial.metrics["score"])
+    else:  # their scores are of the images that were seen until too many were lost
+        best = max(scored, key=lambda trial: _benign(scorer, trial))
     if best.complete:
         return best
     assert best.table is not None
     return replace(best, validation=scorer.score(best.table).accuracies)
+
+
+def _benign(scorer: TableScorer, trial: Trial) -> float:
+    assert trial.table is not None
+    return scorer.benign_accuracy(trial.table)
 
 
 def serve_until_over(search: Callable[[], None], oracle: Any, worker_timeout: float) -> None:

@@ -306,6 +306,17 @@ class TableScorer:
             complete=not stopped and share == 1, bits_per_pixel=self._bits_per_pixel(table)
         )
 
+    def benign_accuracy(self, table: QuantizationTable) -> float:
+        """Share of the benign images that are classified correctly behind a table.
+
+        Args:
+            table: The table.
+        """
+        layer, classify = self._graph(table.color_space, table.cycle_spins, table.quantizer)
+        layer.set_quantization_table(table)
+        found = [correct for correct, _ in self._classified(classify, BENIGN, 0, 1)]
+        return float(np.concatenate(found).mean())
+
     def _part(self, name: str, start: float, end: float) -> npt.NDArray[np.intp]:
         """Which images of a set lie between two shares of it."""
         count = len(self.images[name])

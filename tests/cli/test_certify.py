@@ -44,6 +44,29 @@ def test_written_files_certify(run, folder, tmp_path, command, table):
     assert all(f"; encoded with {table} (residual 0." in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("options", "comes"),
+    [
+        (("--table", "certified:2:ycbcr"), True),
+        (("--table", "certified:2:ycbcr", "--subsampling", "4:2:0"), False),
+        (("--table", "balanced"), False),  # of four grids, where a file has one
+    ],
+)
+def test_certify_comes_next_where_files_can_certify(run, folder, tmp_path, options, comes):
+    photo = folder / "a.png"  # in colour
+    code, text, err = run("compress", photo, "--out", tmp_path / "out", *options)
+    assert code == 0, err
+    assert ("Next: fd-keras certify" in text) == comes
+
+
+def test_options_that_do_nothing_are_refused(run, folder, tmp_path):
+    for option in (("--value-range", "0,1"), ("--strip-layer",), ("--import", "json")):
+        code, _, err = run("apply", folder, "--out", tmp_path / "out", *option)
+        assert code == 1
+        assert f"`{option[0]}` needs --model" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_line_says_what_the_certificate_says(run, folder):
     code, text, err = run("certify", folder / "a.png", "--table", "liu2019")
     assert (code, err) == (1, "")

@@ -173,7 +173,7 @@ def test_images_to_measure_and_to_prove_with_are_samples(
     assert f"Of the images in {records.name}, at most 6 are used: a random sample" in errors
     monkeypatch.setattr("fd_keras_cli.models._IMAGE_LIMIT", 3)
     several = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
-    images = model_images(str(sorted_folder), several)
+    images = model_images(str(sorted_folder), several, (0.0, 255.0))
     files = [sorted((sorted_folder / name).iterdir()) for name in ("blue", "green", "red")]
     known = [{np.asarray(Image.open(file)).tobytes() for file in group} for group in files]
     found = [np.uint8(image).tobytes() for image in images]

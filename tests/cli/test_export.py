@@ -10,6 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 from rich.console import Console
 
@@ -42,7 +43,7 @@ def test_both_formats_are_exported_and_proven(run, model_file, tmp_path, next_co
     code, text, _ = run("export", model_file, *arguments)
     assert code == 0
     assert text.count(": proven") == 2
-    assert f"Wrote {out}/saved_model/1\nWrote {out}/model.tflite\n" in text
+    assert f"Wrote {out}/model.tflite\nWrote {out}/saved_model/1\n" in text
     assert next_command(text)[:2] == [f"{out}/model.tflite", str(model_file)]
     assert (out / "saved_model/1/assets.extra/labels.txt").read_text() == "cat\ndog\nbird\n"
     code, text, _ = run("verify", out / "model.tflite", model_file, "--table", "jpeg:50")
@@ -80,7 +81,7 @@ def test_int8_is_exported_with_representative_images(run, model_file, images_fil
     ]
     code, _, err = run("export", model_file, *arguments)
     assert code == 1
-    assert "`--representative` must hold images" in err
+    assert "`--representative` must be given" in err
     code, text, err = run("export", model_file, *arguments, "--representative", images_file)
     assert code == 0, err
     assert f"Wrote {tmp_path}/model_int8.tflite\n" in text
@@ -245,3 +246,95 @@ def test_a_failed_proof_is_one_line_and_leaves_nothing(run, model_file, tmp_path
     assert err.count("\n") == 1
     assert "of the distilled pixels differ" in err
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.fixture
+def unscaled_file(tmp_path):
+    """A model that takes pixels from 0 to 1, and does not show it."""
+    keras.utils.set_random_seed(5)
+    body = [layers.AveragePooling2D(8), layers.Flatten(), layers.Dense(3)]
+    model = keras.Sequential([keras.Input((16, 16, 3)), *body])
+    model.save(tmp_path / "unscaled.keras")
+    return tmp_path / "unscaled.keras"
+
+
+def test_a_model_without_a_layer_is_served_in_the_value_range_that_is_given(
+    run, unscaled_file, photos, tmp_path, next_command
+):
+    """Files were decoded to 0..255, and the proof compared that with Keras on the same images."""
+    options = ("--value-range", 0, 1, "--format", "saved_model", "--out", tmp_path / "out")
+    code, text, errors = run("export", unscaled_file, *options)
+    assert code == 0, errors
+    assert next_command(text)[2:] == ["--value-range", "0", "1"]
+    version = tmp_path / "out" / "saved_model" / "1"
+    details = json.loads((version / "assets.extra" / "fd_keras.json").read_text())
+    assert details["value_range"] == [0.0, 1.0]
+    image = photos[:1, :16, :16]
+    encoded = keras.utils.array_to_img(image[0], scale=False)
+    file = io.BytesIO()
+    encoded.save(file, "PNG")
+    served = tf.saved_model.load(str(version)).signatures["serving_bytes"]
+    found = served(image_bytes=tf.constant([file.getvalue()]))["predictions"]
+    expected = keras.models.load_model(unscaled_file)(np.float32(image) / 255)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # Images of another range prove nothing of the file.
+    np.savez(tmp_path / "images.npz", x=photos[:, :16, :16])
+    images = ("--images", tmp_path / "images.npz")
+    code, _, errors = run("verify", version, unscaled_file, *images)
+    assert code == 1
+    assert "must be finite and lie within --value-range, 0 to 1" in errors
+    assert run("verify", version, unscaled_file, *images, "--value-range", 0, 1)[0] == 0
+
+
+def test_value_ranges_that_contradict_the_model_are_refused(run, model_file, tmp_path):
+    """The proof could not see them, because file and Keras got the same images."""
+    options = ("--value-range", 0, 1, "--out", tmp_path / "out")
+    for more in ((), ("--table", "liu2019")):
+        code, _, errors = run("export", model_file, *options, *more)
+        assert code == 1
+        assert "value-range" in errors
+    assert not (tmp_path / "out" / "saved_model").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--quantize", "int8"), "`--representative` must be given with --quantize int8"),
+        (("--int8-error", "0.5"), "`--int8-error` needs --quantize int8"),
+        (("--format", "saved_model", "--quantize", "float16"), "`--quantize` needs --format"),
+        (("--format", "tflite", "--warmup"), "`--warmup` needs --format saved_model"),
+    ],
+)
+def test_options_without_effect_are_refused_before_anything_is_written(
+    run, model_file, tmp_path, options, message
+):
+    code, _, errors = run("export", model_file, "--out", tmp_path / "out", *options)
+    assert code == 1
+    assert message in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_written_is_said_where_the_other_file_fails(
+    run, model_file, tmp_path, monkeypatch
+):
+    def full(*arguments, **options):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("fd_keras.export_saved_model", full)
+    code, text, errors = run("export", model_file, "--out", tmp_path / "out")
+    assert code == 1
+    assert f"Wrote {tmp_path}/out/model.tflite" in text
+    assert "no space left" in errors
+
+
+def test_images_of_several_sizes_need_a_size(run, photos, tmp_path):
+    pooled = [layers.GlobalAveragePooling2D(), layers.Dense(3)]
+    keras.Sequential([keras.Input((None, None, 3)), *pooled]).save(tmp_path / "any.keras")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for size in (24, 32):
+        keras.utils.save_img(folder / f"{size}.png", photos[0, :size, :size], scale=False)
+    options = ("--table", "liu2019", "--representative", folder, "--out", tmp_path / "out")
+    code, _, errors = run("export", tmp_path / "any.keras", *options)
+    assert code == 1
+    assert "`--image-size` must be given" in errors

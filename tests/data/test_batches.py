@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fd_keras.data.batches import image_batches, parts_of_batch
+from fd_keras.data.batches import image_batches, image_sample, parts_of_batch
 
 
 def test_single_images_are_stacked_up_to_a_number_of_pixels(monkeypatch):
@@ -26,3 +26,11 @@ def test_parts_hold_every_pixel_once(monkeypatch, shape):
     for part in parts_of_batch(batch):
         part += 1  # a view
     assert (batch == 1).all()
+
+
+@pytest.mark.parametrize("more", [(), ("weights",)])
+def test_samples_are_spread_over_labels_beside_whatever_else(more):
+    labels = np.repeat([0, 1, 2], 30)
+    images = np.broadcast_to(labels[:, np.newaxis, np.newaxis, np.newaxis], (90, 8, 8, 3))
+    found = image_sample((images, labels, *more), 6)
+    assert sorted(found[:, 0, 0, 0]) == [0, 0, 1, 1, 2, 2]

@@ -256,3 +256,21 @@ def test_batches_are_scaled(tmp_path, rng):
     assert joined.dtype == np.float32
     np.testing.assert_allclose(joined, pixels / 127.5 - 1, atol=1e-6)
     assert np.concatenate([labels for _, labels in batches]).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("part", "label"), [("train", 1), ("test", 2)])
+def test_training_and_test_images_of_one_file_are_kept_apart(tmp_path, monkeypatch, part, label):
+    """A classifier was hardened on the images that it is then evaluated on."""
+    split = {
+        name: (np.zeros((3, 8, 8, 3), np.uint8), np.full(3, value))
+        for name, value in (("train", 1), ("test", 2))
+    }
+    arrays = {f"{x}_{name}": split[name][i] for name in split for i, x in enumerate("xy")}
+    np.savez(tmp_path / "both.npz", **arrays)
+    monkeypatch.setattr(
+        "fd_keras.data.labelled_sources.load_keras_dataset",
+        lambda name: (split["train"], split["test"]),
+    )
+    for location in (tmp_path / "both.npz", "cifar10"):
+        found = open_labelled_images(location, (8, 8, 3), part=part)
+        assert {int(y) for _, y in found} == {label}

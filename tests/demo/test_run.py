@@ -4,10 +4,12 @@ import dataclasses
 import html
 import re
 
+import numpy as np
 import pytest
 
 import fd_keras
 from fd_keras import demo
+from fd_keras.demo import load_digits
 from fd_keras.demo import run as demo_run
 
 for module in ("art", "matplotlib", "ai_edge_litert"):
@@ -174,3 +176,19 @@ def test_wrong_arguments_are_refused_before_work_starts(tmp_path, count):
     with pytest.raises(ValueError, match="`test_images` must be a whole number from 1 to 500"):
         demo.run_demo(tmp_path / "out", test_images=count)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_network_reads_the_digits_in_its_value_range(monkeypatch):
+    """They were 255 times too bright, so that the page showed other answers."""
+    images = load_digits(seed=3).test[:8]
+    seen = []
+
+    class Reader:
+        def logits(self, pixels):
+            seen.append(pixels)
+            return np.eye(10, dtype=np.float32)[images.labels]
+
+    batch = np.float32(images.images)
+    passes = [demo_run._Pass("", "", batch, batch, batch, batch)] * 2
+    demo_run._strips(Reader(), passes, images.labels)
+    assert all(np.array_equal(pixels, batch / 255) for pixels in seen)

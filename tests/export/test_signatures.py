@@ -10,6 +10,7 @@ from fd_keras import (
     DistillationDetector,
     ExportProofError,
     FeatureDistillation,
+    TamperDetector,
     certified_table,
     certify,
     encode,
@@ -19,7 +20,7 @@ from fd_keras import (
 )
 from fd_keras.export.check import RADIUS_TOLERANCE
 from fd_keras.export.runtimes import run_saved_model, run_tflite
-from fd_keras.export.signatures import certified_layer
+from fd_keras.export.signatures import certified_layer, png_files
 
 RGB, YCBCR = certified_table(2), certified_table(1, color_space="ycbcr")
 
@@ -144,3 +145,34 @@ def test_operations_are_builtins(tmp_path):
 
     operations = TFLiteFile(path.read_bytes()).operations()
     assert not [name for name in operations if name.startswith(("FLEX", "CUSTOM"))]
+
+
+def test_a_tamper_detector_is_served_in_its_value_range(photos, tmp_path):
+    """Its own pixels of 0..1 were decoded to 0..255, so that it flagged every file."""
+    images = encode(photos[:, :16, :16], "certified:2")
+    detector = TamperDetector("certified:2", value_range=(0, 1))
+    detector.adapt(np.repeat(images, 10, axis=0) / 255)
+    version = export_saved_model(detector, tmp_path, verify=False)
+    files = png_files(np.float32(images), (0, 255))
+    served = tf.saved_model.load(str(version)).signatures["serving_bytes"]
+    assert not np.any(served(image_bytes=tf.constant(list(files)))["flag"])
+
+
+def test_a_detector_of_another_value_range_is_refused(tmp_path):
+    model = protect(classifier((16, 16, 3)), FeatureDistillation("liu2019", value_range=(0, 1)))
+    with pytest.raises(ValueError, match="`detector` must take pixels in the range"):
+        export_saved_model(model, tmp_path, detector=TamperDetector("certified:2"))
+
+
+def test_an_unknown_value_range_is_said(tmp_path):
+    model = classifier((16, 16, 3))
+    with pytest.warns(UserWarning, match="`value_range` is unknown"):
+        export_saved_model(model, tmp_path, verify=False)
+    export_saved_model(model, tmp_path, value_range=(-1, 1), verify=False)
+    protected = protect(model, FeatureDistillation("liu2019", value_range=(0, 1)))
+    for write in (export_saved_model, export_tflite):
+        with pytest.raises(ValueError, match="`value_range` must be that of the model's own"):
+            write(protected, tmp_path / "other", value_range=(0, 255))
+    grey = np.full((2, 16, 16, 3), 0.5, np.float32)
+    with pytest.raises(ValueError, match="must be scaled to value_range"):
+        export_tflite(model, tmp_path / "a.tflite", value_range=(0, 255), images=grey)

@@ -64,3 +64,27 @@ def test_given_validation_images_are_a_sample_over_the_classes(rng, classifier):
         (images[:10], labels[:10]), others, classifier, most=99, batch_size=5, seed=1
     )
     np.testing.assert_array_equal(every.images, images[10:])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images, labels: (images, labels + 10), "`train_data` must have labels from 0 to"),
+        (lambda images, labels: (images / 255, labels), "`train_data` must be scaled to"),
+    ],
+    ids=["labels", "pixels"],
+)
+def test_data_sets_are_checked_as_arrays_are(rng, classifier, change, message):
+    """Targets of zeros and images without contrast trained to a loss of 0, without a word."""
+    images, labels = rng.integers(0, 256, (20, 8, 8, 1)), np.arange(20) % 4
+    data = tf.data.Dataset.from_tensor_slices(change(images, labels)).batch(5)
+    with pytest.raises(ValueError, match=message):
+        training_and_validation(data, (images, labels), classifier, most=9, batch_size=5, seed=1)
+
+
+def test_data_sets_without_an_end_are_refused(rng, classifier):
+    arrays = rng.integers(0, 256, (20, 8, 8, 1)), np.arange(20) % 4
+    endless = tf.data.Dataset.from_tensor_slices(arrays).batch(5).repeat()
+    for train, validation, name in ((endless, arrays, "train"), (arrays, endless, "validation")):
+        with pytest.raises(ValueError, match=f"`{name}_data` must have an end"):
+            training_and_validation(train, validation, classifier, most=9, batch_size=5, seed=1)

@@ -240,3 +240,25 @@ def test_bad_models(digits, layer):
     whole = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(2, 3)])
     with pytest.raises(ValueError, match="images of one size"):
         harden(whole, layer, data)
+
+
+def test_a_directory_is_not_touched_before_the_validation_images_are_checked(
+    digits, layer, tmp_path
+):
+    """With `overwrite`, an old training was deleted for an argument that did not fit."""
+    model, train, test = digits
+    data = train.images, train.labels
+    recipe, training = Recipe(epsilon=0), Training(epochs=1)
+    options = {"directory": tmp_path, "overwrite": True}
+    harden(model, layer, data, (test.images, test.labels), recipe, training, **options)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="`validation_data`"):
+        harden(model, layer, data, (test.images, test.labels + 10), recipe, training, **options)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_another_augmentation_is_another_training(hardened, tmp_path):
+    hardened({"epsilon": 0}, {"epochs": 1}, directory=tmp_path)
+    training = {"epochs": 1, "augment": tf.image.stateless_random_flip_left_right}
+    with pytest.raises(ValueError, match="a training with other augment"):
+        hardened({"epsilon": 0}, training, directory=tmp_path)

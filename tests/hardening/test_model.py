@@ -189,3 +189,28 @@ def test_whole_floats_are_labels(digits, layer):
             weights.append(training.get_weights())
     for one, other in zip(*weights):
         np.testing.assert_array_equal(one, other)
+
+
+def test_labels_of_later_batches_must_be_classes(digits, layer):
+    """A target of zeros has no loss, so that nothing was learnt from it."""
+    model, train, _ = digits
+    training = HardeningModel(model, layer, Recipe(epsilon=0))
+    training.compile("sgd")
+    labels = np.where(np.arange(len(train.labels)) < 60, train.labels, train.labels + 10)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="yield labels from 0 to 9"):
+        training.fit(train.images, labels, batch_size=60, verbose=0, shuffle=False)
+
+
+@pytest.mark.skipif(keras.__version__ < "3", reason="Keras 2 does not accumulate gradients")
+def test_accumulated_batches_draw_anew(digits, layer):
+    model, train, _ = digits
+    seeds = []
+
+    def seen(images, seed):
+        tf.py_function(lambda value: seeds.append(tuple(value.numpy())), [seed], [])
+        return images
+
+    training = HardeningModel(model, layer, Recipe(epsilon=0), augment=seen)
+    training.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+    training.fit(train.images[:240], train.labels[:240], batch_size=60, verbose=0)
+    assert len(set(seeds)) == len(seeds) == 4

@@ -1,5 +1,6 @@
 """What recipes and training settings refuse when they are made."""
 
+import json
 import math
 
 import numpy as np
@@ -79,3 +80,11 @@ def test_cross_entropy_is_that_of_its_formula(rng):
         cross_entropy(tf.constant(labels), tf.constant(logits)),
         -np.log(p[np.arange(6), labels]).mean(), rtol=1e-5,
     )  # fmt: skip
+
+
+def test_numbers_of_numpy_become_plain_ones():
+    """The result of hours of training could not be written."""
+    recipe = Recipe(attack_steps=np.int64(2), soft_labels=np.float32(0.5))
+    assert json.loads(json.dumps(recipe.to_dict()))["attack_steps"] == 2
+    training = Training(epochs=np.int64(3), batch_size=np.int32(8))
+    assert (type(training.epochs), type(training.batch_size)) == (int, int)

@@ -77,3 +77,10 @@ def test_feasible_beats_infeasible_and_every_objective_is_finite(benign, one, ot
     assert all(math.isfinite(value) for value in values)
     if first.benign_loss > allowed + 1e-6:
         assert values[0] < 0 <= values[1]
+
+
+def test_benign_accuracy_is_of_all_images(digits, scorer):
+    """What a stopped trial has lost is of the images until then."""
+    table = QuantizationTable(np.full((8, 8), 60.0))
+    found = scorer.score(table).correct["benign"]
+    assert scorer.benign_accuracy(table) == pytest.approx(np.mean(found))
