@@ -41,7 +41,7 @@ from fd_keras.export.signatures import (
     model_endpoints,
     png_files,
 )
-from fd_keras.export.verification import proof_batch, verify_export
+from fd_keras.export.verification import proof_batch, verify_detector, verify_export
 from fd_keras.export.wrapping import wrapped_resources
 from fd_keras.layer import FeatureDistillation
 
@@ -101,7 +101,8 @@ def export_saved_model(
             ``model`` itself shows that it takes them.
         images: Images for the proof and the warm-up. Default: those of ``verify_export``.
         verify: Whether to run ``verify_export`` and to refuse a model that fails it.
-        on_check: Called with the ``ExportCheck`` that ``verify_export`` returned.
+        on_check: Called with the ``ExportCheck`` that ``verify_export`` returned, and with that of
+            ``detect``.
 
     Returns:
         ``directory/<version>``.
@@ -152,6 +153,9 @@ def export_saved_model(
             write_warmup(temporary, target.parent.resolve().name, requests)
         if verify:
             report(verify_export(temporary, model, images), target, on_check)
+            if detector not in (None, model):
+                batch = proof_batch(detector, images, known)
+                report(verify_detector(temporary, detector, batch), target, on_check)
     return target
 
 

@@ -51,6 +51,7 @@ from fd_keras.export.runtimes import (
 from fd_keras.export.signatures import (
     BYTES,
     CERTIFY,
+    DETECT,
     DISTILL,
     GREY_LEVELS,
     RADII,
@@ -156,7 +157,7 @@ def verify_export(
     scale = _GREY_LEVELS / (high - low)
     check = ExportCheck(
         path=os.fspath(path),
-        size=sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file()),
+        size=_size_of(path),
         images=len(batch),
         runtimes=tuple(
             compared(name, run, expected, scale, rules, classes, output)
@@ -172,6 +173,46 @@ def verify_export(
         return check
     bare = _unprotected(check, model, batch, expected, rules, classes, output)
     return replace(check, unprotected=bare)
+
+
+def verify_detector(path: Path, detector: keras.Model, images: npt.NDArray[Any]) -> ExportCheck:
+    """Compare the signature ``detect`` of a SavedModel with a detector, as ``verify_export`` does.
+
+    Args:
+        path: The version.
+        detector: What ``detect`` was made from.
+        images: As it takes them.
+
+    Example:
+        >>> from fd_keras import TamperDetector, export_saved_model
+        >>> detector = TamperDetector("certified:2")
+        >>> version = export_saved_model(detector, tempfile.mkdtemp(), verify=False)
+        >>> verify_detector(version, detector, np.zeros((2, 16, 16, 3), np.float32)).passed
+        True
+    """
+    expected = replace(run_keras(detector, images), distilled=[])
+    rules = _rules(detector, expected)
+    about: dict[str, Any] = {"runtimes": (), "not_run": {}}
+    name = f"Python without fd_keras, {DETECT}"
+    try:
+        run = run_saved_model(path, {DETECT: {"images": images}})[DETECT]
+        about["runtimes"] = (compared(name, run, expected, 1.0, rules),)
+    except RuntimeError as error:
+        about["not_run"] = {name: str(error)}
+    return ExportCheck(
+        path=os.fspath(path),
+        format="saved_model",
+        quantize="none",
+        size=_size_of(path),
+        images=len(images),
+        operations=dict(saved_model_operations(path)),
+        decided={name: rule.text for name, rule in rules.items()},
+        **about,
+    )
+
+
+def _size_of(path: Path) -> int:
+    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
 
 
 def _certified_radii(model: keras.Model, images: npt.NDArray[Any]) -> dict[str, Any]:

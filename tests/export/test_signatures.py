@@ -1,5 +1,8 @@
 """The signature ``certify``: the same radii in every runtime, and the same images within them."""
 
+import dataclasses
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -20,7 +23,7 @@ from fd_keras import (
 )
 from fd_keras.export.check import RADIUS_TOLERANCE
 from fd_keras.export.runtimes import run_saved_model, run_tflite
-from fd_keras.export.signatures import certified_layer, png_files
+from fd_keras.export.signatures import certified_layer, detect_endpoint, png_files
 
 RGB, YCBCR = certified_table(2), certified_table(1, color_space="ycbcr")
 
@@ -176,3 +179,27 @@ def test_an_unknown_value_range_is_said(tmp_path):
     grey = np.full((2, 16, 16, 3), 0.5, np.float32)
     with pytest.raises(ValueError, match="must be scaled to value_range"):
         export_tflite(model, tmp_path / "a.tflite", value_range=(0, 255), images=grey)
+
+
+def test_detect_is_proven(tmp_path, monkeypatch):
+    layer = FeatureDistillation("liu2019")
+    alone = classifier((16, 16, 3))
+    detector, checks = DistillationDetector(alone, layer), []
+    write = functools.partial(export_saved_model, protect(alone, layer), detector=detector)
+    write(tmp_path / "right", on_check=checks.append)
+    assert [check.passed for check in checks] == [True, True]
+    assert "detect" in checks[1].runtimes[0].runtime
+
+    def wrong(model, detector):
+        endpoint = detect_endpoint(model, detector)
+
+        def flags_reversed(images):
+            outputs = endpoint.function(images)
+            return {**outputs, "flag": tf.logical_not(outputs["flag"])}
+
+        return dataclasses.replace(endpoint, function=flags_reversed)
+
+    monkeypatch.setattr("fd_keras.export.saved_model.detect_endpoint", wrong)
+    with pytest.raises(ExportProofError, match="flag"):
+        write(tmp_path / "wrong")
+    assert not list((tmp_path / "wrong").iterdir())
