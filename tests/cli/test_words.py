@@ -111,7 +111,7 @@ WRONG = {
     "harden model.keras data.npz --out hard --dtype-policy none": "`--dtype-policy`",
     "export model.keras --labels classes.txt --out out": "`--labels`",
     "export model.keras --image-size 4 4 --out out": "`--image-size`",
-    "export model.keras --quantize int8 --format tflite --out out": "`--representative` must be given with --quantize int8",
+    "export model.keras --quantize int8 --format tflite --out out": "with --quantize int8",
     "verify model.tflite model.keras": "TFLite file",
     "verify empty model.keras": "`EXPORT`",
 }
