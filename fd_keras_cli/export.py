@@ -166,11 +166,6 @@ def export(
             "--warmup": warmup,
         }
         check_needs("--format saved_model", of_saved_model)
-    if quantize is QuantizeName.INT8 and representative is None:
-        raise ValueError(
-            "`--representative` must be given with --quantize int8: images like those the model "
-            "will see, to measure the ranges of its activations"
-        )
     if quantize is not QuantizeName.INT8:
         check_needs("--quantize int8", {"--int8-error": int8_error != _INT8_ERROR})
     with quiet_libraries() as console:
@@ -191,6 +186,11 @@ def export(
             check_directory(served)
         if FormatName.TFLITE in wanted:
             check_outputs(out, {_tflite_name(quantize): is_export}, overwrite=overwrite)
+        if quantize is QuantizeName.INT8 and representative is None:
+            raise ValueError(
+                "`--representative` must be given with --quantize int8: images like those the "
+                "model will see, to measure the ranges of its activations"
+            )
         with _held(*(directory for directory in directories if directory.exists())):
             pass  # to be refused before the model is read; nothing is made for one that cannot be
         checks: list[ExportCheck] = []

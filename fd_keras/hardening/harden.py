@@ -15,7 +15,14 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from fd_keras._checks import callers_level, checked, checked_whole, printable, shown
+from fd_keras._checks import (
+    callers_level,
+    check_range,
+    checked,
+    checked_whole,
+    printable,
+    shown,
+)
 from fd_keras._console import Advance, bar, console_became_verbose, console_of, progress_bars
 from fd_keras._files import DocumentFormat, RunDirectory
 from fd_keras.classifier import Classifier
@@ -188,8 +195,7 @@ def harden(
         "seed": seed,
         "max_benign_loss": allowed,
     }
-    # Before the directory is claimed, or emptied: it checks the validation images.
-    undefended = _correct_count(classifier, validation)
+    _check_validation(classifier, validation)  # before the directory is claimed, or emptied
     with ExitStack() as stack:
         home = None
         if directory is not None and team.leads:
@@ -198,6 +204,7 @@ def harden(
         team.meet()  # nobody reads what the first process is about to delete
         if directory is not None and not team.leads:
             home = Path(directory)
+        undefended = _correct_count(classifier, validation)
         _say_clean_accuracy(classifier, undefended, len(validation), console)
         record = Record(home, undefended / len(validation) - allowed, writes=team.leads)
         run.fit(record, home, console)
@@ -330,12 +337,19 @@ def _settings(name: str, given: Settings | None, kind: type[Settings]) -> Settin
     return kind() if given is None else given
 
 
-def _correct_count(classifier: Classifier, images: LabelledImages) -> int:
-    batches = batches_with_labels((images.images, images.labels), 128)
+def _check_validation(classifier: Classifier, images: LabelledImages) -> None:
+    """Refuse validation images that do not fit the classifier, by as few of them as tell."""
+    extremes = [int(images.labels.argmin()), int(images.labels.argmax())]
+    check_range("validation_data", images.images, classifier.value_range)
     try:
-        return sum(int(np.sum(classifier.correct(*batch))) for batch in batches)
+        classifier.correct(images.images[extremes], images.labels[extremes])
     except ValueError as error:
         raise ValueError(str(error).replace("`data`", "`validation_data`")) from error
+
+
+def _correct_count(classifier: Classifier, images: LabelledImages) -> int:
+    batches = batches_with_labels((images.images, images.labels), 128)
+    return sum(int(np.sum(classifier.correct(*batch))) for batch in batches)
 
 
 def _say_clean_accuracy(
