@@ -218,12 +218,12 @@ def spread(
                 yield Outcome(shard, result)
         task = functools.partial(_attempt, work)
         for outcome in map(task, waiting) if client is None else _on(client, task, waiting):
-            # What an earlier run kept of a shard that was done again is no longer true.
-            if home is not None and not (outcome.result is not None and whole(outcome)):
-                _path(home, outcome.shard).unlink(missing_ok=True)
-            elif home is not None:
-                content = {"shard": str(outcome.shard), "result": outcome.result}
-                _SHARD.write(_path(home, outcome.shard), content)
+            if home is not None:
+                path = _path(home, outcome.shard)
+                if outcome.result is not None and whole(outcome):
+                    _SHARD.write(path, {"shard": str(outcome.shard), "result": outcome.result})
+                else:  # what an earlier run kept of it is no longer true
+                    path.unlink(missing_ok=True)
             yield outcome
 
 

@@ -243,7 +243,7 @@ def _reported(checks: list[ExportCheck], written: list[Path]) -> Iterator[None]:
     try:
         yield
     finally:
-        for check in checks[: len(written)] if written else ():
+        for check in checks[: len(written)]:
             echo(str(check))
         for path in written:
             echo(f"Wrote {printable(path)}")

@@ -305,12 +305,7 @@ class _Reader:
         self._options = options
 
     def read(
-        self,
-        name: str,
-        location: str,
-        limit: int,
-        classifier: Classifier,
-        console: Console,
+        self, name: str, location: str, limit: int, classifier: Classifier, console: Console
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Images in the value range, and their classes."""
         import numpy as np

@@ -244,16 +244,13 @@ def pixels_of(model: Any, value_range: tuple[float, float]) -> tuple[float, floa
     Example:
         >>> import keras
         >>> pixels_of(keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()]), (0, 1))
-        (0, 1)
+        (0.0, 1.0)
     """
     from fd_keras.export.signatures import GREY_LEVELS, known_value_range
 
-    own = known_value_range(model)
-    if own is None or tuple(value_range) == GREY_LEVELS:
-        return own or value_range
+    given = None if tuple(value_range) == GREY_LEVELS else value_range
     with called("value_range", "--value-range"):
-        known_value_range(model, value_range)
-    return own
+        return known_value_range(model, given) or value_range
 
 
 def model_images(
