@@ -27,7 +27,7 @@ Work = Callable[[Any], "dict[str, Any]"]
 # How often an error in a shard is tried again, on any worker.
 _RETRIES = 1
 _SECONDS_TO_CONNECT = 5
-_ADDRESS = re.compile(r"((tcp|tls|ws|wss|ucx)://)?[^/:\s]+:\d{1,5}")
+_ADDRESS = re.compile(r"((tcp|tls|ws|wss|ucx)://)?([^/:\s]+|\[[0-9a-fA-F:.]+(%\w+)?\]):\d{1,5}")
 
 _RUN = RunDirectory(
     DocumentFormat("fd_keras.shards", 1, "run over shards"),

@@ -189,6 +189,11 @@ class CoefficientStatistics:
                 )
             for part in parts_of_batch(batch):
                 measured = cls._of_batch(part, color_space, value_range)
+                if total is not None and measured.channels != total.channels:
+                    raise ValueError(
+                        "`data` must be images that all have as many channels. "
+                        f"Received: images with {total.channels}, then {measured.channels} channels"
+                    )
                 total = measured if total is None else total.merge(measured)
             images += len(batch)
         if total is None:
@@ -475,7 +480,7 @@ def measure_shards(
     work = functools.partial(_measure_shard, settings)
     if client is None:
         work = functools.partial(_measure_shard, settings, on_image=on_image)
-    measured = MeasuredShards(None, 0, [])
+    results: dict[Shard, dict[str, Any]] = {}
     failed = []
     for outcome in spread(
         *(work, shards.shards, client),
@@ -486,14 +491,15 @@ def measure_shards(
         on_shard(outcome)
         if outcome.result is None:
             failed.append(outcome)
-            continue
-        shards.gather(outcome.result)
-        if outcome.result["statistics"] is None:
-            continue
-        part = CoefficientStatistics(**outcome.result["statistics"])
-        whole = part if measured.statistics is None else measured.statistics.merge(part)
-        measured = MeasuredShards(whole, measured.images + outcome.result["images"], [])
-    return MeasuredShards(measured.statistics, measured.images, failed)
+        else:
+            results[outcome.shard] = outcome.result
+    # In the order of the shards, not in that in which workers finish: sums of floats depend on it.
+    found = [results[shard] for shard in shards.shards if shard in results]
+    for result in found:
+        shards.gather(result)
+    parts = [CoefficientStatistics(**part) for r in found if (part := r["statistics"])]
+    whole = functools.reduce(CoefficientStatistics.merge, parts) if parts else None
+    return MeasuredShards(whole, sum(result["images"] for result in found), failed)
 
 
 def _is_read_whole(outcome: Outcome) -> bool:

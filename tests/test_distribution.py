@@ -183,12 +183,31 @@ class TestResuming:
         for name in MOMENTS:
             np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
 
+    def test_order_in_which_workers_finish_does_not_matter(self, images, tmp_path, monkeypatch):
+        home = tmp_path / "run"
+        first = CoefficientStatistics.from_data(images, directory=home)
+        monkeypatch.setattr(
+            "fd_keras.statistics.spread", lambda *a, **k: reversed([*spread(*a, **k)])
+        )
+        again = CoefficientStatistics.from_data(images, directory=home)
+        for name in MOMENTS:
+            np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+
 
 class TestConnecting:
     @pytest.mark.parametrize("address", ["", "nowhere", "tcp://host", "bar://x:1", "tcp://x:70000"])
     def test_what_is_no_address_is_refused(self, address):
         with (
             pytest.raises(ValueError, match="`scheduler` must be the address"),
+            connected(scheduler=address),
+        ):
+            pass
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:9", "tcp://127.0.0.1:9", "tcp://[::1]:9"])
+    def test_nobody_answers_at_what_is_one(self, address, monkeypatch):
+        monkeypatch.setattr("fd_keras.distribution._SECONDS_TO_CONNECT", 1)
+        with (
+            pytest.raises(ValueError, match="none answers there within 1 seconds"),
             connected(scheduler=address),
         ):
             pass

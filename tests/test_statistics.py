@@ -180,7 +180,7 @@ def test_broken_file_is_named(tmp_path, content):
         (np.zeros((1, 8, 8, 3)).astype(str), {}, "integers or floats. Received: dtype <U32"),
         (np.zeros((1, 8, 8, 4)), {"color_space": "ycbcr"}, "images with 4 channels"),
         (np.zeros((1, 8, 8, 3)), {"color_space": "lab"}, "color_space='lab'"),
-        ([np.zeros((8, 8, 3)), np.zeros((8, 8, 1))], {}, "channels=3.*channels=1"),
+        ([np.zeros((8, 8, 3)), np.zeros((8, 8, 1))], {}, "`data` .*: images with 3, then 1"),
         (np.full((1, 8, 8, 3), 256), {}, "within value_range, 0 to 255. Received: .*256 to 256"),
         (np.full((1, 8, 8, 3), -1), {}, "within value_range"),
         (np.full((1, 8, 8, 3), 200), {"value_range": (0, 1)}, "within value_range, 0 to 1"),
