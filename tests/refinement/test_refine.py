@@ -11,6 +11,7 @@ import fd_keras
 from fd_keras import FeatureDistillation, QuantizationTable, preset_table
 from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages
+from fd_keras.demo import load_digits
 from fd_keras.evaluation import Protocol, bim, fgsm, pgd, square
 from fd_keras.refinement import Search
 from fd_keras.refinement.experiment import Experiment, split
@@ -132,6 +133,61 @@ def test_an_adaptive_objective_counts_what_goes_through_the_table(digits, tmp_pa
     front = [point.validation.adaptive for point in result.front]
     assert front == sorted(front, reverse=True)
     assert result.table_within(1.0) == result.front[0].table
+
+
+@pytest.mark.parametrize("stop_early", [True, False])
+def test_the_table_that_loses_least_wins_where_none_is_feasible(digits, tmp_path, stop_early):
+    """Trials are stopped after some images, so that their scores do not compare."""
+    model, test = digits[0], load_digits(seed=3).test[:200]
+    # On the first batch, which suffices to stop both, the first one is better.
+    tables = [QuantizationTable(np.full((8, 8), step)) for step in (1100.0, 1000.0)]
+
+    def coarse(hp):
+        return tables[hp.Choice("table", [0, 1])]
+
+    result = fd_keras.refine(
+        model,
+        LabelledImages(test.images, test.labels, (0, 255)),  # which keeps their order
+        {"noise": searches.noisy(test.images)},
+        Search(2, "grid", coarse, stop_early=stop_early),
+        max_benign_loss=0.0,
+        baselines=[],
+        directory=tmp_path,
+    )
+    right = model.predict(test.images, verbose=0).argmax(-1) == test.labels
+    images, labels = test.images[right][::2], test.labels[right][::2]
+
+    def correct(table):
+        pixels = np.asarray(FeatureDistillation(table)(images))
+        return int((model.predict(pixels, verbose=0).argmax(-1) == labels).sum())
+
+    counts = list(map(correct, tables))
+    assert counts[0] < counts[1] < len(labels)
+    assert not result.feasible
+    assert result.table == tables[1]
+    assert result.best.validation.counts["benign"] == (counts[1], len(labels))
+
+
+def test_the_front_compares_tables_under_the_same_attacks(digits, tmp_path):
+    """Tables that lose too much are not attacked adaptively."""
+
+    def steps(hp):
+        return QuantizationTable(np.full((8, 8), hp.Choice("step", [20.0, 900.0])))
+
+    model, test = digits
+    result = fd_keras.refine(
+        model,
+        (test.images, test.labels),
+        Protocol("one", "", (fgsm(8),)),
+        Search(2, "grid", steps, adaptive=[bim(24, 8, 4)], adaptive_images=8, stop_early=False),
+        max_benign_loss=0.05,
+        baselines=[],
+        directory=tmp_path / "search",
+        cache_dir=tmp_path / "cache",
+    )
+    attacks = {trial.table.steps.max(): len(trial.validation.counts) for trial in result.trials}
+    assert attacks == {20.0: 3, 900.0: 2}
+    assert [point.table.steps.max() for point in result.front] == [20.0]
 
 
 @pytest.mark.parametrize(
