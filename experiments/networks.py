@@ -20,7 +20,7 @@ RUNS = {
             "CW-L2": 0,
             "CW-Linf": 0,
             "adaptive": 200,
-            "Square": 176,
+            "Square": 200,
             "TVM": 200,
             "quilting": 200,
         },
