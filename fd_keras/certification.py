@@ -82,7 +82,7 @@ class Certificate:
             all pixels and channels is at most this.
         limiting: The coefficient that decides each ``linf_radius``.
         residual: ``(n,)``, grey levels of 255: root mean square distance of the coefficients from
-            the levels they are rounded to. 0.3 to 0.6 for what ``encode`` made, 0.5 to 0.8 for what
+            the levels they are rounded to. 0.2 to 0.6 for what ``encode`` made, 0.5 to 0.8 for what
             libjpeg decodes of a file of ``encode_jpeg``, and several levels for other images.
 
     Example:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,16 @@ _LEAST_PROBABILITY = 1e-30
 
 # Activations of a head with one output whose values are probabilities.
 SIGMOIDS = ("sigmoid", "hard_sigmoid")
+
+# Where the configuration of a model names its layers.
+_REFERRING = ("name", "inbound_nodes", "input_layers", "output_layers")
+
+# Packages whose layers do what their configuration says.
+_CONFIGURED = ("keras", "tf_keras", "fd_keras")
+
+# By the answers for so many images, to this part of their root mean square, models are told apart.
+_ANSWERS = 4
+_DIGIT = 0.02
 
 # So many numbers from 0 to 1, and no other, are taken for probabilities.
 _ENOUGH_TO_TELL = 16
@@ -231,12 +242,12 @@ class Classifier:
         """
         return model if isinstance(model, Classifier) else cls(model)
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
-        """Hash of architecture, weights, value range and kind of outputs.
+        """Hash of architecture, weights, value range and kind of outputs, as they are now.
 
         Names of layers do not count. Of a subclassed model without a configuration, class and
-        weights alone count.
+        weights alone count; see ``identity``.
         """
         digest = hashlib.sha256(_architecture(self.model).encode())
         digest.update(repr((self.value_range, self.from_logits)).encode())
@@ -249,6 +260,34 @@ class Classifier:
             digest.update(str((weight.shape, weight.dtype)).encode())
             digest.update(np.ascontiguousarray(weight).tobytes())
         return digest.hexdigest()
+
+    def identity(self, images: npt.NDArray[np.floating]) -> str:
+        """What tells the model from others: its ``fingerprint``, and what it answers.
+
+        Code of one's own, in a subclassed model or a custom layer, may do what no configuration
+        tells. Where there is any, the answers for some images are hashed too.
+
+        Args:
+            images: Images ``(n, height, width, channels)``, pixels from 0 to 1; the first four
+                are classified.
+
+        Returns:
+            A text of hexadecimal digits; for models of Keras' own layers, the fingerprint.
+
+        Example:
+            >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
+            >>> classifier = Classifier(model)
+            >>> classifier.identity(np.zeros((1, 1, 2, 1))) == classifier.fingerprint
+            True
+        """
+        fingerprint = self.fingerprint
+        layers = getattr(self.model, "_flatten_layers", lambda: [self.model])()
+        if all(type(layer).__module__.partition(".")[0] in _CONFIGURED for layer in layers):
+            return fingerprint
+        one, other = (_coarse(self.logits(np.float32(images[:_ANSWERS]))) for _ in range(2))
+        if one != other:  # the model is random
+            return fingerprint
+        return hashlib.sha256(fingerprint.encode() + one).hexdigest()
 
     def logits(self, images: npt.NDArray[np.generic], *, batch_size: int = 32) -> FloatArray:
         """Logits of images, one batch after the other.
@@ -403,9 +442,31 @@ def _architecture(model: keras.Model) -> str:
         return f"{type(model).__module__}.{type(model).__qualname__}"
     # Keras numbers the layers of a process: a model built again is still the same model.
     names = [layer.name for layer in (model, *model._flatten_layers(include_self=False))]
-    for name in sorted(set(names), key=len, reverse=True):
-        text = text.replace(f'"{name}"', f'"#{names.index(name)}"')
-    return text
+    return json.dumps(_without_names(json.loads(text), names))
+
+
+def _without_names(config: Any, names: Sequence[str], *, refers: bool = False) -> Any:
+    """A configuration with the numbers of layers in place of their names.
+
+    ``refers`` says whether texts refer to layers, as those of a graph's edges do; others may be an
+    activation that is called as a layer is.
+    """
+    if isinstance(config, dict):
+        return {
+            key: _without_names(value, names, refers=refers or key in _REFERRING)
+            for key, value in config.items()
+        }
+    if isinstance(config, list):
+        return [_without_names(value, names, refers=refers) for value in config]
+    if refers and isinstance(config, str) and config in names:
+        return f"#{names.index(config)}"
+    return config
+
+
+def _coarse(logits: FloatArray) -> bytes:
+    """Logits to so few digits that other machines agree."""
+    scale = np.sqrt(np.mean(np.float64(logits) ** 2)) or 1.0
+    return np.rint(logits / scale / _DIGIT).astype(np.int32).tobytes()
 
 
 def _checked_names(names: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -169,25 +169,26 @@ class ThresholdDetector(keras.Model):
             >>> detector.roc(images, images).auc
             0.5
         """
-        scores = [self.score(data, batch_size=batch_size) for data in (benign, adversarial)]
-        return roc_curve(*scores)
+        named = {"benign": benign, "adversarial": adversarial}
+        scores = (self._measure(data, batch_size, name=name) for name, data in named.items())
+        return roc_curve(*(np.asarray(found["score"]) for found in scores))
 
     def _check(self, outputs: Mapping[str, npt.NDArray[Any]]) -> None:
         """Refuse outputs that are not what the detector takes them for."""
 
     def _measure(
-        self, data: Any, batch_size: int, steps: int | None = None
+        self, data: Any, batch_size: int, steps: int | None = None, name: str = "data"
     ) -> dict[str, npt.NDArray[Any]]:
         measured = []
         batches = image_batches(
             data, batch_size=batch_size, steps=steps, channel_axis=self._channel_axis
         )
         for batch in batches:
-            check_range("data", batch, self._value_range)
+            check_range(name, batch, self._value_range)
             measured.append(self.predict_on_batch(batch))
         if not measured:
-            raise ValueError(f"`data` holds no image. Received: data={described(data)}")
-        outputs = {name: np.concatenate([part[name] for part in measured]) for name in measured[0]}
+            raise ValueError(f"`{name}` holds no image. Received: {name}={described(data)}")
+        outputs = {key: np.concatenate([part[key] for part in measured]) for key in measured[0]}
         self._check(outputs)
         return outputs
 
@@ -413,12 +414,12 @@ class TamperDetector(ThresholdDetector):
 
     In two passes, an untouched image lies on the lattice of its table, but for the rounding of
     pixels: the score is the root mean square distance, in grey levels, between an image and the
-    nearest image of whole pixel values that ``fd_keras.encode`` makes. It is 0 for what was encoded
-    and stored without loss, and the size of the change for what was changed by less than the
-    certified radius. A file of ``encode_jpeg`` that libjpeg decoded has a score of about 0.5,
-    because the decoder rounds once more. ``adapt`` determines the threshold from untouched images
-    as they are stored; before, it is infinite and no image is flagged. An image whose score is NaN
-    is always flagged.
+    nearest image of whole pixel values that ``fd_keras.encode`` makes. With a table that certifies
+    a radius, it is 0 for what was encoded and stored without loss, and the size of the change for
+    what was changed by less than that radius. A file of ``encode_jpeg`` that libjpeg decoded has a
+    score of about 0.5, because the decoder rounds once more. ``adapt`` determines the threshold
+    from untouched images as they are stored; before, it is infinite and no image is flagged. An
+    image whose score is NaN is always flagged.
 
     The detector is a functional Keras model from images to a dictionary of ``"score"``
     ``(batch,)``, float32, and ``"flag"`` ``(batch,)``, bool. It is saved, loaded and exported like

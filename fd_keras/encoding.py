@@ -57,7 +57,8 @@ def encode(
     Each block is replaced by the nearest point of the lattice, rounded to whole pixels. Where
     that leaves 0..255, or the block is incomplete at the right or bottom edge, so that rounding
     would move it off the lattice, the block's contrast is reduced until a point fits; a flat block
-    always does. So every image reaches the radius that the table certifies.
+    always does. So every image reaches the radius that the table certifies. Of a table with steps
+    too small for any radius, such as ``"jpeg:95"``, it is what the layer returns, in whole pixels.
 
     Any other point of the lattice has the same radius. With a ``classifier``, one is sought near
     the image for which it answers, behind the layer, as it does for the image itself: where the
@@ -71,8 +72,9 @@ def encode(
             channels)`` in ``value_range``; any size, float or integer.
         table: What ``FeatureDistillation`` takes, with one block grid.
         value_range: Lowest and highest pixel value of ``images``.
-        classifier: The undefended classifier, with its own value range, whose answers are to
-            stay; ``None`` looks at the pixels alone.
+        classifier: The undefended classifier whose answers are to stay: a ``Classifier``, with
+            its own value range, or a Keras model that takes ``value_range``; ``None`` looks at the
+            pixels alone.
 
     Returns:
         Images of the same shape: uint8 for ``(0, 255)``; otherwise float32, whole grey levels
@@ -93,18 +95,15 @@ def encode(
     """
     low, high = validate_value_range(value_range)
     table = as_table(table)
-    check_rounds(table)
-    if table.cycle_spins != 1:
-        raise ValueError(
-            "`table` must have one block grid, since no image lies on the lattices of several: "
-            f"use table.with_settings(cycle_spins=1). Received: table={shown(table)}"
-        )
+    check_encodes(table)
     pixels = grey_level_batch(images, value_range)
     lattice = Lattice.of(table, pixels.shape[-1])
     count = -(-pixels[..., 0].size // PIXELS_AT_ONCE)
     encoder: Lattice | _Guide = lattice
     if classifier is not None:
-        encoder = _Guide(Classifier.of(classifier), lattice)
+        if not isinstance(classifier, Classifier):
+            classifier = Classifier(classifier, value_range=(low, high))
+        encoder = _Guide(classifier, lattice)
         count = max(count, -(-len(pixels) // _GUIDED_AT_ONCE))
     parts = [
         encoder.fitted(np.clip(part, 0, 255)) for part in np.array_split(pixels, count) if len(part)
@@ -113,6 +112,26 @@ def encode(
     if (low, high) == (0, 255):
         return encoded
     return low + np.float32((high - low) / 255) * encoded.astype(np.float32)
+
+
+def check_encodes(table: QuantizationTable) -> None:
+    """Refuse a table on whose lattice no image can lie.
+
+    Args:
+        table: The table.
+
+    Raises:
+        ValueError: It belongs to soft thresholding, or has several block grids.
+
+    Example:
+        >>> check_encodes(as_table("liu2019"))
+    """
+    check_rounds(table)
+    if table.cycle_spins != 1:
+        raise ValueError(
+            "`table` must have one block grid, since no image lies on the lattices of several: "
+            f"use table.with_settings(cycle_spins=1). Received: table={shown(table)}"
+        )
 
 
 class _Guide:

@@ -7,6 +7,7 @@ writes is an encoded image (see ``fd_keras.encode``) for whoever decodes it with
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
@@ -56,6 +57,9 @@ _PIXELS_AT_ONCE = 2**15
 # Columns of a product of three rows at once. It and ``_times`` take parts for which BLAS starts no
 # threads: for so little work, waiting for them takes several times longer than the work.
 _COLUMNS_AT_ONCE = 2**14
+
+# Bytes that Pillow's buffer has for each pixel of a file with optimised codes.
+_OPTIMIZED_BYTES = 2
 
 # Single blocks are decoded in one image of this many across.
 _BLOCKS_ACROSS = 64
@@ -176,7 +180,7 @@ def encode_jpeg(
             "`subsampling` of chroma needs a colour image and a YCbCr table. "
             f"Received: subsampling={shown(subsampling)}"
         )
-    options: dict[str, Any] = {"optimize": True, "icc_profile": icc_profile}
+    options: dict[str, Any] = {"icc_profile": icc_profile}
     if subsampling == "4:2:0":
         return _saved(Image.fromarray(pixels), steps, subsampling=subsampling, **options)
     if nominal_radius(table, pixels.shape[-1]) > 0:
@@ -459,10 +463,19 @@ def _file(pixels: npt.NDArray[np.uint8], table: QuantizationTable, **options: An
 
 
 def _saved(picture: Image.Image, steps: npt.NDArray[np.float64], **options: Any) -> bytes:
-    buffer = io.BytesIO()
     tables = [channel.astype(int).ravel().tolist() for channel in steps]
-    picture.save(buffer, "JPEG", qtables=tables, **options)
-    return buffer.getvalue()
+
+    def saved(optimize: bool) -> bytes:
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", qtables=tables, optimize=optimize, **options)
+        return buffer.getvalue()
+
+    plain = saved(optimize=False)
+    # To optimise codes, Pillow takes a buffer of this size, which noise at fine steps exceeds.
+    if len(plain) < _OPTIMIZED_BYTES * picture.width * picture.height:
+        with contextlib.suppress(OSError):  # that of Pillow 10 is smaller
+            return saved(optimize=True)
+    return plain
 
 
 def _strips(pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from fd_keras.certification import margins, nominal_margins, ordered
+from fd_keras.certification import margins, nominal_margins, nominal_radius, ordered
 from fd_keras.dct import BLOCK_SIZE, RGB_TO_YCBCR, TIE_OFFSET, YCBCR_TO_RGB, ColorSpace, level_shift
 from fd_keras.kernels import dct_basis, distil
 from fd_keras.presets import SLACK
@@ -49,7 +49,7 @@ class Lattice:
         steps: ``(channels, 8, 8)``.
         color_space: Of the steps.
         needed: ``(channels, 8, 8)``: how far each coefficient has to be from the boundary of its
-            level.
+            level; minus infinity where no radius is to be kept.
 
     Example:
         >>> table = QuantizationTable(np.full((8, 8), 48.0))
@@ -67,10 +67,13 @@ class Lattice:
         """The lattice of a table with one block grid, to reach its nominal radii.
 
         Args:
-            table: The table.
+            table: The table. Steps too small for any radius leave nothing to reach: no block loses
+                contrast for it.
             channels: Number of channels of the images.
         """
         needed = nominal_margins(table, channels) - SLACK
+        if nominal_radius(table, channels) == 0:
+            needed = np.full_like(needed, -np.inf)
         return cls(table.steps_for(channels), table.color_space, needed)
 
     def fitted(

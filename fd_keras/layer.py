@@ -18,13 +18,12 @@ from fd_keras._checks import (
     layout_doubt,
     of_another_scale,
     shown,
-    validate_epsilon,
     validate_value_range,
 )
 from fd_keras._compat import add_float32_weight
 from fd_keras.data.batches import described, image_batches
 from fd_keras.dct import ColorSpace, Quantizer
-from fd_keras.design.tables import design_table
+from fd_keras.design.tables import check_design, design_table
 from fd_keras.kernels import (
     DCT_METHODS,
     GRADIENTS,
@@ -34,12 +33,15 @@ from fd_keras.kernels import (
     distil,
 )
 from fd_keras.presets import TableLike, as_table
-from fd_keras.statistics import CoefficientStatistics
+from fd_keras.statistics import CoefficientStatistics, check_same_channels
 from fd_keras.tables import QuantizationTable
 
 # The list to which calls append their distilled images; see `fd_keras.export.recording`. A context
 # variable, because other threads may call the same layers meanwhile.
 RECORD: ContextVar[list[Any] | None] = ContextVar("RECORD", default=None)
+
+# By how many grey levels of 255 inputs of 16 bits may be rounded without a warning.
+_ROUNDED_BY = 0.01
 
 # Numbers of an eager input that are looked at in every call, which takes far less time than the
 # layer itself; all are looked at only where these are suspicious.
@@ -66,7 +68,9 @@ class FeatureDistillation(keras.layers.Layer):
     YCbCr can move them apart by a factor of at most 1.76. This says nothing about the classifier,
     which is as fragile as before.
 
-    The layer computes in float32 under every dtype policy, and in training as in inference.
+    The layer computes in float32 under every dtype policy, and in training as in inference. A
+    subclassed or not yet built model under a policy of mixed precision rounds its inputs to 16
+    bits before any layer sees them: give it ``autocast=False``, or a ``keras.Input``.
 
     Args:
         quantization_table: Preset name (``"liu2019"``, ``"zigzag15"``, ``"balanced"``,
@@ -154,7 +158,7 @@ class FeatureDistillation(keras.layers.Layer):
         if data_format is not None:
             checked_choice("data_format", data_format, ("channels_first", "channels_last"))
         self._check_dtype()
-        self._warned_of_scale = False
+        self._warned_of_scale = self._warned_of_rounding = False
         self._statistics: CoefficientStatistics | None = None
         self.data_format = data_format or keras.backend.image_data_format()
 
@@ -332,16 +336,19 @@ class FeatureDistillation(keras.layers.Layer):
         References:
             Liu et al., CVPR 2019, section 3.2.
         """
-        validate_epsilon(epsilon)
         self._refuse_settings(design)
+        check_design(epsilon, **design)
         self.reset_state()
         axis = -3 if self.data_format == "channels_first" else -1
         batches = image_batches(data, batch_size=batch_size, steps=steps, channel_axis=axis)
-        for batch in batches:
-            self.update_state(batch)
-        if self._statistics is None:
-            raise ValueError(f"`data` holds no image. Received: data={described(data)}")
-        self.finalize_state(epsilon, **design)
+        try:
+            for batch in batches:
+                self.update_state(batch)
+            if self._statistics is None:
+                raise ValueError(f"`data` holds no image. Received: data={described(data)}")
+            self.finalize_state(epsilon, **design)
+        finally:
+            self.reset_state()
 
     def reset_state(self) -> None:
         """Discard the statistics of ``update_state``; the table stays."""
@@ -368,6 +375,7 @@ class FeatureDistillation(keras.layers.Layer):
         if self._statistics is None:
             self._statistics = measured
         else:
+            check_same_channels(self._statistics, measured)
             self._statistics = self._statistics.merge(measured)
 
     def finalize_state(self, epsilon: float | None = None, **design: Any) -> None:
@@ -446,6 +454,11 @@ class FeatureDistillation(keras.layers.Layer):
     def _check_dtype(self) -> None:
         """Refuse a compute dtype that cannot hold pixels of ``value_range``."""
         dtype, (low, high) = tf.as_dtype(self.compute_dtype), self.value_range
+        if dtype.is_floating and not float(dtype.min) <= low < high <= float(dtype.max):
+            raise ValueError(
+                f"`dtype` must hold the pixels of value_range, {low:g} to {high:g}. "
+                f"Received: dtype={dtype.name!r}"
+            )
         if not (dtype.is_floating or dtype.is_integer):
             raise ValueError(
                 f"`dtype` must be one of floats or integers. Received: dtype={dtype.name!r}"
@@ -458,8 +471,26 @@ class FeatureDistillation(keras.layers.Layer):
 
     def _check_input(self, inputs: tf.Tensor) -> None:
         self._check_channels(inputs.shape)
+        if inputs.dtype.size == 2 and inputs.dtype.is_floating and not self._warned_of_rounding:
+            self._check_rounding(inputs.dtype)
         if tf.executing_eagerly() and not self._warned_of_scale and 0 not in inputs.shape:
             self._check_scale(inputs)
+
+    def _check_rounding(self, dtype: tf.DType) -> None:
+        """Warn, once, of pixels whose dtype has rounded grey levels away."""
+        low, high = self.value_range
+        levels = low + (high - low) * np.linspace(0, 1, 256)
+        rounded = tf.cast(tf.cast(tf.constant(levels), dtype), tf.float64)
+        error = 255 / (high - low) * float(tf.reduce_max(tf.abs(rounded - levels)))
+        if error > _ROUNDED_BY:
+            self._warned_of_rounding = True
+            warnings.warn(
+                f"`inputs` of dtype {dtype.name} hold pixels of value_range, {low:g} to {high:g}, "
+                f"to {error:.2g} grey levels of 255 only, and quantisation may multiply what they "
+                "were rounded by. Under mixed precision, make the model around the layer with "
+                "autocast=False, or with a keras.Input.",
+                stacklevel=2,
+            )
 
     def _check_scale(self, inputs: tf.Tensor) -> None:
         """Warn, once, of pixels that are almost certainly of another range than the layer's."""

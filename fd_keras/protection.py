@@ -158,7 +158,9 @@ def unprotect(model: keras.Model) -> tuple[keras.Model, FeatureDistillation]:
         )
     (layer,) = found
     if steps[0] is layer and len(steps) == 2 and isinstance(steps[1], keras.Model):
-        return steps[1], layer
+        of_all = getattr(steps[1], "outputs", None) or model.outputs
+        if len(of_all) == len(model.outputs):  # else `protect` has chosen one
+            return steps[1], layer
     images = _input_like(model, None)
     if isinstance(model, keras.Sequential):
         others = [step for step in steps if step is not layer]

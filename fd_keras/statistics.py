@@ -135,7 +135,7 @@ class CoefficientStatistics:
             batch_size: Number of images in a batch, where ``data`` is not batched already.
             steps: Maximum number of batches; ``None``: all. Of arrays and files they are a random
                 sample, spread over the labels or folders; of data sets and iterables, the first.
-                Not for paths on a cluster.
+                Not for a list of paths, nor on a cluster.
             provenance: Description of the data, to which the number of images is added. Default:
                 the name of a path.
             client: A ``distributed.Client``, whose workers see the same files; for paths only.
@@ -168,6 +168,11 @@ class CoefficientStatistics:
             for outcome in result.failed:
                 warnings.warn(outcome.message, ShardWarning, stacklevel=2)
             return result.total(provenance or {"data": shards.found.name})
+        if isinstance(data, (list, tuple)) and _are_paths(data):
+            raise ValueError(
+                "`steps` must be None for a list of paths, all of whose images are measured. "
+                f"Received: steps={shown(steps)} with {len(data)} paths"
+            )
         if client is not None or directory is not None:
             name, value = ("client", client) if client is not None else ("directory", directory)
             raise ValueError(
@@ -189,12 +194,10 @@ class CoefficientStatistics:
                 )
             for part in parts_of_batch(batch):
                 measured = cls._of_batch(part, color_space, value_range)
-                if total is not None and measured.channels != total.channels:
-                    raise ValueError(
-                        "`data` must be images that all have as many channels. "
-                        f"Received: images with {total.channels}, then {measured.channels} channels"
-                    )
-                total = measured if total is None else total.merge(measured)
+                if total is not None:
+                    check_same_channels(total, measured)
+                    measured = total.merge(measured)
+                total = measured
             images += len(batch)
         if total is None:
             raise ValueError(f"`data` holds no image. Received: data={described(data)}")
@@ -500,6 +503,27 @@ def measure_shards(
     parts = [CoefficientStatistics(**part) for r in found if (part := r["statistics"])]
     whole = functools.reduce(CoefficientStatistics.merge, parts) if parts else None
     return MeasuredShards(whole, sum(result["images"] for result in found), failed)
+
+
+def check_same_channels(one: CoefficientStatistics, other: CoefficientStatistics) -> None:
+    """Refuse data whose images have different numbers of channels.
+
+    Args:
+        one: Statistics of the images so far.
+        other: Statistics of the next ones.
+
+    Raises:
+        ValueError: They differ.
+
+    Example:
+        >>> grey = CoefficientStatistics.from_data(np.zeros((1, 8, 8, 1)))
+        >>> check_same_channels(grey, grey)
+    """
+    if one.channels != other.channels:
+        raise ValueError(
+            "`data` must be images that all have as many channels. "
+            f"Received: images with {one.channels}, then {other.channels} channels"
+        )
 
 
 def _is_read_whole(outcome: Outcome) -> bool:

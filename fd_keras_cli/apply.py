@@ -102,7 +102,11 @@ def apply(
     with quiet_libraries() as console:
         with console.status("Starting TensorFlow"):
             from fd_keras import Classifier
+            from fd_keras.encoding import check_encodes
             from fd_keras.presets import table_from_argument
+        chosen = table_from_argument(table)
+        if encode:
+            check_encodes(chosen)
         classifier = None
         if model is not None:
             loaded, _ = without_layer(
@@ -116,7 +120,7 @@ def apply(
                 from_logits=None if probabilities is None else not probabilities,
                 output=model_output,
             )
-    distiller = _Distiller(table_from_argument(table), max_pixels, encode, classifier)
+    distiller = _Distiller(chosen, max_pixels, encode, classifier)
     batch = FileBatch("apply", images, out, _name, overwrite=overwrite, max_pixels=max_pixels)
     written = batch.run("Distilling", distiller.convert)
     if encode and written:

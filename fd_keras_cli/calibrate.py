@@ -130,6 +130,8 @@ def calibrate(
         "distortion_budget": distortion_budget,
         "max_step": max_step,
         "cycle_spins": cycle_spins,
+        "as_bands": as_bands,
+        "quantizer": quantizer.value,
     }
     kept = "Interrupted, nothing was written"
     if run is not None:
@@ -137,9 +139,11 @@ def calibrate(
     with interruptible(kept):
         with quiet_libraries() as console:
             with console.status("Starting TensorFlow"):
-                from fd_keras._checks import validate_epsilon
                 from fd_keras.design import design_table
-            validate_epsilon(epsilon)
+                from fd_keras.design.tables import check_design
+            # Options that were not given are left to the defaults of `design_table`.
+            design = {name: value for name, value in chosen.items() if value is not None}
+            check_design(epsilon, **design)
         options = {
             "channels": _checked_channels(channels),
             "strict": strict,
@@ -155,16 +159,9 @@ def calibrate(
             measured = _measured_sample(
                 data, limit, options, color_space, refused=(scheduler, workers, run)
             )
-        # Options that were not given are left to the defaults of `design_table`.
-        table = design_table(
-            measured,
-            epsilon,
-            as_bands=as_bands,
-            quantizer=quantizer.value,
-            **{name: value for name, value in chosen.items() if value is not None},
-        )
-    if statistics is not None:
-        measured.save(statistics)
+        if statistics is not None:  # what takes long is kept, also where no table can be designed
+            measured.save(statistics)
+        table = design_table(measured, epsilon, **design)
     table.save(out)
     echo(table)
     echo(f"Wrote {printable(out)}")

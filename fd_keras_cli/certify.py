@@ -68,7 +68,9 @@ def certify(
     with quiet_libraries() as console, console.status("Starting TensorFlow"):
         from fd_keras.data.files import Tally
         from fd_keras.presets import table_from_argument
+        from fd_keras.tables import check_rounds
     chosen, errors = table_from_argument(table), list[str]()
+    check_rounds(chosen)
     remarks, left_out, found = Tally(), Tally(), list[dict[str, Any]]()
     files = found_images(images, errors, left_out)
     if (scheduler, workers, run) != (None, None, None):

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -344,23 +344,31 @@ def report_files(remarks: Tally, left_out: Tally, console: Console | None = None
         print_note(f"Left out: {left_out}", console)
 
 
-def parsed_limit(text: str) -> tuple[str, int]:
-    """Parse the value of ``--limit``.
+def parsed_limits(texts: Iterable[str]) -> dict[str, int]:
+    """Parse the values of ``--limit``.
 
     Args:
-        text: ``NAME=COUNT``.
+        texts: ``NAME=COUNT`` each.
 
     Raises:
-        ValueError: ``text`` is anything else.
+        ValueError: One is anything else, or a name occurs twice.
 
     Example:
-        >>> parsed_limit("CW-L2=50")
-        ('CW-L2', 50)
+        >>> parsed_limits(["CW-L2=50", "Square=20"])
+        {'CW-L2': 50, 'Square': 20}
     """
-    name, _, count = text.partition("=")
-    if not count.isdigit():
-        raise ValueError(f"`--limit` must be NAME=COUNT, such as CW-L2=50. Received: {text!r}")
-    return name, int(count)
+    limits: dict[str, int] = {}
+    for text in texts:
+        name, _, count = text.partition("=")
+        if not count.isdigit():
+            raise ValueError(f"`--limit` must be NAME=COUNT, such as CW-L2=50. Received: {text!r}")
+        if name in limits:
+            raise ValueError(
+                f"`--limit` must be given once for a name. Received: {name}={limits[name]} and "
+                f"{text}"
+            )
+        limits[name] = int(count)
+    return limits
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from fd_keras_cli.console import (
     check_outputs,
     echo,
     interruptible,
-    parsed_limit,
+    parsed_limits,
     print_error,
     print_next,
     printable,
@@ -156,7 +156,7 @@ def evaluate(
     check_directory(out)
     if cache is not None:
         check_directory(cache, option="--cache")
-    limits = dict(map(parsed_limit, limit or []))
+    limits = parsed_limits(limit or [])
     if epsilon and not attack:
         raise ValueError("`--epsilon` is the bound of an --attack, and none is given")
     check_given("MODEL", model)

@@ -56,6 +56,7 @@ def inspect(
     if plot is not None:
         _check_format(plot)
     content = _read(file)
+    measured = None if statistics is None else _measured(statistics)
     if isinstance(content, CoefficientStatistics):
         if statistics is not None:
             raise typer.BadParameter("it belongs to a table", param_hint="--statistics")
@@ -64,7 +65,7 @@ def inspect(
         echo(content)
         echo(json.dumps(dict(content.provenance), indent=1))
     if plot is not None:
-        figure = _figure(content, statistics)
+        figure = _figure(content, measured)
         _save(figure, plot)
         echo(f"Wrote {printable(plot)}")
 
@@ -95,7 +96,18 @@ def _read(name: str) -> QuantizationTable | CoefficientStatistics:
     return QuantizationTable.load(file)
 
 
-def _figure(content: Any, statistics: Path | None) -> Any:
+def _measured(path: Path) -> CoefficientStatistics:
+    from fd_keras.statistics import CoefficientStatistics
+
+    if not CoefficientStatistics.is_file(path):
+        raise ValueError(
+            "`--statistics` must be a file that `fd-keras calibrate --statistics` wrote. "
+            f"Received: {path}"
+        )
+    return CoefficientStatistics.load(path)
+
+
+def _figure(content: Any, statistics: CoefficientStatistics | None) -> Any:
     from fd_keras.plots import plot_design, plot_statistics, plot_table
     from fd_keras.statistics import CoefficientStatistics
 
@@ -103,7 +115,7 @@ def _figure(content: Any, statistics: Path | None) -> Any:
         return plot_statistics(content)
     if statistics is None:
         return plot_table(content)
-    return plot_design(CoefficientStatistics.load(statistics), content)
+    return plot_design(statistics, content)
 
 
 def _check_format(path: Path) -> None:

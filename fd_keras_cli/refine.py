@@ -13,7 +13,7 @@ from fd_keras_cli.console import (
     check_directory,
     check_outputs,
     echo,
-    parsed_limit,
+    parsed_limits,
     print_next,
     printable,
     quiet_libraries,
@@ -169,7 +169,7 @@ def refine(
                 "label_key": label_key,
                 "max_pixels": max_pixels,
             },
-            dict(map(parsed_limit, limit or [])),
+            parsed_limits(limit or []),
             value_range,
             {
                 "from_logits": None if probabilities is None else not probabilities,

@@ -109,6 +109,46 @@ def test_epsilon_is_checked_before_data_is_read(epsilon):
         FeatureDistillation().adapt(images(), epsilon)
 
 
+@pytest.mark.parametrize(
+    ("design", "error", "message"),
+    [
+        ({"as_band": 4}, TypeError, "as_band"),
+        ({"as_bands": 65}, ValueError, "`as_bands` must lie"),
+        ({"as_bands": 1.5}, ValueError, "`as_bands` must be whole numbers"),
+        ({"required_removal": 2}, ValueError, "`required_removal` must lie"),
+        ({"distortion_budget": -1}, ValueError, "`distortion_budget` must be"),
+        ({"min_step": 9, "max_step": 8}, ValueError, "min_step <= max_step"),
+        ({"max_step": 2**64}, ValueError, "`max_step` must be whole numbers"),
+        ({"ranking": "size"}, ValueError, "`ranking` must be one of"),
+        ({"perturbation": "noise"}, ValueError, "`perturbation` must be one of"),
+        ({"channel_correlation": [0.5, 0.5]}, ValueError, "`channel_correlation` must be one"),
+    ],
+)
+def test_the_design_is_checked_before_data_is_read(design, error, message):
+    def images():
+        raise AssertionError("was read")
+        yield
+
+    with pytest.raises(error, match=message):
+        FeatureDistillation().adapt(images(), 2, **design)
+
+
+def test_failure_forgets_what_was_measured(crops):
+    layer = FeatureDistillation()
+    with pytest.raises(ValueError, match="value_range"):
+        layer.adapt([crops[0], crops[0] - 1000.0], 2, batch_size=1)
+    with pytest.raises(ValueError, match="`update_state` must"):
+        layer.finalize_state(2)
+    with pytest.raises(ValueError, match="images with 3, then 1 channels"):
+        layer.adapt([crops[0], crops[0][..., :1]], 2)
+
+
+def test_a_tuple_of_images_is_as_good_as_a_list(crops):
+    layer = FeatureDistillation()
+    layer.adapt(tuple(crops[:3]), 2)
+    assert layer.quantization_table.provenance["statistics"]["images"] == 3
+
+
 def test_cycle_spins_are_the_layers(crops):
     layer = FeatureDistillation(cycle_spins=2)
     for call in (lambda: layer.adapt(crops, 2, cycle_spins=4), lambda: finalised(layer, crops)):

@@ -9,7 +9,14 @@ from keras import layers
 import fd_keras
 from fd_keras import FeatureDistillation
 from fd_keras.classifier import Classifier, as_logits
-from fd_keras.evaluation import Protocol, art_classifier, evaluate, fgsm
+from fd_keras.evaluation import (
+    Protocol,
+    accuracy,
+    art_classifier,
+    evaluate,
+    fgsm,
+    predicted_classes,
+)
 from fd_keras.hardening import Recipe, Training
 from fd_keras.refinement import Search
 
@@ -119,6 +126,45 @@ def test_fingerprint_tells_models_apart_but_not_their_names():
     assert first != fingerprint(build(), from_logits=False)
 
 
+def test_fingerprint_follows_the_weights(model):
+    dense = keras.Sequential([keras.Input((1, 2, 1)), layers.Flatten(), layers.Dense(2)])
+    classifier = Classifier(dense)
+    before = classifier.fingerprint
+    dense.set_weights([weight + 1 for weight in dense.get_weights()])
+    assert classifier.fingerprint != before
+
+
+def test_a_layer_may_be_called_what_its_activation_is():
+    def named(activation):
+        steps = [layers.Activation(activation, name=activation), layers.Flatten()]
+        return Classifier(keras.Sequential([keras.Input((1, 2, 1)), *steps])).fingerprint
+
+    assert named("relu") != named("tanh")
+
+
+class Mapped(keras.Model):
+    """Its configuration tells nothing of the function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, inputs, training=None):
+        return self.function(tf.reshape(inputs, (-1, 2)))
+
+
+def test_identity_tells_apart_what_configurations_do_not(rng, model):
+    images = rng.random((6, 1, 2, 1), np.float32)
+    one, same, other = (
+        Classifier(Mapped(function)) for function in (tf.abs, tf.abs, lambda x: tf.sqrt(x) * 3)
+    )
+    assert one.fingerprint == other.fingerprint
+    assert one.identity(images) == same.identity(images) != other.identity(images)
+    random = Classifier(Mapped(lambda x: x + tf.random.normal(tf.shape(x), stddev=100.0)))
+    assert random.identity(images) == random.identity(images) == random.fingerprint
+    assert Classifier(model).identity(images) == Classifier(model).fingerprint
+
+
 # One number for each image: the mean of its pixels, less a half.
 HEADS = ("logit", "probability", "two logits", "two probabilities")
 
@@ -188,6 +234,16 @@ def test_evaluate_refine_and_harden_agree_with_two_outputs(head, bright_and_dark
     assert refined[0] == refined[1]
     assert hardened[0] == hardened[1]
     assert 0 < hardened[0][-1] < hardened[0][0]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_classes_and_accuracy_of_a_single_output(head, bright_and_dark):
+    images, labels = bright_and_dark
+    classifier = brightness(head)
+    right = classifier.correct(images, labels)
+    assert accuracy(classifier.model, images, labels) == right.mean()
+    found = predicted_classes(classifier.model, images)
+    np.testing.assert_array_equal(found == labels, right)
 
 
 class Squashed(keras.Model):

@@ -55,6 +55,14 @@ def test_unknown_name():
     assert len(PIPELINES) == 3
 
 
+@pytest.mark.parametrize("table", [np.ones((8, 8)), "jpeg:100", "jpeg:95", "zigzag15"])
+def test_tables_without_a_radius_cost_no_contrast(image, table):
+    """What could not be kept a distance from the borders of levels became flat."""
+    np.testing.assert_array_equal(
+        encode(image, table), FeatureDistillation(table, dtype="uint8")(image)
+    )
+
+
 @pytest.mark.parametrize(("color_space", "step"), [("ycbcr", 100), ("rgb", 100), ("rgb", 128)])
 def test_two_lattices_of_brightness_meet(color_space, step):
     """Flat images that the encoder stored are nothing new to the layer."""
@@ -129,6 +137,14 @@ class TestGuidedByAClassifier:
             images / np.float32(255), "certified:2", value_range=(0, 1), classifier=classifier
         )
         assert np.abs(scaled * 255 - whole).mean() < 1
+
+    def test_a_model_takes_the_value_range_of_the_images(self, classifier, images):
+        pixels, table = images / np.float32(127.5) - 1, certified_table(4)
+        settings = {"value_range": (-1, 1), "classifier": classifier}
+        expected = encode(pixels, table, **settings)
+        assert (expected != encode(pixels, table, value_range=(-1, 1))).any()
+        settings["classifier"] = classifier.model
+        np.testing.assert_array_equal(encode(pixels, table, **settings), expected)
 
     def test_a_classifier_without_a_gradient_is_named(self, images):
         inputs = keras.Input((16, 24, 3))

@@ -64,6 +64,16 @@ def test_decodes_to_what_the_layer_computes(name, crops):
         assert (difference > 2).mean() < 2e-3
 
 
+@pytest.mark.parametrize("table", ["jpeg:100", np.ones((8, 8)), np.full((8, 8), 8.0)])
+def test_noise_at_fine_steps_fills_no_buffer(table, rng, capfd):
+    noise = rng.integers(0, 256, (200, 240, 3), np.uint8)
+    content = encode_jpeg(noise, table)
+    assert len(content) > 2 * 200 * 240  # what Pillow's buffer for optimised codes holds
+    difference = np.abs(decode(content) - FeatureDistillation(table)(noise).numpy())
+    assert np.quantile(difference, 0.9) < 4
+    assert not capfd.readouterr().err
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_grey_decodes_to_what_the_layer_computes(name, crops):
     table = TABLES[name]

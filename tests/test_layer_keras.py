@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from contextlib import nullcontext
 
 import keras
 import numpy as np
@@ -114,6 +115,39 @@ class TestDtypes:
             assert FeatureDistillation()(images).dtype == tf.float16
         finally:
             keras.mixed_precision.set_global_policy("float32")
+
+    @pytest.mark.parametrize(
+        ("dtype", "value_range", "warned"),
+        [
+            ("float16", (0, 255), False),
+            ("float16", (0, 1), True),
+            ("float16", (-1, 1), True),
+            ("bfloat16", (0, 255), False),
+            ("bfloat16", (0, 1), True),
+        ],
+    )
+    def test_pixels_that_16_bits_have_rounded_are_told_once(self, dtype, value_range, warned):
+        layer = FeatureDistillation("liu2019", value_range=value_range)
+        pixels = tf.cast(np.full((1, 8, 8, 3), value_range[1] / 2), dtype)
+        with pytest.warns(UserWarning, match=f"dtype {dtype}") if warned else nullcontext():
+            layer(pixels)
+        layer(pixels)  # warnings are errors
+
+    def test_a_model_that_casts_before_the_layer_is_told(self, images):
+        class Outer(keras.Model):
+            def __init__(self, **options):
+                super().__init__(**options)
+                self.layer = FeatureDistillation("liu2019", value_range=(0, 1), dtype="float32")
+
+            def call(self, inputs):
+                return self.layer(inputs)
+
+        pixels = np.float32(images) / 255
+        expected = FeatureDistillation("liu2019", value_range=(0, 1))(pixels)
+        with pytest.warns(UserWarning, match="autocast=False"):
+            Outer(dtype="mixed_bfloat16")(pixels)
+        exact = Outer(dtype="mixed_bfloat16", autocast=False)(pixels)
+        np.testing.assert_allclose(exact, expected, atol=1e-6)
 
     def test_integer_policy_rounds(self, images):
         out = FeatureDistillation(dtype="uint8")(images)
@@ -537,6 +571,7 @@ class TestInGraph:
         ({"value_range": 255}, "Received: value_range=255"),
         ({"dct_method": "fft"}, "`dct_method` must be one of .* Received: dct_method='fft'"),
         ({"quantizer": "hard"}, "`quantizer` must be one of .* Received: quantizer='hard'"),
+        ({"value_range": (0, 65535), "dtype": "float16"}, "`dtype` must hold .*dtype='float16'"),
         ({"gradient": "true"}, "`gradient` must be one of .* Received: gradient='true'"),
         ({"data_format": "NHWC"}, "`data_format` must be .* Received: data_format='NHWC'"),
         (

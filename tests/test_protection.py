@@ -14,6 +14,7 @@ from fd_keras import (
     FeatureDistillation,
     preset_table,
     protect,
+    unprotect,
 )
 
 CLASSES = 3
@@ -200,6 +201,15 @@ def test_a_table_is_not_enough_for_models_of_any_range(model, table, images):
 def test_unknown_tables_are_refused():
     with pytest.raises(ValueError, match="`table` must be a preset .* table='liu2020'"):
         protect(functional(), "liu2020")
+
+
+def test_unprotect_keeps_the_output_that_was_chosen(images, layer):
+    several = functional(outputs=lambda x: {"a": x, "b": 2 * x})
+    protected = protect(several, layer, output="b")
+    alone, _ = unprotect(protected)
+    assert len(alone.outputs) == 1
+    np.testing.assert_allclose(alone(images), several(images)["b"], atol=1e-5)
+    assert unprotect(protect(several, layer))[0] is several
 
 
 @pytest.mark.parametrize("layer", [None, 3, FeatureDistillation])

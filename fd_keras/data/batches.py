@@ -174,7 +174,9 @@ def image_sample(data: Any, count: int) -> Any:
 
 def _elements(data: Any, batch_size: int) -> Iterable[Any]:
     if isinstance(data, tuple) and data:
-        data = data[0]
+        # Of a single image and its label, the label has no such shape.
+        several = all(len(getattr(part, "shape", ())) == 3 for part in data)
+        data = list(data) if several else data[0]
     if isinstance(data, (str, bytes, os.PathLike)):
         raise TypeError(
             "`data` must hold images; open files with fd_keras.data.sources.open_images(path). "

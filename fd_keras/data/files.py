@@ -350,18 +350,16 @@ def _decoded(file: IO[bytes], limit: int | None, texts: list[str]) -> DecodedIma
 
 @contextlib.contextmanager
 def _opened(file: IO[bytes], limit: int | None) -> Iterator[Image.Image]:
-    pillows = Image.MAX_IMAGE_PIXELS
-    limit = pillows if limit is None else limit
     try:
-        if limit is None or pillows is None or limit <= pillows:
-            picture = Image.open(file, formats=READABLE_FORMATS)
-        else:
-            with _LIMIT_LOCK:
+        with _LIMIT_LOCK:  # the limit is Pillow's global, which another thread may have raised
+            pillows = Image.MAX_IMAGE_PIXELS
+            limit = pillows if limit is None else limit
+            if limit is not None and pillows is not None and limit > pillows:
                 Image.MAX_IMAGE_PIXELS = limit
-                try:
-                    picture = Image.open(file, formats=READABLE_FORMATS)
-                finally:
-                    Image.MAX_IMAGE_PIXELS = pillows
+            try:
+                picture = Image.open(file, formats=READABLE_FORMATS)
+            finally:
+                Image.MAX_IMAGE_PIXELS = pillows
     except Image.DecompressionBombError as error:
         raise _too_large(limit) from error
     with picture:

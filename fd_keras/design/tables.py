@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from fd_keras._checks import Array, checked, checked_choice, shown, validate_epsilon
 from fd_keras.dct import BLOCK_SIZE, Quantizer, validate_quantizer, zigzag_rank
-from fd_keras.design.perturbation import Perturbation, PerturbationProfile
+from fd_keras.design.perturbation import Perturbation, PerturbationProfile, pixel_std
 from fd_keras.design.prediction import (
     BandModel,
     BandStatistics,
@@ -65,6 +66,16 @@ def rank_bands(std: npt.ArrayLike, ranking: Ranking = "sigma") -> npt.NDArray[np
 
 
 _BANDS_IN_A_MESSAGE = 5
+
+# Arguments that are one number, or one for each channel: the largest, and whether they are whole.
+_PER_CHANNEL = (
+    ("as_bands", float(BLOCK_SIZE**2), True),
+    ("required_removal", 1.0, False),
+    ("distortion_budget", np.inf, False),
+)
+
+# Beyond what a float64 counts exactly, and so beyond any coefficient.
+_LARGEST_STEP = 2**53
 
 
 def design_table(
@@ -154,10 +165,14 @@ def design_table(
     epsilon = validate_epsilon(epsilon)
     _, std, _ = checked_moments(statistics)
     low, high = _checked_step_range(min_step, max_step)
-    counts = _per_channel("as_bands", as_bands, std, high=BLOCK_SIZE**2, whole=True)
-    required = _per_channel("required_removal", required_removal, std, high=1.0)
-    budget = _per_channel("distortion_budget", distortion_budget, std)
-    deviations = perturbation_of(statistics, epsilon, perturbation, channel_correlation)
+    correlation = _one_number("channel_correlation", channel_correlation, 1.0)
+    counts, required, budget = (
+        _per_channel(name, value, std, high=high, whole=whole)
+        for value, (name, high, whole) in zip(
+            (as_bands, required_removal, distortion_budget), _PER_CHANNEL
+        )
+    )
+    deviations = perturbation_of(statistics, epsilon, perturbation, correlation)
     model = BandModel(statistics, deviations, validate_quantizer(quantizer))
     chosen, wanted = model.changed, np.broadcast_to(required, std.shape)
     allowed = np.broadcast_to(budget, std.shape)
@@ -197,7 +212,7 @@ def design_table(
         "required_removal": required.ravel().tolist(),
         "distortion_budget": budget.ravel().tolist(),
         "perturbation": _described(perturbation),
-        "channel_correlation": float(channel_correlation),
+        "channel_correlation": correlation,
         "step_range": [low, high],
         "predicted_as_removal": _mean(predicted, chosen & sensitive),
         "predicted_md_removal": _mean(predicted, chosen & ~sensitive),
@@ -206,6 +221,39 @@ def design_table(
         "statistics": dict(statistics.provenance),
     }
     return QuantizationTable(steps, statistics.color_space, cycle_spins, provenance, quantizer)
+
+
+def check_design(epsilon: float, **design: Any) -> None:
+    """Refuse arguments of ``design_table`` that no statistics can make right.
+
+    Args:
+        epsilon: As for ``design_table``.
+        **design: Other arguments of ``design_table``.
+
+    Raises:
+        ValueError: One is out of its range.
+        TypeError: There is no such argument.
+
+    Example:
+        >>> check_design(2, as_bands=15)
+        >>> check_design(2, as_bands=65)
+        Traceback (most recent call last):
+        ...
+        ValueError: `as_bands` must lie between 0 and 64. Received: as_bands=65.0
+    """
+    bound = inspect.signature(design_table).bind(None, epsilon, **design)
+    bound.apply_defaults()
+    given = bound.arguments
+    size = validate_epsilon(epsilon)
+    _checked_step_range(given["min_step"], given["max_step"])
+    _one_number("channel_correlation", given["channel_correlation"], 1.0)
+    for name, high, whole in _PER_CHANNEL:
+        checked_ = checked(name, given[name], high=high)
+        _per_channel(name, given[name], checked_.reshape(-1), high=high, whole=whole)
+    checked_choice("ranking", given["ranking"], RANKINGS)
+    validate_quantizer(given["quantizer"])
+    if not isinstance(given["perturbation"], PerturbationProfile):
+        pixel_std(size, given["perturbation"])
 
 
 def _first_step(
@@ -277,12 +325,19 @@ def _checked_step_range(min_step: int, max_step: int) -> tuple[int, int]:
         low, high = operator.index(min_step), operator.index(max_step)
     except TypeError:
         low = high = 0
-    if not 1 <= low <= high:
+    if not 1 <= low <= high <= _LARGEST_STEP:
         raise ValueError(
-            "`min_step` and `max_step` must be whole numbers, 1 <= min_step <= max_step. "
+            "`min_step` and `max_step` must be whole numbers, 1 <= min_step <= max_step <= 2**53. "
             f"Received: min_step={shown(min_step)}, max_step={shown(max_step)}"
         )
     return low, high
+
+
+def _one_number(name: str, value: Any, high: float) -> float:
+    array = checked(name, value, high=high)
+    if array.ndim:
+        raise ValueError(f"`{name}` must be one number. Received: {name}={shown(value)}")
+    return float(array)
 
 
 def _described(perturbation: Perturbation | PerturbationProfile) -> str | dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fd_keras._checks import checked_labels, shown
+from fd_keras.classifier import Classifier
 
 # Typing alias: what ``accuracy_row`` returns.
 Row = Mapping[str, Any]
@@ -22,7 +23,8 @@ def predicted_classes(
     """The class with the largest output, for each image.
 
     Args:
-        model: Classifier from images to logits or probabilities ``(batch, classes)``.
+        model: Classifier from images to logits or probabilities ``(batch, classes)``, or
+            ``(batch, 1)`` of the second of two classes.
         images: Batch in the range the model takes.
         batch_size: Number of images that are classified at once.
 
@@ -34,8 +36,10 @@ def predicted_classes(
         >>> predicted_classes(model, np.array([[[[3.0], [5.0]]]]))
         array([1])
     """
-    outputs = model.predict(images, batch_size=batch_size, verbose=0)
-    return np.asarray(outputs).argmax(axis=-1).astype(np.int64)
+    outputs = np.asarray(model.predict(images, batch_size=batch_size, verbose=0))
+    if outputs.shape[-1] == 1:
+        outputs = Classifier(model).logits_of(outputs).numpy()
+    return outputs.argmax(axis=-1).astype(np.int64)
 
 
 def accuracy(

@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fd_keras._checks import SMALLEST_EPSILON, checked_labels, checked_whole, shown
+from fd_keras._checks import (
+    SMALLEST_EPSILON,
+    check_range,
+    checked_labels,
+    checked_whole,
+    shown,
+)
 from fd_keras.evaluation.runners import FAMILIES, TARGETS, library, runner
 
 # Typing alias: called with the number of images just attacked.
@@ -544,12 +550,7 @@ def _check_fit(
             f"Received: labels from {labels.min()} to {labels.max()}"
         )
     low, high = classifier.clip_values.tolist()
-    # Comparisons with NaN are false, so this refuses NaN too.
-    if not (images.min() >= low and images.max() <= high):
-        raise ValueError(
-            f"`images` must lie within the classifier's value range, {low:g} to {high:g}. "
-            f"Received: images from {images.min():g} to {images.max():g}"
-        )
+    check_range("images", images, (low, high))
 
 
 @contextmanager

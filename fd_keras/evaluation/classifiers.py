@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Literal
@@ -131,6 +132,8 @@ class LogOdds(keras.losses.SparseCategoricalCrossentropy):
 def check_gradient(classifier: Classifier, images: LabelledImages) -> None:
     """Refuse a classifier whose loss has no gradient that an attack can follow.
 
+    Where only some images have none, it warns.
+
     Args:
         classifier: The classifier alone.
         images: Images that it classifies correctly; the first few are differentiated.
@@ -153,7 +156,16 @@ def check_gradient(classifier: Classifier, images: LabelledImages) -> None:
     except LookupError:  # an operation that has none
         gradient = None
     # ART, too, counts what is not a number as zero.
-    if gradient is not None and np.nan_to_num(gradient.numpy()).any():
+    flat = None if gradient is None else ~np.nan_to_num(gradient.numpy()).any(axis=(1, 2, 3))
+    if flat is not None and not flat.all():
+        if flat.any():
+            warnings.warn(
+                f"`classifier` has no gradient on {flat.sum()} of the first {len(flat)} images, "
+                "which attacks that follow it leave as they are, so that accuracies under attack "
+                "are too high. A final softmax or sigmoid that rounds probabilities to 0 and 1 "
+                "does that: take it off, and pass from_logits=True.",
+                stacklevel=2,
+            )
         return
     if gradient is None:
         fault = "has none: does it round, take an argmax or leave TensorFlow inside?"

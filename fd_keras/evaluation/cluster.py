@@ -32,6 +32,7 @@ class Attackers:
         model: Path of the saved classifier.
         settings: Arguments of ``Classifier`` besides the model.
         fingerprint: The classifier's.
+        identity: See ``Workbench``.
         directory: The cache.
         seed: See ``Workbench``.
         eot_draws: See ``Workbench``.
@@ -40,6 +41,7 @@ class Attackers:
     model: str
     settings: tuple[tuple[str, Any], ...]
     fingerprint: str
+    identity: str
     directory: str
     seed: int
     eot_draws: int
@@ -124,28 +126,29 @@ def _bench(attackers: Attackers) -> Workbench:
             seed=attackers.seed,
             eot_draws=attackers.eot_draws,
             progress=progress,
+            identity=attackers.identity,
         )
 
 
 def _attackers(bench: Workbench) -> Attackers:
     classifier, home = bench.classifier, bench.store.directory.parent.resolve()
     return Attackers(
-        str(_saved(classifier, home / _MODELS)),
+        str(_saved(classifier, home / _MODELS / f"{bench.identity}.keras")),
         (
             ("value_range", classifier.value_range),
             ("from_logits", classifier.from_logits),
             ("output", classifier.output),
         ),
         classifier.fingerprint,
+        bench.identity,
         os.fspath(home),
         bench.seed,
         bench.eot_draws,
     )
 
 
-def _saved(classifier: Classifier, folder: Path) -> Path:
+def _saved(classifier: Classifier, path: Path) -> Path:
     """The file of a classifier's model, written unless it is there."""
-    path = folder / f"{classifier.fingerprint}.keras"
     if not path.is_file():
         try:
             with atomic_path(path) as temporary:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from fd_keras._checks import checked_whole, shown
+from fd_keras._checks import check_range, checked_whole, shown
 from fd_keras._console import (
     Advance,
     Function,
@@ -34,6 +34,7 @@ from fd_keras.classifier import Classifier
 from fd_keras.data.labelled import LabelledImages, unit_images
 from fd_keras.detection import exact_rate
 from fd_keras.evaluation.accuracies import BENIGN, accuracy_row
+from fd_keras.evaluation.attacks import Attack
 from fd_keras.evaluation.classifiers import check_gradient
 from fd_keras.evaluation.cluster import attack_on
 from fd_keras.evaluation.defences import (
@@ -227,7 +228,11 @@ def evaluate(
         defences = DEFAULT_ENCODERS if two else DEFAULT_DEFENCES
     families = [_settings_of(entry) for entry in defences]
     # Quilting is made of images, and is checked once they are there.
-    _made([[s for s in family if not _is_quilting(s)] for family in families], None, seed)
+    made = _made([[s for s in family if not _is_quilting(s)] for family in families], None, seed)
+    if two:
+        check_encoders(list(itertools.chain.from_iterable(made)))
+    if any(len(family) > 1 for family in families):
+        _choosing(protocol)
     selected = select(
         classifier, data, max_images=max_images, batch_size=32, only_correct=not two, seed=seed
     )
@@ -251,6 +256,7 @@ def evaluate(
             eot_draws=protocol.eot_draws,
             progress=progress,
             attackers=None if client is None else functools.partial(attack_on, client),
+            identity=classifier.identity(selected[:4].unit_images()),
         )
         evaluation = _Evaluation(protocol, validation, test, bench, passes)
         progress.expect(evaluation.work(candidates))
@@ -398,14 +404,9 @@ class _Evaluation:
         return sets
 
     def _best(self, family: Sequence[Defence]) -> Defence:
-        limits = self._protocol.limits
-        attacks = [a for a in self._protocol.gray_box if a.family not in limits]
-        if not attacks:
-            raise ValueError(
-                "`protocol` must have a gray-box attack without a limit, to choose settings by. "
-                f"Received: protocol={self._protocol.name!r} with limits={shown(dict(limits))}"
-            )
-        limit = limits.get(family[0].family)
+        attacks = _choosing(self._protocol)
+        limit = self._protocol.limits.get(family[0].family)
+        under_attack = self._protocol.limit(family[0].family, "gray-box")
 
         def images_for(candidate: Defence) -> ImageSets:
             benign, right = self._validation, self._validation
@@ -413,7 +414,7 @@ class _Evaluation:
                 encoded = encoded_images(benign[:limit], candidate, self._bench)
                 benign, right = encoded.images, encoded.images[encoded.attacked]
             attacked = [
-                AttackedImages(right, attack, passes=self._passes).first(limit)
+                AttackedImages(right, attack, passes=self._passes).first(under_attack)
                 for attack in attacks
             ]
             for images in attacked:
@@ -500,6 +501,18 @@ def _settings_of(entry: Any) -> Sequence[Any]:
     return entry
 
 
+def _choosing(protocol: Protocol) -> list[Attack]:
+    """The attacks by which the settings of families of defences are chosen."""
+    limits = protocol.limits
+    attacks = [attack for attack in protocol.gray_box if attack.family not in limits]
+    if not attacks or limits.get("gray-box") == 0:
+        raise ValueError(
+            "`protocol` must have a gray-box attack without a limit, to choose settings by. "
+            f"Received: protocol={protocol.name!r} with limits={shown(dict(limits))}"
+        )
+    return attacks
+
+
 def _made(
     families: Sequence[Sequence[Any]], patches: npt.NDArray[np.float32] | None, seed: int
 ) -> list[list[Defence]]:
@@ -526,7 +539,9 @@ def _patches(
 ) -> npt.NDArray[np.float32] | None:
     """Benign images for quilting, pixels from 0 to 255."""
     if background is not None:
-        return 255 * unit_images(np.asarray(background), classifier.value_range)
+        images = np.asarray(background)
+        check_range("background", images, classifier.value_range)
+        return 255 * unit_images(images, classifier.value_range)
     return 255 * validation.unit_images() if len(validation) else None
 
 
@@ -614,8 +629,15 @@ def _protocol_settings(protocol: Protocol) -> dict[str, Any]:
     }
 
 
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a nightly build, or a source checkout
+        return "unknown"
+
+
 def _run_settings() -> dict[str, Any]:
-    versions = {package: metadata.version(package) for package in _PACKAGES}
+    versions = {package: _version(package) for package in _PACKAGES}
     return {
         "command": shlex.join(sys.argv),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from fd_keras.evaluation.workbench import AttackedImages, Workbench, correct
 _ROUNDS = 5
 _SLOW = 0.5  # seconds per image; a slower defence is timed once, on one image
 _PICTURES = 3
+_SHOWN_CHANNELS = (1, 3)
 
 
 def milliseconds_per_image(
@@ -161,15 +163,14 @@ def picture_entries(
     """
     tables = [defence for defence in defences if defence.table is not None]
     bounded = [images for images in gray_box if images.attack and images.attack.epsilon]
-    if not tables or not bounded:
+    if not tables or not bounded or bounded[0].images.images.shape[-1] not in _SHOWN_CHANNELS:
         return []
     defence, attacked = tables[0], bounded[0]
     assert attacked.attack is not None
     labels = attacked.images.labels
     raw = workbench.logits(attacked, no_defence())
     shown = np.flatnonzero(~correct(raw, labels))[:_PICTURES]
-    names = workbench.classifier.class_names
-    name = str if names is None else names.__getitem__
+    name = functools.partial(_class_name, workbench.classifier.class_names)
     pictures = []
     for index in shown:
         benign = attacked.images[index : index + 1].unit_images()
@@ -191,6 +192,14 @@ def picture_entries(
             }
         )
     return pictures
+
+
+def _class_name(names: Sequence[str] | None, number: int) -> str:
+    """The name of a class, with its number where another one has the same, as ImageNet's cranes."""
+    if names is None:
+        return str(number)
+    name = names[number]
+    return name if list(names).count(name) == 1 else f"{name} ({number})"
 
 
 def _levels(images: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:

@@ -76,6 +76,15 @@ class Protocol:
             for name, count in self.limits.items()
         }
         object.__setattr__(self, "limits", limits)
+        for model, gradient in (("adaptive", True), ("black_box", False)):
+            for attack in getattr(self, model):
+                if attack.uses_gradient != gradient:
+                    where = "black_box" if gradient else "adaptive"
+                    raise ValueError(
+                        f"`{model}` must hold attacks that {'use' if gradient else 'need no'} "
+                        f"gradients; put others into `{where}`. Received: {model} with "
+                        f"{attack.name}"
+                    )
         for model in ("gray_box", "adaptive", "black_box"):
             names = [attack.name for attack in getattr(self, model)]
             if len(set(names)) < len(names):
@@ -284,6 +293,11 @@ def attack_protocol(
                 f"attack={shown(name)} without epsilon"
             )
         made += [found] if isinstance(found, Attack) else [found(epsilon) for epsilon in epsilons]
+    if epsilons and not any(attack.epsilon for attack in made):
+        raise ValueError(
+            "`epsilon` is the bound of an attack that has one, and these have none. Received: "
+            f"epsilon={shown(list(epsilons))} with attack={shown(list(names))}"
+        )
     made = list({attack.name: attack for attack in made}.values())  # each that is asked for, once
     white = tuple(attack for attack in made if attack.uses_gradient)
     black = tuple(attack for attack in made if not attack.uses_gradient)

@@ -21,6 +21,8 @@ from fd_keras.evaluation.attacks import Attack
 _UNBOUNDED = 127.5
 _ABOUT_ZERO = 0.05
 
+# An attack without a bound that reaches its aim on fewer images of the classifier alone has failed.
+_MOST = 0.5
 
 # A classifier that is less far above chance, as a share of the way from there to 1, hardly knows
 # these classes.
@@ -115,6 +117,8 @@ def check_outcomes(defence: str, outcomes: Sequence[Outcome]) -> list[dict[str, 
     * More iterations never help the defender.
     * An attack without gradients is not stronger than one with gradients.
     * No attack changes a prediction within the certified radius, which would refute the proof.
+    * An attack without a bound reaches its aim on most images of the undefended classifier; CW's
+      confidence may be more than small logits can reach.
 
     Differences within noise are allowed, but not within a certified radius: two standard errors
     of the paired difference, or one image.
@@ -146,6 +150,9 @@ def check_outcomes(defence: str, outcomes: Sequence[Outcome]) -> list[dict[str, 
         _combined("black-box is not stronger than adaptive", _against_black_box(by_model)),
         _combined("no attack wins within the certified radius", _within_radius(outcomes)),
     ]
+    if defence == UNDEFENDED:
+        aims = _combined("attacks without a bound reach their aim", _reaching(outcomes))
+        found.append(aims)
     return [{**check, "defence": defence} for check in found if check]
 
 
@@ -168,6 +175,14 @@ def _against_gray_box(outcomes: Mapping[str, list[Outcome]]) -> Iterator[_Findin
         allowed = [o for o in outcomes["adaptive"] if _bound(o) <= _bound(gray)]
         if allowed and max(map(_bound, allowed)) == _bound(gray):
             yield _not_above(min(allowed, key=lambda o: o.accuracy), gray)
+
+
+def _reaching(outcomes: Sequence[Outcome]) -> Iterator[_Finding]:
+    for outcome in outcomes:
+        success = (outcome.effect or {}).get("success")
+        if outcome.attack.epsilon is None and success is not None:
+            text = f"{outcome.title} reaches its aim on {100 * success:.0f} % of the images"
+            yield success >= _MOST, text
 
 
 def _unbounded(adaptive: list[Outcome]) -> Iterator[_Finding]:

@@ -121,13 +121,21 @@ def select(
     stream: Reservoir[_Labelled] = Reservoir(wanted, seed)
     seen = right = 0
     groups: set[int] = set()
+    shape: tuple[int, ...] | None = None
     for batch, labels, indices in _indexed(data, batch_size) if ordered is None else ordered:
+        shape = shape or batch.shape[1:]
+        if batch.shape[1:] != shape:
+            raise ValueError(
+                "`data` must be images of one size, which are attacked and reported together. "
+                f"Received: images of shapes {shape} and {batch.shape[1:]}"
+            )
         correct = classifier.correct(batch, labels)
         seen, right = seen + len(batch), right + int(correct.sum())
         groups.update(labels.tolist())
         kept = correct if only_correct else np.ones(len(labels), bool)
         for position in np.flatnonzero(kept):
-            item = batch[position], labels[position], indices[position]
+            # A view would keep the whole batch in memory.
+            item = batch[position].copy(), labels[position], indices[position]
             if ordered is None:
                 stream.add(item, int(labels[position]))
             elif len(found) < wanted:

@@ -81,12 +81,12 @@ class EncodedImages:
         }
 
 
-def check_encoders(defences: Sequence[Defence], shape: Sequence[int]) -> None:
+def check_encoders(defences: Sequence[Defence], shape: Sequence[int] | None = None) -> None:
     """Refuse defences that cannot encode images before they are attacked.
 
     Args:
         defences: Those that are to be evaluated in two passes.
-        shape: Of one image.
+        shape: Of one image; ``None``: it is not known yet.
 
     Raises:
         ValueError: With the names of those that have no encoder, or why an encoder does not take
@@ -104,6 +104,8 @@ def check_encoders(defences: Sequence[Defence], shape: Sequence[int]) -> None:
             "or on several grids, and SLQ draws other qualities in its second pass. "
             f"Received: passes=2 with {', '.join(without)}"
         )
+    if shape is None:
+        return
     for defence in defences:
         assert defence.encoder is not None
         # An encoder says itself what it does not take.

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fd_keras.evaluation.accuracies import (
+    BENIGN,
     CERTIFIED,
+    NO_ATTACK,
     OURS,
     TWO_PASS,
     AccuracyGrid,
@@ -27,7 +29,8 @@ def verdict(
     Each threat model has a sentence, which also says what became worse.
 
     Of several tables, the one with the largest sum of benign and attacked accuracy is described,
-    and the text says so. Only baselines of no less benign accuracy are compared with it.
+    and the text says so. Only baselines of no less benign accuracy are compared with it, and those
+    on the same number of images before others.
 
     Args:
         grid: The accuracies.
@@ -173,8 +176,15 @@ def _against_baselines(
             fair[name] = theirs
     if not fair:
         return "No baseline that met the same attacks keeps as much benign accuracy."
-    name = max(fair, key=lambda baseline: fair[baseline].accuracy)
+    images = _images(grid, subject, threat_model, attacks)
+    same = [name for name in fair if _images(grid, name, threat_model, attacks) == images]
+    name = max(same or fair, key=lambda baseline: fair[baseline].accuracy)
     theirs = fair[name]
+    if not same:
+        return (
+            f"No baseline at no less benign accuracy was evaluated on the same images: {name} "
+            f"keeps {_percent(theirs)} of other ones ({threat_model})."
+        )
     if theirs.accuracy == mine.accuracy:
         how = "does equally well"
     else:
@@ -185,6 +195,13 @@ def _against_baselines(
         f"The best baseline at no less benign accuracy, {name}, {how}: "
         f"{_percent(theirs)} ({threat_model})."
     )
+
+
+def _images(grid: AccuracyGrid, name: str, threat_model: str, attacks: Sequence[str]) -> list[int]:
+    """Of how many images the accuracies are, of which the first ones are taken."""
+    named = [(BENIGN, NO_ATTACK), *((threat_model, attack) for attack in attacks)]
+    rows = [grid.row(name, *each) for each in named]
+    return [row["count"] if row else 0 for row in rows]
 
 
 def _if_known(grid: AccuracyGrid, subject: str, threat_model: str, attacks: Sequence[str]) -> str:

@@ -109,6 +109,7 @@ class Workbench:
             averages (EOT).
         progress: Where progress bars are shown.
         attackers: Has images attacked elsewhere, such as ``cluster.attack_on``; default: here.
+        identity: What tells the classifier from others in ``store``; default: its fingerprint.
 
     References:
         EOT: Athalye et al., "Synthesizing Robust Adversarial Examples", ICML 2018.
@@ -123,8 +124,10 @@ class Workbench:
         eot_draws: int,
         progress: Progress,
         attackers: Attackers | None = None,
+        identity: str | None = None,
     ) -> None:
         self.classifier = classifier
+        self.identity = classifier.fingerprint if identity is None else identity
         self.seed = seed
         self.eot_draws = eot_draws
         self.store = store
@@ -259,7 +262,7 @@ class Workbench:
 
     def _chunk_logits(self, chunk: AttackedImages, defence: Defence) -> FloatArray:
         parts = {
-            "logits": self.classifier.fingerprint,
+            "logits": self.identity,
             "defence": _identity(defence),
             "images": self._origin(chunk),
         }
@@ -309,7 +312,7 @@ class Workbench:
         return {
             "benign": images,
             "labels": array_hash(chunk.images.labels),
-            "classifier": self.classifier.fingerprint,
+            "classifier": self.identity,
             "through": None if chunk.obstacle is None else _identity(chunk.obstacle),
             "draws": self._draws(chunk),
             **({"gradients": list(_gradients(chunk))} if len(_gradients(chunk)) > 1 else {}),

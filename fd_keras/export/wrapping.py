@@ -100,6 +100,16 @@ def wrapped_resources(model: keras.Model) -> list[Any]:
     return [x.loaded for x in model._flatten_layers() if isinstance(x, SavedModelLayer)]
 
 
+def _hashed(directory: Path) -> str:
+    """Hash of the files below a directory."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(directory).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 @keras.saving.register_keras_serializable(package="fd_keras")
 class SavedModelLayer(keras.layers.Layer):
     """Runs a signature of a SavedModel.
@@ -126,6 +136,8 @@ class SavedModelLayer(keras.layers.Layer):
         super().__init__(**{"autocast": False, "trainable": False, **kwargs})
         self.directory, self.signature = directory, signature
         self.loaded = _loaded(directory)  # it owns the weights and tables
+        # Hash of what was loaded, whose weights are none of Keras' own: its files may change.
+        self.fingerprint = _hashed(Path(directory))
         if signature not in self.loaded.signatures:
             raise ValueError(
                 f"`signature` must be one of {sorted(self.loaded.signatures)}. "
@@ -139,16 +151,6 @@ class SavedModelLayer(keras.layers.Layer):
                 f"Received: signature={shown(signature)}, which takes {sorted(inputs)}"
             )
         ((self._input_name, self.input_spec_of_signature),) = inputs.items()
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the SavedModel, whose weights are none of Keras' own."""
-        digest = hashlib.sha256()
-        for path in sorted(Path(self.directory).rglob("*")):
-            if path.is_file():
-                digest.update(path.relative_to(self.directory).as_posix().encode())
-                digest.update(path.read_bytes())
-        return digest.hexdigest()
 
     def call(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """Run the signature."""

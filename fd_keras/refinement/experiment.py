@@ -147,7 +147,7 @@ class Experiment:
     def identity(self) -> dict[str, Any]:
         """All that decides a score, as plain JSON types."""
         return {
-            "model": self.classifier.fingerprint,
+            "model": self._model,
             "validation": self.validation.identity(),
             "test": self.test.identity(),
             "adaptive": [[attack.to_dict(), self.adaptive_images] for attack in self.adaptive],
@@ -201,7 +201,12 @@ class Experiment:
 
     def _bench_with(self, progress: Any) -> Workbench:
         store = ArrayStore(self.cache_dir)
-        return Workbench(self.classifier, store, seed=self.seed, eot_draws=1, progress=progress)
+        settings: dict[str, Any] = {"seed": self.seed, "eot_draws": 1, "progress": progress}
+        return Workbench(self.classifier, store, **settings, identity=self._model)
+
+    @cached_property
+    def _model(self) -> str:
+        return self.classifier.identity(self.validation.images[:4].unit_images())
 
 
 def _chosen(

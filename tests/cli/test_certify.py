@@ -67,6 +67,21 @@ def test_options_that_do_nothing_are_refused(run, folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "table"),
+    [
+        (("certify",), "soft8"),
+        (("apply", "--encode", "--out", "out"), "soft8"),
+        (("apply", "--encode", "--out", "out"), "balanced"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused_once(run, folder, command, table):
+    code, _, err = run(*command, folder, "--table", table)
+    assert code == 1
+    assert err.count("Error") == 1
+    assert "a.png" not in err
+
+
 def test_a_line_says_what_the_certificate_says(run, folder):
     code, text, err = run("certify", folder / "a.png", "--table", "liu2019")
     assert (code, err) == (1, "")

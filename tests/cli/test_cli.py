@@ -319,6 +319,28 @@ class TestCalibrate:
         assert "designed:2" in printed
         assert fd_keras.FeatureDistillation(table).color_space == "ycbcr"
 
+    def test_statistics_are_kept_where_no_table_can_be_designed(self, run, folder, tmp_path):
+        out, statistics = tmp_path / "table.json", tmp_path / "statistics.json"
+        code, _, errors = run(
+            *("calibrate", folder, "--epsilon", 8, "--max-step", 20),
+            *("--out", out, "--statistics", statistics),
+        )
+        assert code == 1
+        assert "`--required-removal` is out of reach" in errors
+        assert not out.exists()
+        assert fd_keras.CoefficientStatistics.load(statistics).provenance["images"] == 4
+
+    def test_options_are_checked_before_images_are_read(self, run, folder, tmp_path, monkeypatch):
+        monkeypatch.setattr(
+            "fd_keras.statistics.measure_shards", lambda *a, **k: pytest.fail("read")
+        )
+        code, _, errors = run(
+            *("calibrate", folder, "--epsilon", 2, "--max-step", 2**64),
+            *("--out", tmp_path / "table.json"),
+        )
+        assert code == 1
+        assert "must be whole numbers" in errors
+
     def test_options_reach_the_design(self, run, folder, tmp_path):
         out = tmp_path / "table.json"
         code, _, errors = run(
@@ -588,6 +610,13 @@ class TestInspect:
         assert code == 2
         assert "belongs to a table" in errors
         assert not plot.exists()
+
+    def test_what_holds_no_statistics_is_named_before_anything_is_shown(self, run, table, tmp_path):
+        plot = tmp_path / "plot.png"
+        code, printed, errors = run("inspect", table, "--statistics", table, "--plot", plot)
+        assert code == 1
+        assert "`--statistics` must be a file that" in errors
+        assert not printed
 
     @pytest.mark.parametrize("name", ["plot", "plot.xyz"])
     def test_plot_of_unknown_format(self, run, table, tmp_path, name):

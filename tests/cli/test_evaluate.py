@@ -135,6 +135,14 @@ def test_class_names_must_fit_the_outputs(run, files):
             ["model.keras", "data.npz", "--out", "out", "--limit", "XX=1"],
             "NAME=COUNT with",
         ),
+        (
+            ["model.keras", "data.npz", "--out", "out", *("--limit", "BIM=1", "--limit", "BIM=2")],
+            "`--limit` must be given once for a name. Received: BIM=1 and BIM=2",
+        ),
+        (
+            ["model.keras", "data.npz", "--out", "out", "--attack", "deepfool", "--epsilon", "4"],
+            "`--epsilon` is the bound of an attack that has one",
+        ),
         (["model.keras", "data.npz", "--out", "out", "--table", "no.json"], "no.json"),
         (["model.keras", "data.npz", "--out", "out", "--probabilities"], "return probabilities"),
         (

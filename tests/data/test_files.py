@@ -5,7 +5,9 @@ import errno
 import io
 import os
 import struct
+import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -458,6 +460,22 @@ def test_damaged_files_raise_nothing_but_value_errors(tmp_path, file_format, pos
     path.write_bytes(content)
     with contextlib.suppress(ValueError):
         assert read_image(path).pixels.dtype == np.uint8
+
+
+def test_threads_keep_to_their_own_limits(tmp_path, monkeypatch):
+    """Pillow's limit is a global, which one thread raises while another one reads."""
+    path = saved(tmp_path / "image.png", Image.fromarray(RGB))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            limits = [13 * 21 + number % 2 for number in range(1200)]
+            for image in pool.map(lambda limit: read_image(path, max_pixels=limit), limits):
+                assert image.pixels.shape == (13, 21, 3)
+    finally:
+        sys.setswitchinterval(interval)
+    assert Image.MAX_IMAGE_PIXELS == 20
 
 
 @pytest.mark.parametrize("limit", [13 * 21 - 1, 20])

@@ -203,8 +203,14 @@ def test_labels_that_do_not_fit_are_refused(weights, labels, message):
 def test_images_outside_the_value_range_are_refused(weights, pixel):
     images, labels = random_batch((0, 255))
     images[2, 3, 4, 0] = pixel
-    with pytest.raises(ValueError, match="value range, 0 to 255"):
+    with pytest.raises(ValueError, match="`images` must .* value_range, 0 to 255"):
         bim(4, 1).generate(art_classifier(linear_model(weights)), images, labels)
+
+
+def test_images_of_another_scale_are_refused(weights):
+    images, labels = random_batch((0, 255))
+    with pytest.raises(ValueError, match="`images` must be scaled to value_range, 0 to 255"):
+        bim(4, 1).generate(art_classifier(linear_model(weights)), images / 255, labels)
 
 
 def test_accuracy_of_no_images_is_refused(weights):

@@ -1,5 +1,6 @@
 """`evaluate` on a small network that classifies scikit-learn's digits."""
 
+import importlib.metadata
 import os
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from fd_keras.evaluation import (
 )
 from fd_keras.evaluation.classifiers import attackable
 from fd_keras.evaluation.defences import Defence, defence, jpeg_compression
+from fd_keras.evaluation.workbench import Workbench
 
 pytest.importorskip("art", reason="ART is not installed")
 
@@ -246,6 +248,67 @@ def test_limits_apply_to_attacks_defences_and_threat_models(model, data, cache):
     assert not [row for row in report.rows if row["threat_model"] == "black-box"]
 
 
+def test_limits_apply_where_settings_are_chosen(model, data, cache, monkeypatch):
+    attacked = []
+    generate = Workbench.generate
+    monkeypatch.setattr(
+        Workbench,
+        "generate",
+        lambda self, images: (attacked.append(images), generate(self, images)),
+    )
+    protocol = Protocol("p", "", gray_box=(fgsm(7),), limits={"gray-box": 3})
+    evaluate(model, data, [["bits:1", "bits:4"]], protocol, cache_dir=cache)
+    assert {len(images.images) for images in attacked if images.attack} == {3}
+    with pytest.raises(ValueError, match="`protocol` must have a gray-box attack without a limit"):
+        evaluate(
+            *(model, data, [["bits:1", "bits:4"]], protocol_named(protocol, {"gray-box": 0})),
+            cache_dir=cache,
+        )
+
+
+def test_images_of_other_channels_are_reported_without_pictures(rng, tmp_path):
+    """The report refused them, after all attacks."""
+    flat = [keras.Input((8, 8, 4)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    classifier = Classifier(keras.Sequential(flat))
+    images = np.float32(rng.integers(0, 256, (12, 8, 8, 4)))
+    labels = classifier.logits(images / 255).argmax(-1)
+    found = evaluate(classifier, (images, labels), ["liu2019"], SMALL, cache_dir=tmp_path)
+    assert not found.pictures
+    assert figure(found, "none", "benign")["count"] == 12
+
+
+def test_classes_of_one_name_are_told_apart_in_pictures(model, data, cache):
+    names = ["crane", "crane", *map(str, range(2, 10))]
+    found = evaluate(
+        Classifier(model, class_names=names), data, ["liu2019"], SMALL, cache_dir=cache
+    )
+    for picture in found.pictures:
+        shown = {picture[key] for key in ("true", "predicted_attacked")}
+        assert len(shown) == 2  # the attack fools the classifier
+        assert "crane" not in shown
+
+
+def test_packages_without_metadata_do_not_fail_the_report(model, data, cache, monkeypatch):
+    def version(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    found = evaluate(model, data, ["none"], SMALL, cache_dir=cache)
+    assert found.settings["versions"]["tensorflow"] == "unknown"
+
+
+def test_weights_that_change_are_evaluated_anew(model, data, tmp_path):
+    own = keras.models.clone_model(model)
+    own.set_weights(model.get_weights())
+    classifier = Classifier(own)
+    first = evaluate(classifier, data, ["none"], SMALL, cache_dir=tmp_path)
+    own.set_weights([weight * 1.3 for weight in own.get_weights()])
+    second = evaluate(classifier, data, ["none"], SMALL, cache_dir=tmp_path)
+    fresh = evaluate(Classifier(own), data, ["none"], SMALL, cache_dir=tmp_path / "other")
+    assert second.rows == fresh.rows
+    assert second.settings["model_sha256"] != first.settings["model_sha256"]
+
+
 def test_values_and_data_sets_make_no_difference(model, data, report, cache):
     """The same images in [-1, 1], from tf.data, before a model that takes them so."""
     images, labels = data
@@ -339,6 +402,18 @@ def test_saturated_probabilities_are_named(model, data, tmp_path):
         evaluate(classifier, data, ["none"], SMALL, cache_dir=tmp_path)
 
 
+def test_images_with_saturated_probabilities_are_counted(model, data, tmp_path):
+    """Attacks leave them as they are, and look weaker than they are."""
+    scale = 60 / np.abs(np.diff(np.sort(model.predict(data[0], verbose=0))[:, -2:])).max()
+    sure = keras.layers.Rescaling(4 * scale)
+    steep = keras.Sequential(
+        [keras.Input(model.input_shape[1:]), model, sure, keras.layers.Softmax()]
+    )
+    classifier = Classifier(steep, value_range=(0, 255), from_logits=False)
+    with pytest.warns(UserWarning, match="no gradient on [0-9]+ of the first 16 images.*too high"):
+        evaluate(classifier, data, ["none"], SMALL, cache_dir=tmp_path)
+
+
 def test_attacks_by_queries_need_no_gradient(model, data, tmp_path):
     blind = Protocol("blind", "", black_box=(square(8, 2),), limits={"Square": 2})
     report = evaluate(masked(model, Rounding()), data, ["none"], blind, cache_dir=tmp_path)
@@ -402,6 +477,15 @@ ONLY_LIMITED = {
         ({"options": {"protocol": "nips"}}, "`protocol` must be a Protocol or one of"),
         ({"options": {"defences": ["nothing"]}}, "must be one of none"),
         ({"options": {"defences": ["quilting:5,1"]}}, "`background` must hold benign images"),
+        (
+            {
+                "options": {
+                    "defences": ["quilting:5,1"],
+                    "background": np.eye(32)[None, ..., None] / 2,
+                }
+            },
+            "`background` must be scaled to value_range, 0 to 255",
+        ),
         ({"options": {"defences": [["bits:1", "bits:2"]], "max_images": 1}}, "test split"),
         ({"options": ONLY_LIMITED}, "`protocol` must have a gray-box attack without a limit"),
         ({"shape": (12, 12, 1)}, "which `model` takes. Received: images of shape"),
@@ -499,6 +583,7 @@ def test_killed_and_started_again_gives_the_same_report(model, tmp_path):
     [
         (["liu2019"], {"false_positive_rate": 1}, "`false_positive_rate` must lie"),
         (["liu2019"], {"false_positive_rate": 0}, "`false_positive_rate` must lie"),
+        (["median:3"], {"passes": 2}, "`passes` must be 1 for defences without an encoder"),
         ([[]], {}, "`defences` must hold families of at least one setting"),
         (
             [Defence("mine", "mine", lambda batch, _: batch)],
@@ -510,6 +595,10 @@ def test_killed_and_started_again_gives_the_same_report(model, tmp_path):
 def test_what_would_fail_in_the_end_is_refused_first(
     model, data, tmp_path, defences, settings, message
 ):
+    def unread():
+        raise AssertionError("was read")
+        yield
+
     with pytest.raises(ValueError, match=message):
-        evaluate(model, data, defences, SMALL, cache_dir=tmp_path, **settings)
+        evaluate(model, unread(), defences, SMALL, cache_dir=tmp_path, **settings)
     assert not list(tmp_path.rglob("*.npy"))

@@ -18,6 +18,7 @@ from fd_keras.evaluation import (
     fgsm,
     pgd,
     protocol_named,
+    square,
 )
 from fd_keras.evaluation.protocols import attack_protocol
 
@@ -192,6 +193,19 @@ def test_attacks_of_one_threat_model_have_names_of_their_own():
     with pytest.raises(ValueError, match="`gray_box` must hold attacks of different names"):
         Protocol("p", "", gray_box=(bim(4, 1), bim(4, 2)))
     Protocol("p", "", gray_box=(bim(4, 1),), adaptive=(bim(4, 2),))
+
+
+@pytest.mark.parametrize(("where", "attack"), [("adaptive", square(4)), ("black_box", pgd(4))])
+def test_threat_models_hold_attacks_of_their_kind(where, attack):
+    """Reports called them what they are not, or failed after all attacks."""
+    with pytest.raises(ValueError, match=f"`{where}` must hold attacks that .* put others into"):
+        Protocol("p", "", **{where: (attack,)})
+
+
+def test_a_bound_for_attacks_that_have_none_is_refused():
+    with pytest.raises(ValueError, match=r"`epsilon` is the bound .* epsilon=\[4\]"):
+        attack_protocol(["deepfool"], [4])
+    assert attack_protocol(["deepfool", "pgd"], [4]).gray_box[1].epsilon == 4
 
 
 def test_two_passes_keep_an_attack_that_has_the_name_of_one_they_add():

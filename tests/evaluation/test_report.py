@@ -229,6 +229,26 @@ def test_verdict_of_a_loss_and_of_figures_too_close_to_call():
     assert "No baseline that met the same attacks keeps as much benign accuracy." in costly
 
 
+def test_verdict_compares_the_same_images():
+    def few(rows):
+        return [
+            accuracy_row(**{**kept(r), "correct": r["correct"] // 20, "count": 10}) for r in rows
+        ]
+
+    def kept(r):
+        return {key: value for key, value in r.items() if key not in ("accuracy", "interval")}
+
+    rows = attacked(NONE, 1.0, 0.035) + attacked(MINE, 0.98, 0.3)
+    better = few(attacked(("quilting", "quilting"), 1.0, 0.9))
+    verdict = EvaluationReport(rows + attacked(BASELINE, 0.98, 0.2) + better).verdict
+    assert "JPEG q85, does worse, within" in verdict or "JPEG q85, does worse: 20.0 %" in verdict
+    verdict = EvaluationReport(rows + better).verdict
+    assert (
+        "No baseline at no less benign accuracy was evaluated on the same images: quilting keeps "
+        "90.0 % of other ones (gray-box)."
+    ) in verdict
+
+
 def test_verdict_of_a_defence_that_does_not_help():
     rows = attacked(NONE, 1.0, 0.3) + attacked(MINE, 0.9, 0.2)
     assert EvaluationReport(rows).verdict.startswith(

@@ -1,9 +1,11 @@
 """Sanity checks of an evaluation, on outcomes made up to pass or fail them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from fd_keras.evaluation import deepfool, fgsm, pgd, square
+from fd_keras.evaluation import carlini_wagner_l2, deepfool, fgsm, pgd, square
 from fd_keras.evaluation.sanity import Outcome, check_outcomes
 
 COUNT = 100
@@ -13,6 +15,7 @@ UNBOUNDED = "accuracy falls to about 0 without a bound"
 LARGER = "a larger epsilon never helps the defender"
 ITERATIONS = "more iterations never help the defender"
 BLACK = "black-box is not stronger than adaptive"
+AIM = "attacks without a bound reach their aim"
 RADIUS = "no attack wins within the certified radius"
 
 
@@ -21,8 +24,8 @@ def outcome(attack, threat_model, percent):
     return Outcome(attack, threat_model, np.arange(COUNT) < percent)
 
 
-def verdicts(*outcomes):
-    return {check["name"]: check["passed"] for check in check_outcomes("x", outcomes)}
+def verdicts(*outcomes, defence="x"):
+    return {check["name"]: check["passed"] for check in check_outcomes(defence, outcomes)}
 
 
 @pytest.mark.parametrize(("adaptive", "passed"), [(50, True), (60, True), (75, False)])
@@ -78,6 +81,15 @@ def test_noise_is_forgiven_and_only_common_images_count():
 
 def test_attacks_without_a_bound_are_left_out():
     assert verdicts(outcome(deepfool(), "gray-box", 50)) == {}
+
+
+@pytest.mark.parametrize(("success", "passed"), [(1.0, True), (0.5, True), (0.1, False)])
+def test_attacks_without_a_bound_succeed_on_the_classifier_alone(success, passed):
+    """CW with a confidence of 5 finds nothing where logits are smaller than that."""
+    effect = {"success": success, "l2": 0.1, "linf": 0.1}
+    found = dataclasses.replace(outcome(carlini_wagner_l2("next"), "gray-box", 9), effect=effect)
+    assert verdicts(found, defence="none") == {AIM: passed}
+    assert verdicts(found) == {}
 
 
 def test_details_name_threat_models_and_counts():

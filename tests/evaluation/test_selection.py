@@ -1,7 +1,9 @@
 """Images that a classifier alone classifies correctly, and the two splits of them."""
 
 import functools
+import gc
 import warnings
+import weakref
 
 import keras
 import numpy as np
@@ -151,6 +153,39 @@ def test_a_classifier_near_chance_is_warned_of_with_the_usual_causes(classifier,
     for cause in ("the order of the classes", "the value range", "logits or probabilities"):
         assert all(cause in text for text in texts)
     assert all("18 of 40 images read are right, 45.0 %; chance is 50.0 %" in t for t in texts)
+
+
+def test_images_of_several_sizes_are_refused_where_they_begin():
+    pooled = [keras.Input((None, None, 2)), keras.layers.GlobalAveragePooling2D()]
+    classifier = Classifier(keras.Sequential(pooled))
+
+    def data():
+        for side in (8, 8, 9):
+            yield (
+                np.eye(2, dtype=np.float32)[:1].reshape(1, 1, 1, 2)
+                * np.full((1, side, side, 1), 255.0),
+                np.array([0]),
+            )
+        raise AssertionError("read on")
+
+    with pytest.raises(ValueError, match=r"`data` must .* one size.*\(8, 8, 2\) and \(9, 9, 2\)"):
+        select(classifier, data(), max_images=9, batch_size=1)
+
+
+def test_images_that_are_not_kept_leave_the_memory(classifier):
+    batches = []
+
+    def data():
+        for _ in range(40):
+            batch = images_of([0, 1] * 8)
+            batches.append(weakref.ref(batch))
+            yield batch, np.array([0, 1] * 8)
+            del batch
+
+    selected = select(classifier, data(), max_images=4, batch_size=16)
+    assert len(selected) == 4
+    gc.collect()
+    assert sum(batch() is not None for batch in batches) <= 2
 
 
 def test_a_split_needs_two_images(classifier):
