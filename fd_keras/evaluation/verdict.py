@@ -198,8 +198,12 @@ def _against_baselines(
 
 
 def _images(grid: AccuracyGrid, name: str, threat_model: str, attacks: Sequence[str]) -> list[int]:
-    """Of how many images the accuracies are, of which the first ones are taken."""
-    named = [(BENIGN, NO_ATTACK), *((threat_model, attack) for attack in attacks)]
+    """Of how many images the accuracies are, of which the first ones are taken.
+
+    In two passes, those are attacked that are right as each defence encoded them.
+    """
+    attacked = [] if threat_model.startswith(TWO_PASS) else attacks
+    named = [(BENIGN, NO_ATTACK), *((threat_model, attack) for attack in attacked)]
     rows = [grid.row(name, *each) for each in named]
     return [row["count"] if row else 0 for row in rows]
 

@@ -17,13 +17,14 @@ def test_the_page_agrees_with_the_json_file(name, page):
     assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == page(results)
 
 
-def test_what_leaves_arts_attack_is_as_strong_and_deepfool_faster():
+def test_ours_are_as_strong_as_arts_and_foolboxs_five_times_faster():
     rows = json.loads((RESULTS / "attack_speed.json").read_text())["attacks"]
     for name, row in rows.items():
-        assert abs(row["ours"]["success"] - row["art"]["success"]) < 0.05, name
-    found = rows["DeepFool"]
-    assert found["art"]["seconds_per_image"] > 5 * found["ours"]["seconds_per_image"]
-    assert found["ours"]["mean_l2"] < 1.05 * found["art"]["mean_l2"]
+        assert row["ours"]["success"] > row["art"]["success"] - 0.05, name
+    for name in ("DeepFool", "CW-L2 next, at most 1000 steps"):
+        found = rows[name]
+        assert found["art"]["seconds_per_image"] > 5 * found["ours"]["seconds_per_image"]
+        assert found["ours"]["mean_l2"] < 1.05 * found["art"]["mean_l2"]
 
 
 def test_a_joint_score_is_the_largest():
