@@ -480,8 +480,8 @@ class FeatureDistillation(keras.layers.Layer):
         """Warn, once, of pixels whose dtype has rounded grey levels away."""
         low, high = self.value_range
         levels = low + (high - low) * np.linspace(0, 1, 256)
-        rounded = tf.cast(tf.cast(tf.constant(levels), dtype), tf.float64)
-        error = 255 / (high - low) * float(tf.reduce_max(tf.abs(rounded - levels)))
+        rounded = levels.astype(dtype.as_numpy_dtype).astype(np.float64)
+        error = 255 / (high - low) * float(np.abs(rounded - levels).max())
         if error > _ROUNDED_BY:
             self._warned_of_rounding = True
             warnings.warn(

@@ -133,6 +133,11 @@ class TestDtypes:
             layer(pixels)
         layer(pixels)  # warnings are errors
 
+    def test_rounded_pixels_are_told_while_a_graph_is_traced(self):
+        layer = FeatureDistillation("liu2019", value_range=(0, 1))
+        with pytest.warns(UserWarning, match="dtype float16"):
+            tf.function(layer)(tf.zeros((1, 8, 8, 3), tf.float16))
+
     def test_a_model_that_casts_before_the_layer_is_told(self, images):
         class Outer(keras.Model):
             def __init__(self, **options):
