@@ -233,14 +233,16 @@ class Classifier:
         return outputs.shape[-1] > 1 and looks_normalised(outputs)
 
     @classmethod
-    def of(cls, model: Classifier | keras.Model) -> Classifier:
+    def of(
+        cls, model: Classifier | keras.Model, value_range: Sequence[float] = (0, 255)
+    ) -> Classifier:
         """Return a ``Classifier`` as it is, and wrap a plain Keras model.
 
         Args:
-            model: A ``Classifier``, or a Keras model that takes pixels from 0 to 255 and returns
-                logits.
+            model: A ``Classifier``, or a Keras model.
+            value_range: Lowest and highest pixel value that a Keras model takes.
         """
-        return model if isinstance(model, Classifier) else cls(model)
+        return model if isinstance(model, Classifier) else cls(model, value_range=value_range)
 
     @property
     def fingerprint(self) -> str:

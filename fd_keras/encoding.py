@@ -101,9 +101,7 @@ def encode(
     count = -(-pixels[..., 0].size // PIXELS_AT_ONCE)
     encoder: Lattice | _Guide = lattice
     if classifier is not None:
-        if not isinstance(classifier, Classifier):
-            classifier = Classifier(classifier, value_range=(low, high))
-        encoder = _Guide(classifier, lattice)
+        encoder = _Guide(Classifier.of(classifier, (low, high)), lattice)
         count = max(count, -(-len(pixels) // _GUIDED_AT_ONCE))
     parts = [
         encoder.fitted(np.clip(part, 0, 255)) for part in np.array_split(pixels, count) if len(part)

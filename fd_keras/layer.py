@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ from fd_keras.kernels import (
     distil,
 )
 from fd_keras.presets import TableLike, as_table
-from fd_keras.statistics import CoefficientStatistics, check_same_channels
+from fd_keras.statistics import CoefficientStatistics, merged
 from fd_keras.tables import QuantizationTable
 
 # The list to which calls append their distilled images; see `fd_keras.export.recording`. A context
@@ -375,8 +376,7 @@ class FeatureDistillation(keras.layers.Layer):
         if self._statistics is None:
             self._statistics = measured
         else:
-            check_same_channels(self._statistics, measured)
-            self._statistics = self._statistics.merge(measured)
+            self._statistics = merged(self._statistics, measured)
 
     def finalize_state(self, epsilon: float | None = None, **design: Any) -> None:
         """Design a table from the measured batches, and discard their statistics.
@@ -479,9 +479,7 @@ class FeatureDistillation(keras.layers.Layer):
     def _check_rounding(self, dtype: tf.DType) -> None:
         """Warn, once, of pixels whose dtype has rounded grey levels away."""
         low, high = self.value_range
-        levels = low + (high - low) * np.linspace(0, 1, 256)
-        rounded = levels.astype(dtype.as_numpy_dtype).astype(np.float64)
-        error = 255 / (high - low) * float(np.abs(rounded - levels).max())
+        error = _rounded_by(dtype, low, high)
         if error > _ROUNDED_BY:
             self._warned_of_rounding = True
             warnings.warn(
@@ -509,6 +507,14 @@ class FeatureDistillation(keras.layers.Layer):
             "the value_range of its pixels.",
             stacklevel=2,
         )
+
+
+@functools.cache
+def _rounded_by(dtype: tf.DType, low: float, high: float) -> float:
+    """By how many grey levels of 255 a dtype rounds those from ``low`` to ``high`` at most."""
+    levels = low + (high - low) * np.linspace(0, 1, 256)
+    rounded = levels.astype(dtype.as_numpy_dtype).astype(np.float64)
+    return 255 / (high - low) * float(np.abs(rounded - levels).max())
 
 
 def _check_images(inputs: Any) -> None:

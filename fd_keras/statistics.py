@@ -194,10 +194,7 @@ class CoefficientStatistics:
                 )
             for part in parts_of_batch(batch):
                 measured = cls._of_batch(part, color_space, value_range)
-                if total is not None:
-                    check_same_channels(total, measured)
-                    measured = total.merge(measured)
-                total = measured
+                total = measured if total is None else merged(total, measured)
             images += len(batch)
         if total is None:
             raise ValueError(f"`data` holds no image. Received: data={described(data)}")
@@ -501,29 +498,31 @@ def measure_shards(
     for result in found:
         shards.gather(result)
     parts = [CoefficientStatistics(**part) for r in found if (part := r["statistics"])]
-    whole = functools.reduce(CoefficientStatistics.merge, parts) if parts else None
+    whole = functools.reduce(merged, parts) if parts else None
     return MeasuredShards(whole, sum(result["images"] for result in found), failed)
 
 
-def check_same_channels(one: CoefficientStatistics, other: CoefficientStatistics) -> None:
-    """Refuse data whose images have different numbers of channels.
+def merged(one: CoefficientStatistics, other: CoefficientStatistics) -> CoefficientStatistics:
+    """Merge the statistics of two parts of the same data.
 
     Args:
         one: Statistics of the images so far.
         other: Statistics of the next ones.
 
     Raises:
-        ValueError: They differ.
+        ValueError: They have different numbers of channels.
 
     Example:
         >>> grey = CoefficientStatistics.from_data(np.zeros((1, 8, 8, 1)))
-        >>> check_same_channels(grey, grey)
+        >>> int(merged(grey, grey).count[0, 0, 0])
+        2
     """
     if one.channels != other.channels:
         raise ValueError(
             "`data` must be images that all have as many channels. "
             f"Received: images with {one.channels}, then {other.channels} channels"
         )
+    return one.merge(other)
 
 
 def _is_read_whole(outcome: Outcome) -> bool:

@@ -248,8 +248,7 @@ def check_design(epsilon: float, **design: Any) -> None:
     _checked_step_range(given["min_step"], given["max_step"])
     _one_number("channel_correlation", given["channel_correlation"], 1.0)
     for name, high, whole in _PER_CHANNEL:
-        checked_ = checked(name, given[name], high=high)
-        _per_channel(name, given[name], checked_.reshape(-1), high=high, whole=whole)
+        _per_channel(name, given[name], np.ravel(given[name]), high=high, whole=whole)
     checked_choice("ranking", given["ranking"], RANKINGS)
     validate_quantizer(given["quantizer"])
     if not isinstance(given["perturbation"], PerturbationProfile):

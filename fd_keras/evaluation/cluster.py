@@ -139,7 +139,7 @@ def _attackers(bench: Workbench) -> Attackers:
             ("from_logits", classifier.from_logits),
             ("output", classifier.output),
         ),
-        classifier.fingerprint,
+        bench.fingerprint,
         bench.identity,
         os.fspath(home),
         bench.seed,

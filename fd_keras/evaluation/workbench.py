@@ -127,7 +127,8 @@ class Workbench:
         identity: str | None = None,
     ) -> None:
         self.classifier = classifier
-        self.identity = classifier.fingerprint if identity is None else identity
+        self.fingerprint = classifier.fingerprint  # of all its weights: hashed once
+        self.identity = self.fingerprint if identity is None else identity
         self.seed = seed
         self.eot_draws = eot_draws
         self.store = store
