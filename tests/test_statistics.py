@@ -351,6 +351,14 @@ def test_file_with_a_number_too_large(crops, tmp_path):
         CoefficientStatistics.load(path)
 
 
+def test_files_of_other_channels_are_named_as_data(tmp_path):
+    for channels in (3, 1):
+        np.savez(tmp_path / f"{channels}.npz", x=np.zeros((2, 16, 16, channels), np.uint8))
+    paths = [tmp_path / "3.npz", tmp_path / "1.npz"]
+    with pytest.raises(ValueError, match="`data` must .*: images with 3, then 1"):
+        CoefficientStatistics.from_data(paths)
+
+
 def test_unlike_statistics_do_not_merge(crops):
     one = CoefficientStatistics.from_data(crops)
     with pytest.raises(ValueError, match="color_space='rgb'.*color_space='ycbcr'"):
